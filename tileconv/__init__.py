@@ -1,0 +1,79 @@
+"""Strided convolution over rasters too big for memory: exact, fast, true to the raster.
+
+Names are imported when they are first used, so that ``tileconv --help`` and a
+mistake in a job answer at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tileconv.version import __version__
+
+if TYPE_CHECKING:
+    from tileconv import kernels
+    from tileconv.api import convolve, load_job, plan, run
+    from tileconv.errors import (
+        ConfigError,
+        ConvolutionError,
+        InputError,
+        OutOfMemoryError,
+        OutputError,
+        OutputExistsError,
+        TileconvError,
+        UnsupportedError,
+    )
+    from tileconv.jobs.job import Job
+    from tileconv.jobs.report import Report
+    from tileconv.planning.plan import Plan
+
+_HOMES = {
+    "tileconv.api": ("convolve", "load_job", "plan", "run"),
+    "tileconv.errors": (
+        "ConfigError",
+        "ConvolutionError",
+        "InputError",
+        "OutOfMemoryError",
+        "OutputError",
+        "OutputExistsError",
+        "TileconvError",
+        "UnsupportedError",
+    ),
+    "tileconv.jobs.job": ("Job",),
+    "tileconv.jobs.report": ("Report",),
+    "tileconv.planning.plan": ("Plan",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ConfigError",
+    "ConvolutionError",
+    "InputError",
+    "Job",
+    "OutOfMemoryError",
+    "OutputError",
+    "OutputExistsError",
+    "Plan",
+    "Report",
+    "TileconvError",
+    "UnsupportedError",
+    "__version__",
+    "convolve",
+    "kernels",
+    "load_job",
+    "plan",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "kernels":
+        return import_module("tileconv.kernels")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tileconv' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

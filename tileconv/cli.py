@@ -1,0 +1,167 @@
+"""The command line: thin, and quick to say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from tileconv.errors import TileconvError
+from tileconv.version import __version__
+
+_JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=Path))
+_SET = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Replace a value of the job, e.g. --set stride=8 --set output.path=b.tif.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: stop as for Ctrl-C, but exit with 143."""
+
+
+class _Group(click.Group):
+    """Turns errors into one message and the exit code that fits."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.exceptions.Exit as done:
+            code = done.exit_code
+        except click.UsageError as error:
+            error.show()
+            code = 2
+        except TileconvError as error:
+            click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+            click.echo(str(error), err=True)
+            code = error.exit_code
+        except Terminated:
+            click.echo("Terminated; no output was left.", err=True)
+            code = 143
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted; no output was left.", err=True)
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tileconv")
+def main() -> None:
+    r"""Strided convolution over rasters too big for memory.
+
+    A job is a YAML file: what to read, the kernel, the stride, where to write.
+
+    \b
+      tileconv init           make a job and a scene to try it on
+      tileconv plan job.yaml  see what it will read, hold and write
+      tileconv run job.yaml   run it
+    """
+
+
+@main.command()
+@_JOB
+@_SET
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--quicklook", is_flag=True, help="Also write a PNG of input and output.")
+@click.option("--scheduler", metavar="NAME", help="threads or synchronous, instead of the job's.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
+@_JSON
+def run(
+    job_file: Path,
+    assignments: tuple[str, ...],
+    overwrite: bool,
+    quicklook: bool,
+    scheduler: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Run a job. The output is complete and checked, or absent."""
+    extra = [*assignments]
+    extra += ["output.overwrite=true"] if overwrite else []
+    extra += ["output.quicklook=true"] if quicklook else []
+    extra += [f"compute.scheduler={scheduler}"] if scheduler else []
+    signal.signal(signal.SIGTERM, _terminate)
+    import tileconv  # noqa: PLC0415 - --help and --version answer without it
+
+    job = tileconv.load_job(job_file, set=extra)
+    with _progress(show=not quiet and sys.stderr.isatty()) as progress:
+        report = tileconv.run(job, progress=progress)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    elif not quiet:
+        click.echo(str(report))
+
+
+@main.command()
+@_JOB
+@_SET
+@_JSON
+def plan(job_file: Path, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Say what a job will read, compute, hold and write. Reads headers only."""
+    import tileconv  # noqa: PLC0415
+
+    result = tileconv.plan(tileconv.load_job(job_file, set=assignments))
+    click.echo(result.to_json() if as_json else str(result))
+
+
+@main.command()
+@click.argument(
+    "job_file", metavar="[JOB.yaml]", default="job.yaml", type=click.Path(path_type=Path)
+)
+def init(job_file: Path) -> None:
+    """Write a commented job to start from, and a small Landsat scene beside it."""
+    from tileconv.data import write_starter  # noqa: PLC0415
+
+    for path in write_starter(job_file):
+        click.echo(f"wrote {path}")
+    click.echo(f"next: tileconv run {job_file}")
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    del number, frame
+    raise Terminated
+
+
+@contextmanager
+def _progress(*, show: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar on stderr while tiles are computed."""
+    if not show:
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tiles"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description="convolving")
+
+        yield tell

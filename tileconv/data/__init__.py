@@ -1,0 +1,65 @@
+"""A small real scene that ships with the package, and a job to try on it.
+
+Where the scene comes from is told in README.md beside it.
+"""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from tileconv.errors import OutputError, OutputExistsError
+
+SCENE = "landsat8_crop.tif"
+
+STARTER = """\
+# A tileconv job. See what it does: tileconv plan {job};  run it: tileconv run {job}
+
+input:
+  path: {scene}        # relative to this file
+  # bands: [1, 2, 3]             # 1-based; default all
+  # mask: auto                   # auto: nodata, masks and alpha make pixels missing; none
+
+kernel:                          # weights or a name
+  name: gaussian                 # box, gaussian, sobel_x, sobel_y, laplacian
+  size: 9
+  sigma: 2.0
+  # weights: [[1, 0, -1], [2, 0, -2], [1, 0, -1]]
+  # normalize: false             # divide by the sum of the weights
+  # flip: false                  # true convolution instead of correlation
+
+stride: 4                        # n or [y, x]; below, equal to or above the kernel
+# dilation: 1
+padding: same                    # valid, same, n, [y, x] or [top, left, bottom, right]
+padding_mode: reflect            # constant, edge, reflect, symmetric, wrap, missing
+
+output:
+  path: "{{stem}}_smooth.tif"      # a folder that is not there is made
+  quicklook: true                # a PNG of input and output (needs Pillow)
+  # dtype: float32               # integers are rounded and saturated
+  # nodata: nan
+  # compress: deflate            # deflate, zstd, lzw, none
+  # overwrite: false
+
+# compute:
+#   workers: auto                # threads
+#   memory_limit: auto           # e.g. 2 GiB
+"""
+
+
+def write_starter(job_file: Path) -> tuple[Path, Path]:
+    """Write a job and the scene beside it; returns both paths. Never replaces a file."""
+    scene = job_file.parent / SCENE
+    for path in (job_file, scene):
+        if path.exists():
+            raise OutputExistsError(
+                f"{path}: exists already; give another name, or remove it first"
+            )
+    try:
+        job_file.parent.mkdir(parents=True, exist_ok=True)
+        job_file.write_text(STARTER.format(scene=SCENE, job=job_file.name), "utf-8")
+        with as_file(files(__name__) / SCENE) as source:
+            scene.write_bytes(source.read_bytes())
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or job_file}: cannot be written: {error.strerror}"
+        ) from error
+    return job_file, scene

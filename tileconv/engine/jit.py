@@ -1,0 +1,98 @@
+"""Every Numba option, and the one arithmetic step, live here.
+
+Loops are ``nogil`` and serial: dask's pool gives the threads, and Numba's own
+threading layer aborts the process when two threads enter it. No fast-math flag
+is set. A product is added by `fma`, a fused multiply-add that IEEE 754 rounds
+once, so vector bodies, loop tails, dtypes and CPUs all give the same bits;
+with the ``contract`` flag the compiler would be free to choose.
+"""
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import caching, cgutils
+from numba.extending import intrinsic
+
+
+class _Cache(caching.FunctionCache):
+    """Numba's on-disk cache, made safe: it may be slow, never wrong or fatal.
+
+    Numba keeps an entry as long as its own source file is unchanged and lets a
+    damaged entry, a full disk or a read-only folder raise in the user's call.
+    Here an entry also depends on every other file of the engine, and any
+    failure means compiling again.
+    """
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        super().__init__(py_func)
+        stamp = (self._impl.locator.get_source_stamp(), _sources_digest())
+        self._cache_file = caching.IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=stamp,
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a truncated pickle raises nearly anything
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                self.flush()  # forget a damaged index, so that the next process can write one
+            _warn_once(f"compiled loops are not cached ({error}); each process compiles them anew")
+
+
+_warned = False
+
+
+def _warn_once(message: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _sources_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def loop(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` at its first call for each set of dtypes. Nothing in it is checked."""
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    with contextlib.suppress(RuntimeError, OSError):  # no folder to cache in: all are read-only
+        dispatcher._cache = _Cache(function)  # type: ignore[attr-defined]
+    return dispatcher
+
+
+@intrinsic
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    if not (isinstance(a, types.Float) and a == b == c):
+        return None
+    name = f"llvm.fma.f{a.bitwidth}"
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind] * 3), name
+        )
+        return builder.call(function, args)
+
+    return a(a, a, a), generate
+
+
+fma: Any = _fma
+"""``fma(a, b, c)`` is ``a * b + c`` of three equal floats, rounded once (fusedMultiplyAdd)."""

@@ -1,0 +1,237 @@
+"""The keys of a job, one field each, and messages that name file, line and key."""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tileconv.dtypes import OUTPUT_DTYPES
+from tileconv.errors import ConfigError
+from tileconv.jobs.yaml import Document, KeyPath
+from tileconv.padding import LARGEST
+from tileconv.version import __version__
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Amount = Annotated[int, Field(ge=0, le=LARGEST)]
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+def parse_bytes(value: object) -> int | Literal["auto"]:
+    """Return "2 GiB", "500 MB" or a number as bytes.
+
+    >>> parse_bytes("2 GiB")
+    2147483648
+    """
+    if value == "auto":
+        return "auto"
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)", str(value).strip())
+    if match is None or isinstance(value, bool) or match[2].lower() not in _UNITS:
+        raise ValueError(f"write auto or an amount like 2 GiB or 500 MB; got {value!r}")
+    amount = float(match[1]) * _UNITS[match[2].lower()]
+    if not 1 <= amount < 2**62:
+        raise ValueError(f"{value!r} is not an amount of memory")
+    return int(amount)
+
+
+def _parse_nodata(value: object) -> object:
+    if isinstance(value, str) and value.lower() == "nan":
+        return math.nan
+    return value
+
+
+class _Section(BaseModel):
+    """A mapping of known keys, taken literally: no word becomes a number by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class InputConfig(_Section):
+    """What is read."""
+
+    path: str
+    """A GeoTIFF; relative to the YAML file."""
+    bands: list[Count] | None = Field(default=None, min_length=1)
+    """1-based; default all but an alpha band."""
+    mask: Literal["auto", "none"] = "auto"
+    """auto: nodata, mask and alpha make pixels missing; none: every pixel counts."""
+
+
+class KernelConfig(_Section):
+    """What it is convolved with: exactly one of weights and name."""
+
+    weights: list[list[int | float]] | None = None
+    name: str | None = None
+    size: Count | None = None
+    sigma: int | float | None = None
+    flip: bool = False
+    normalize: bool = False
+
+
+class OutputConfig(_Section):
+    """What is written."""
+
+    path: str
+    """May hold {stem}, {name} and {parent} of the input."""
+    driver: Literal["GTiff"] = "GTiff"
+    dtype: str | None = None
+    nodata: Annotated[int | float | None, BeforeValidator(_parse_nodata)] = None
+    compress: Literal["deflate", "zstd", "lzw", "none"] = "deflate"
+    predictor: Literal["auto", 1, 2, 3] = "auto"
+    level: Annotated[int, Field(ge=1, le=22)] | None = None
+    blocksize: Annotated[int, Field(ge=16, le=8192, multiple_of=16)] | None = None
+    quicklook: bool = False
+    overwrite: bool = False
+
+
+class ComputeConfig(_Section):
+    """What the run may use."""
+
+    scheduler: Literal["threads", "synchronous"] = "threads"
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    memory_limit: Annotated[int | Literal["auto"], BeforeValidator(parse_bytes)] = "auto"
+    tile: Literal["auto"] | Count | Pair = "auto"
+
+
+class JobConfig(_Section):
+    """One raster in, one raster out. Every key of the YAML file is a field here."""
+
+    input: InputConfig
+    kernel: KernelConfig
+    stride: Count | Pair = 1
+    dilation: Count | Pair = 1
+    padding: (
+        Literal["valid", "same", "same_upper", "same_lower"]
+        | Amount
+        | Annotated[list[Amount], Field(min_length=2, max_length=4)]
+    ) = "valid"
+    padding_mode: str = "constant"
+    padding_value: int | float = 0
+    missing: str = "propagate"
+    output: OutputConfig
+    compute: ComputeConfig = ComputeConfig()
+
+
+PLANNED: Mapping[str, Sequence[str]] = {
+    "": ("groups", "bias", "fill_value", "min_valid_fraction", "require_center"),
+    "input": ("scaled", "mosaic", "remote"),
+    "kernel": ("file",),
+    "output": ("overviews", "creation_options", "layout", "valid_fraction"),
+    "compute": ("cluster",),
+}
+"""Keys that the interface foresees and this version does not have."""
+
+_PLANNED_VALUES: Mapping[KeyPath, Sequence[str]] = {
+    ("output", "driver"): ("COG", "Zarr"),
+    ("compute", "scheduler"): ("processes",),
+}
+
+_CHOICES: Mapping[KeyPath, str] = {
+    ("stride",): "a whole number from 1, or two as [y, x]",
+    ("dilation",): "a whole number from 1, or two as [y, x]",
+    (
+        "padding",
+    ): "valid, same, same_upper, same_lower, n, [y, x] or [top, left, bottom, right], from 0",
+    ("compute", "workers"): "auto, or a whole number from 1 to 1024",
+    ("compute", "tile"): "auto, n or [y, x]",
+    ("output", "dtype"): f"one of {', '.join(OUTPUT_DTYPES)}",
+    ("output", "predictor"): "auto, 1, 2 or 3",
+    ("output", "nodata"): "a number, or nan",
+    ("kernel", "weights"): "rows of numbers, like [[1, 0, -1], [2, 0, -2], [1, 0, -1]]",
+    ("input", "bands"): "a list of band numbers from 1",
+}
+
+
+def check_job(document: Document, name: str) -> JobConfig:
+    """Return the job that ``document`` holds; `ConfigError` lists all that is wrong with it."""
+    value = document.value
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{name}: a job is a mapping with input, kernel and output; see `tileconv init`"
+        )
+    try:
+        return JobConfig.model_validate(value)
+    except ValidationError as error:
+        problems: dict[KeyPath, tuple[int, str]] = {}
+        for detail in error.errors():
+            path = _key_path(detail["loc"])
+            problems.setdefault(path, (document.line(path) or 0, _explain(path, detail, value)))
+        lines = [
+            f"  {f'line {line}: ' if line else ''}{'.'.join(map(str, path))}: {text}"
+            for path, (line, text) in sorted(problems.items(), key=lambda item: item[1][0])
+        ]
+    raise ConfigError("\n".join([f"{name} is not a valid job:", *lines]))
+
+
+def _key_path(location: Sequence[str | int]) -> KeyPath:
+    """Return pydantic's location without the names of the alternatives of a union."""
+    path: list[str | int] = []
+    model: type[BaseModel] | None = JobConfig
+    for part in location:
+        if model is None:
+            break
+        path.append(part)
+        known = model.model_fields.get(str(part))
+        annotation = None if known is None else known.annotation
+        model = (
+            annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            else None
+        )
+    return tuple(path)
+
+
+def _explain(path: KeyPath, detail: Any, value: Any) -> str:
+    """Say what is wrong at ``path`` and what would be right."""
+    kind, given = detail["type"], _at(value, path)
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind == "missing":
+        return "this key is needed"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"must hold keys of its own; got {given!r}"
+    if given in _PLANNED_VALUES.get(path, ()):
+        return f"{given} is not supported yet (tileconv {__version__})"
+    if path == ("compute", "scheduler") and isinstance(given, str) and "://" in given:
+        return (
+            f"clusters are not supported yet (tileconv {__version__}); use threads or synchronous"
+        )
+    if path == ("input", "path") and isinstance(given, list):
+        return f"lists of rasters are not supported yet (tileconv {__version__}); give one path"
+    if path in _CHOICES:
+        return f"must be {_CHOICES[path]}; got {given!r}"
+    if kind == "bool_type":
+        return f"must be true or false; got {given!r}"
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return message if repr(given) in message else f"{message}; got {given!r}"
+
+
+def _unknown_key(path: KeyPath) -> str:
+    section, key = ".".join(map(str, path[:-1])), str(path[-1])
+    if key in PLANNED.get(section, ()):
+        return f"this key is not supported yet (tileconv {__version__})"
+    everywhere = dict.fromkeys(JobConfig.model_fields, "")
+    for name, known in JobConfig.model_fields.items():
+        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
+            everywhere |= {f"{name}.{inner}": name for inner in known.annotation.model_fields}
+    here = [n.rpartition(".")[2] for n, home in everywhere.items() if home == section]
+    if near := difflib.get_close_matches(key, here, 1, 0.6):
+        return f"unknown key; did you mean `{near[0]}`?"
+    elsewhere = [n for n in everywhere if n.rpartition(".")[2] == key]
+    if elsewhere:
+        return f"unknown key here; it belongs at `{elsewhere[0]}`"
+    return f"unknown key; the keys here are {', '.join(here)}"
+
+
+def _at(value: Any, path: KeyPath) -> Any:
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value

@@ -1,0 +1,388 @@
+"""A job: a validated, frozen value, and the plan that follows from it and the raster's header."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+
+from tileconv import kernels
+from tileconv.convolution import Convolution
+from tileconv.dtypes import Numbers, check_output
+from tileconv.errors import ConfigError, OutputExistsError, TileconvError
+from tileconv.jobs.config import JobConfig, KernelConfig, check_job
+from tileconv.jobs.yaml import Document, KeyPath, parse
+from tileconv.planning.plan import Plan, make_plan
+from tileconv.raster.metadata import Header, check_file, read_header
+from tileconv.raster.sink import OutputSpec, check_target
+from tileconv.version import __version__
+
+Scheduler = Literal["threads", "synchronous"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One raster to convolve into another."""
+
+    name: str
+    """The YAML file, for messages."""
+    source: Path
+    target: Path
+    convolution: Convolution
+    bands: tuple[int, ...] | None = None
+    masks: bool = True
+    """Nodata, mask and alpha make pixels missing."""
+    dtype: np.dtype | None = None
+    nodata: float | None = None
+    compress: str | None = "deflate"
+    predictor: int | None = None
+    level: int | None = None
+    block: int | None = None
+    quicklook: bool = False
+    overwrite: bool = False
+    scheduler: Scheduler = "threads"
+    threads: int = 1
+    memory_limit: int = 1 << 31
+    tile: tuple[int, int] | None = None
+
+    @property
+    def quicklook_path(self) -> Path:
+        """Where the picture goes: beside the output."""
+        return self.target.with_name(f"{self.target.stem}_quicklook.png")
+
+
+def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequence[str] = ()) -> Job:
+    """Read and check a job.
+
+    Parameters
+    ----------
+    source
+        A YAML file, or the same keys as a mapping (paths then relative to the current folder).
+    set
+        Assignments like ``"stride=8"`` that replace values of the file.
+
+    Raises
+    ------
+    ConfigError
+        Lists every wrong key and value, with its line.
+
+    >>> job = load_job(
+    ...     {"input": {"path": "a.tif"}, "kernel": {"name": "box"}, "output": {"path": "b.tif"}}
+    ... )
+    >>> job.convolution.kernel_shape
+    (3, 3)
+    """
+    if isinstance(source, Mapping):
+        name, folder, document = "job", Path.cwd(), Document(_plain(source))
+    else:
+        path = Path(source)
+        name, folder = str(path), path.resolve().parent
+        document = parse(_text(path), name)
+    for assignment in set:
+        _assign(document, assignment)
+    config = check_job(document, name)
+    return _build(config, document, name, folder)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such job file; `tileconv init` makes one to start from"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings, sequences and arrays as the plain values that YAML would give."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _assign(document: Document, assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"--set {assignment}: write KEY=VALUE, like stride=8 or output.overwrite=true"
+        )
+    value = parse(text, f"--set {assignment}").value
+    path: KeyPath = tuple(key.strip().split("."))
+    if document.value is None:
+        document.value = {}
+    place = document.value
+    for part in path[:-1]:
+        if not isinstance(place, dict):
+            break
+        place = place.setdefault(part, {})
+    if not isinstance(place, dict):
+        raise ConfigError(f"--set {assignment}: there is no key {key}")
+    place[str(path[-1])] = value
+    document.lines = {known: line for known, line in document.lines.items() if known != path}
+
+
+def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Job:
+    def located(path: KeyPath, error: Exception) -> ConfigError:
+        line = document.line(path)
+        where = f"line {line}: " if line else ""
+        return ConfigError(
+            f"{name} is not a valid job:\n  {where}{'.'.join(map(str, path))}: {error}"
+        )
+
+    try:
+        weights = _weights(config.kernel)
+    except (TileconvError, TypeError) as error:
+        raise located(("kernel",), error) from None
+    padding = config.padding
+    if isinstance(padding, list) and len(padding) == 3:
+        raise located(
+            ("padding",), ConfigError("give n, [y, x] or [top, left, bottom, right]; got three")
+        )
+    try:
+        convolution = Convolution.of(
+            weights,
+            stride=config.stride,
+            dilation=config.dilation,
+            padding=padding,
+            padding_mode=config.padding_mode,
+            padding_value=config.padding_value,
+            flip=config.kernel.flip,
+            normalize=config.kernel.normalize,
+            missing=config.missing,
+        )
+    except TileconvError as error:
+        key = next(
+            (k for k in ("padding_mode", "padding_value", "missing") if str(error).startswith(k)),
+            "kernel",
+        )
+        raise located((key,), error) from None
+    dtype = None
+    if config.output.dtype is not None:
+        try:
+            dtype = check_output(config.output.dtype)
+        except TileconvError as error:
+            raise located(("output", "dtype"), error) from None
+        if dtype == np.float16:
+            raise located(
+                ("output", "dtype"), ConfigError("GeoTIFF cannot store float16; use float32")
+            )
+    source = folder / config.input.path
+    try:
+        target = folder / _fill_in(config.output.path, Path(config.input.path))
+    except ConfigError as error:
+        raise located(("output", "path"), error) from None
+    if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
+        raise located(("input", "bands"), ConfigError("a band is given twice"))
+    compute = config.compute
+    tile = compute.tile
+    return Job(
+        name=name,
+        source=source,
+        target=Path(os.path.realpath(target)),
+        convolution=convolution,
+        bands=None if config.input.bands is None else tuple(config.input.bands),
+        masks=config.input.mask == "auto",
+        dtype=dtype,
+        nodata=config.output.nodata,
+        compress=None if config.output.compress == "none" else config.output.compress,
+        predictor=None if config.output.predictor == "auto" else config.output.predictor,
+        level=config.output.level,
+        block=config.output.blocksize,
+        quicklook=config.output.quicklook,
+        overwrite=config.output.overwrite,
+        scheduler=compute.scheduler,
+        threads=1 if compute.scheduler == "synchronous" else _threads(compute.workers),
+        memory_limit=_memory_limit(compute.memory_limit),
+        tile=None
+        if tile == "auto"
+        else (tile, tile)
+        if isinstance(tile, int)
+        else (tile[0], tile[1]),
+    )
+
+
+def _weights(config: KernelConfig) -> Any:
+    """Return the kernel's weights: given, or made by the function of that name."""
+    arguments = {k: v for k, v in (("size", config.size), ("sigma", config.sigma)) if v is not None}
+    if (config.weights is None) == (config.name is None):
+        raise ConfigError("give exactly one of weights and name")
+    if config.weights is not None:
+        if arguments:
+            raise ConfigError(f"{' and '.join(arguments)} go with a named kernel, not with weights")
+        return config.weights
+    make = kernels.BY_NAME.get(str(config.name))
+    if make is None:
+        raise ConfigError(
+            f"there is no kernel named {config.name!r}; there are {', '.join(kernels.BY_NAME)}"
+        )
+    allowed = inspect.signature(make).parameters
+    if wrong := [key for key in arguments if key not in allowed]:
+        takes = ", ".join(allowed) or "no arguments"
+        raise ConfigError(f"{config.name} does not take {wrong[0]}; it takes {takes}")
+    return make(**arguments)
+
+
+def _fill_in(template: str, source: Path) -> str:
+    """Put the input's names into {stem}, {name} and {parent}; no other field has a meaning."""
+    fields = {"{stem}": source.stem, "{name}": source.name, "{parent}": source.parent.name}
+    for mark, text in fields.items():
+        template = template.replace(mark, text)
+    if "{" in template or "}" in template:
+        raise ConfigError(f"only {', '.join(fields)} can stand in braces; got {template!r}")
+    if not Path(template).name:
+        raise ConfigError("needs a file name")
+    return template
+
+
+def _threads(workers: int | Literal["auto"]) -> int:
+    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
+
+
+def _memory_limit(limit: int | Literal["auto"]) -> int:
+    """Return bytes; auto is half of what the machine, or its control group, has left."""
+    if limit != "auto":
+        return limit
+    available = psutil.virtual_memory().available
+    try:
+        group = Path("/sys/fs/cgroup")
+        most = (group / "memory.max").read_text().strip()
+        if most != "max":
+            used = int((group / "memory.current").read_text())
+            available = min(available, max(int(most) - used, 0))
+    except (OSError, ValueError):
+        pass
+    return available // 2
+
+
+def plan_job(job: Job) -> Plan:
+    """Plan ``job`` from headers alone: no pixel is read, nothing is written."""
+    return plan_header(job, read_source(job))
+
+
+def read_source(job: Job) -> Header:
+    """Read the header of the job's input and check that its output may be written."""
+    check_file(job.source)
+    if job.target.exists() and job.source.samefile(job.target):
+        raise OutputExistsError(
+            f"{job.target}: the output is the input itself; choose another path"
+        )
+    check_target(job.target, overwrite=job.overwrite)
+    return read_header(job.source, job.bands, masks=job.masks)
+
+
+def plan_header(job: Job, header: Header) -> Plan:
+    """Plan ``job`` for a raster whose header has been read."""
+    numbers = _numbers(job, header)
+    try:
+        return make_plan(
+            job.convolution,
+            numbers,
+            header.layout,
+            threads=job.threads,
+            memory_limit=job.memory_limit,
+            tile=job.tile,
+            block=job.block,
+            transform=header.transform,
+            source=str(job.source),
+            target=str(job.target),
+            bands=header.bands,
+            stored_bytes=header.stored_bytes,
+            details=_details(job, header),
+            notes=header.notes,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{job.name}: {error}") from None
+    except TileconvError as error:
+        raise type(error)(f"{job.name}: {job.source.name}: {error}") from None
+
+
+def _numbers(job: Job, header: Header) -> Numbers:
+    """Settle dtypes and nodata; an integer output must be able to say that a pixel is missing."""
+    source, fill = header.layout.dtype, job.nodata
+    target = job.dtype
+    if target is not None and target.kind in "iu" and fill is None:
+        fill = _fitting(header.nodata, target)
+        padded = any(
+            (axis.before or axis.after)
+            for g in (job.convolution.geometry(header.layout.shape),)
+            for axis in (g.y, g.x)
+        )
+        reasons = {
+            "the input has nodata": header.nodata is not None,
+            "the input has a mask": header.mask_band is not None,
+            "the input is floating point and may hold NaN": source.kind == "f",
+            "padding_mode is missing": padded and job.convolution.padding_mode == "missing",
+        }
+        reason = next((text for text, holds in reasons.items() if holds), None)
+        if fill is None and reason is not None:
+            raise ConfigError(
+                f"{job.name}: output.nodata: give a {target} value for missing outputs ({reason})"
+            )
+    try:
+        return Numbers.of(source, target, nodata=header.nodata, fill=fill)
+    except TileconvError as error:
+        raise ConfigError(f"{job.name}: {error}") from None
+
+
+def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:
+    """Return the input's nodata if an integer output can hold it too."""
+    if value is None or value != value or value != int(value):  # noqa: PLR0124 - NaN
+        return None
+    bounds = np.iinfo(dtype)
+    return int(value) if bounds.min <= value <= bounds.max else None
+
+
+def _details(job: Job, header: Header) -> dict[str, str]:
+    codec = header.codec if header.codec == "uncompressed" else f"compressed with {header.codec}"
+    compress = job.compress or "no compression"
+    details = {"codec": codec, "driver": f"GeoTIFF with {compress}"}
+    if header.crs is not None:
+        name = header.crs.to_string()
+        details["crs"] = name if len(name) <= 60 else f"{name[:57]}..."
+    return details
+
+
+def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
+    """Return the GeoTIFF that ``plan`` writes."""
+    c, target = plan.convolution, plan.numbers.target
+    predictor = job.predictor or (3 if target.kind == "f" else 2)
+    y, x = plan.geometry.y, plan.geometry.x
+    tags = {
+        "TILECONV_VERSION": __version__,
+        "TILECONV_KERNEL": f"{c.kernel_shape[0]} x {c.kernel_shape[1]}",
+        "TILECONV_STRIDE": f"{y.stride} {x.stride}",
+        "TILECONV_DILATION": f"{y.dilation} {x.dilation}",
+        "TILECONV_PADDING": f"{y.before} {x.before} {y.after} {x.after} {c.padding_mode}",
+    }
+    if header.area_or_point:
+        tags["AREA_OR_POINT"] = header.area_or_point
+    return OutputSpec(
+        path=job.target,
+        shape=plan.out_shape,
+        dtype=target,
+        nodata=plan.numbers.fill,
+        block=plan.choice.block,
+        transform=plan.out_transform,
+        crs=header.crs,
+        compress=job.compress,
+        predictor=predictor if job.compress else 1,
+        level=job.level,
+        descriptions=header.descriptions,
+        tags=tags,
+        threads=plan.threads,
+        overwrite=job.overwrite,
+    )

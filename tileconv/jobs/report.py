@@ -1,0 +1,51 @@
+"""What a run did."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tileconv.planning.describe import plural, size
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished run did. The output at ``target`` is complete and checked."""
+
+    source: str
+    target: str
+    out_shape: tuple[int, int, int]
+    """(bands, rows, columns)."""
+    dtype: str
+    seconds: float
+    """Wall time, from the first tile to the rename."""
+    tiles: int
+    blocks_decoded: int
+    """Storage blocks of the input that were decoded."""
+    pixels_covered: int
+    """Input pixels that lie inside a receptive field, all bands."""
+    bytes_written: int
+    """Size of the output file."""
+    missing: int
+    """Missing outputs; counted for integer outputs only."""
+    collisions: int
+    """Valid integer outputs that equal nodata and so read as missing."""
+    quicklook: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as values that JSON knows."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Return a few lines that say where the result lies."""
+        bands, rows, columns = self.out_shape
+        lines = [
+            f"Output    {self.target}",
+            f"          {plural(bands, 'band')} of {rows:,} x {columns:,} {self.dtype}, "
+            f"{size(self.bytes_written)} on disk, checked",
+            f"Run       {self.seconds:.1f} s, {plural(self.tiles, 'tile')}, "
+            f"{plural(self.blocks_decoded, 'block')} decoded",
+        ]
+        if self.quicklook is not None:
+            lines.insert(2, f"Picture   {self.quicklook}")
+        lines += [f"Warning   {text}" for text in self.warnings]
+        return "\n".join(lines)

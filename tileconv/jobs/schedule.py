@@ -1,0 +1,178 @@
+"""Run a plan: every tile is one dask task that reads, computes and writes; only counts come back.
+
+The meaning of a run is the plain loop over the plan's tiles. The threaded
+scheduler must only agree with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import dask.local
+import dask.threaded
+import numpy as np
+from dask.task_spec import Task
+
+from tileconv.errors import OutOfMemoryError, TileconvError
+from tileconv.jobs import quicklook
+from tileconv.jobs.job import Job, output_spec, plan_header, read_source
+from tileconv.jobs.report import Report
+from tileconv.planning.describe import size
+from tileconv.planning.reads import read_axis
+from tileconv.raster.sink import GeoTIFFSink
+from tileconv.raster.source import RasterSource
+from tileconv.tile import Counts, compute_tile
+
+if TYPE_CHECKING:
+    from tileconv.planning.plan import Plan
+    from tileconv.planning.tiles import Tile
+
+Progress = Callable[[int, int], None]
+"""Called with (tiles done, tiles in all) as tiles end, from any thread."""
+
+BATCH = 2048
+"""Tasks handed to dask at a time: a graph of millions would not fit into memory."""
+
+
+def run_job(job: Job, *, progress: Progress | None = None) -> Report:
+    """Run ``job``; its output is then complete and checked, or absent and an error raised."""
+    if job.quicklook:
+        quicklook.check_available()
+    header = read_source(job)
+    plan = plan_header(job, header)
+    started = time.perf_counter()
+    source = RasterSource(header, plan.geometry, plan.tiles, plan.convolution.padding_mode)
+    picture = quicklook.Quicklook(plan) if job.quicklook else None
+    with source, GeoTIFFSink(output_spec(job, plan, header)) as sink:
+        work = _Work(plan, source, sink, picture, progress)
+        try:
+            counts = _execute(work, job.scheduler)
+        except MemoryError as error:
+            if isinstance(error, TileconvError):
+                raise
+            raise OutOfMemoryError(
+                f"{job.name}: out of memory; the plan needs about {size(plan.peak_memory_bytes)}: "
+                "give compute.memory_limit less than the machine has left"
+            ) from error
+        source.check_unchanged()
+        sink.commit()
+    if picture is not None:
+        picture.save(job.quicklook_path)
+    covered = plan.geometry.y.covered * plan.geometry.x.covered
+    return Report(
+        source=str(job.source),
+        target=str(job.target),
+        out_shape=plan.out_shape,
+        dtype=plan.numbers.target.name,
+        seconds=time.perf_counter() - started,
+        tiles=plan.tiles.count,
+        blocks_decoded=source.blocks_decoded,
+        pixels_covered=covered * plan.layout.read_bands,
+        bytes_written=job.target.stat().st_size,
+        missing=counts.missing,
+        collisions=counts.collisions,
+        quicklook=str(job.quicklook_path) if job.quicklook else None,
+        warnings=(*plan.notes, *_warnings(plan, counts)),
+    )
+
+
+def _warnings(plan: Plan, counts: Counts) -> Iterator[str]:
+    if counts.collisions:
+        assert plan.numbers.fill is not None
+        yield (
+            f"{counts.collisions:,} valid outputs equal nodata ({plan.numbers.fill.item():g}) and "
+            "will read as missing; choose another output.nodata or a float output.dtype"
+        )
+
+
+class _Work:
+    """What every task needs, and the plain meaning of one."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: RasterSource,
+        sink: GeoTIFFSink,
+        picture: quicklook.Quicklook | None,
+        progress: Progress | None,
+    ) -> None:
+        self.plan = plan
+        self.cancelled = threading.Event()
+        self._source, self._sink, self._picture = source, sink, picture
+        self._progress = progress
+        self._weights = plan.convolution.weights_in(plan.numbers.compute)
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def tile(self, tile: Tile) -> Counts:
+        """Read the tile's window, compute every band, write."""
+        if self.cancelled.is_set():
+            return Counts()
+        plan = self.plan
+        mode, block = plan.convolution.padding_mode, plan.layout.block
+        reads = (
+            read_axis(plan.geometry.y, *tile.y, mode, block[0]),
+            read_axis(plan.geometry.x, *tile.x, mode, block[1]),
+        )
+        window = self._source.read(*reads, tile.column // plan.tiles.panel)
+        output = np.empty((plan.layout.read_bands, *tile.shape), plan.numbers.target)
+        counts = Counts()
+        for band in range(plan.layout.read_bands):
+            met = compute_tile(
+                plan.convolution,
+                plan.algorithm,
+                plan.numbers,
+                self._weights,
+                reads,
+                window.bands[band],
+                window.masked,
+                output[band],
+            )
+            counts = counts.plus(met)
+        if self._picture is not None:
+            self._picture.add(tile, reads, window, output)
+        del window
+        self._sink.write(tile, output)
+        self._tell()
+        return counts
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, self.plan.tiles.count)
+
+
+def _execute(work: _Work, scheduler: str) -> Counts:
+    """Compute all tiles; after an error or interrupt none is begun, and those begun end first."""
+    counts = Counts()
+    walk = iter(work.plan.tiles)
+    batches = iter(lambda: tuple(islice(walk, BATCH)), ())
+    if scheduler == "synchronous":
+        for batch in batches:
+            graph, keys = _graph(work, batch)
+            counts = counts.plus(*dask.local.get_sync(graph, keys))
+        return counts
+    with ThreadPoolExecutor(work.plan.threads, thread_name_prefix="tileconv") as pool:
+        try:
+            for batch in batches:
+                graph, keys = _graph(work, batch)
+                counts = counts.plus(*dask.threaded.get(graph, keys, pool=pool))
+        except BaseException:
+            work.cancelled.set()
+            raise
+    return counts
+
+
+def _graph(work: _Work, tiles: tuple[Tile, ...]) -> tuple[dict[Any, Task], list[Any]]:
+    """Return one independent task per tile; dask runs such tasks in the order of their keys."""
+    graph = {
+        ("tileconv-tile", i): Task(("tileconv-tile", i), work.tile, tile)
+        for i, tile in enumerate(tiles)
+    }
+    return graph, list(graph)

@@ -1,0 +1,1 @@
+"""Pure planning: output tile -> exact input window, touched blocks, price."""

@@ -1,0 +1,154 @@
+"""The page that a plan prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tileconv.planning.plan import Plan
+
+
+def describe(plan: Plan) -> str:
+    """Return a page that tells a person what a run will do."""
+    lines: list[tuple[str, str]] = []
+    add = lines.append
+    rows, columns = plan.layout.shape
+    by, bx = plan.layout.block
+    add(("Input", plan.source))
+    add(("", f"{_shape(plan.layout.bands, rows, columns)} {plan.layout.dtype}{_bands(plan)}"))
+    where = ", pixel-interleaved" if plan.layout.interleaved and plan.layout.bands > 1 else ""
+    add(("", f"stored in blocks of {by} x {bx}{where}{_detail(plan, 'codec')}"))
+    if "crs" in plan.details:
+        add(("", plan.details["crs"]))
+    add(("Kernel", _kernel(plan)))
+    add(("", _sampling(plan)))
+    add(("Output", plan.target))
+    add(("", _output(plan)))
+    add(("", _place(plan)))
+    add(("Coverage", _coverage(plan)))
+    add(("Read", _reading(plan)))
+    add(("Compute", _computing(plan)))
+    add(("Memory", _memory(plan)))
+    for note in plan.notes:
+        add(("Note", note))
+    return "\n".join(f"{label:<9} {text}".rstrip() for label, text in lines)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it.
+
+    >>> size(300), size(5 << 20), size(3 << 29)
+    ('300 bytes', '5.0 MiB', '1.5 GiB')
+    """
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        count /= 1024
+        if count < 1024 or unit == "TiB":
+            break
+    return f"{count:.1f} {unit}" if count < 99.95 else f"{count:.0f} {unit}"
+
+
+def plural(count: int, word: str) -> str:
+    """Return ``count`` and ``word`` in the right number.
+
+    >>> plural(1, "tile"), plural(20000, "tile")
+    ('1 tile', '20,000 tiles')
+    """
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def _shape(bands: int, rows: int, columns: int) -> str:
+    return f"{plural(bands, 'band')} of {rows:,} x {columns:,}"
+
+
+def _bands(plan: Plan) -> str:
+    if plan.layout.read_bands == plan.layout.bands:
+        return ""
+    return f", of which {plural(plan.layout.read_bands, 'band')}: {', '.join(map(str, plan.bands))}"
+
+
+def _detail(plan: Plan, key: str) -> str:
+    return f", {plan.details[key]}" if key in plan.details else ""
+
+
+def _kernel(plan: Plan) -> str:
+    kh, kw = plan.convolution.kernel_shape
+    taps = int(plan.convolution.taps[0].size)
+    y, x = plan.geometry.y, plan.geometry.x
+    text = f"{kh} x {kw}, {plural(taps, 'tap')}, sum {plan.convolution.weights.sum():g}"
+    if (y.dilation, x.dilation) != (1, 1):
+        text += f", dilation {y.dilation} x {x.dilation} (spans {y.span} x {x.span})"
+    return text
+
+
+def _sampling(plan: Plan) -> str:
+    y, x = plan.geometry.y, plan.geometry.x
+    pads = (y.before, x.before, y.after, x.after)
+    text = f"stride {y.stride} x {x.stride}, "
+    if not any(pads):
+        return text + "no padding"
+    mode = plan.convolution.padding_mode
+    value = f" {plan.convolution.padding_value:g}" if mode == "constant" else ""
+    sides = (
+        f"{pads[0]}"
+        if len(set(pads)) == 1
+        else "top {}, left {}, bottom {}, right {}".format(*pads)
+    )
+    return text + f"padding {sides} ({mode}{value})"
+
+
+def _output(plan: Plan) -> str:
+    fill = plan.numbers.fill
+    nodata = "no nodata" if fill is None else f"nodata {fill.item():g}"
+    text = f"{_shape(*plan.out_shape)} {plan.numbers.target}, {nodata}"
+    return f"{text}, up to {size(plan.output_bytes)}" + _detail(plan, "driver")
+
+
+def _place(plan: Plan) -> str:
+    y, x = plan.geometry.y, plan.geometry.x
+    text = f"pixel = {y.stride} x {x.stride} input pixels; "
+    if plan.out_transform is None:
+        return text + "the input has no transform, so neither has the output"
+    if y.shift == x.shift == 0:
+        return text + "origin unchanged"
+    return text + f"origin moved by ({y.shift:+g}, {x.shift:+g}) input pixels (y, x)"
+
+
+def _coverage(plan: Plan) -> str:
+    y, x = plan.geometry.y, plan.geometry.x
+    text = f"{plan.coverage['total']:.1%} of the input lies in a receptive field"
+    if y.gap or x.gap:
+        text += f"; gaps of {y.gap} x {x.gap} pixels between fields"
+    if y.uncovered or x.uncovered:
+        rows, columns = plural(y.uncovered, "row"), plural(x.uncovered, "column")
+        text += f"; the last {rows} and {columns} are not reached"
+    return text
+
+
+def _reading(plan: Plan) -> str:
+    needed, total, decoded = plan.blocks_needed, plan.layout.blocks_total, plan.blocks_decoded
+    text = f"{needed:,} of {plural(total, 'block')} ({needed / total:.1%}), "
+    if decoded == needed:
+        text += "each decoded once"
+    else:
+        text += f"{decoded:,} decodings ({plan.tiles.panels} panels share blocks at their borders)"
+    stored = plan.bytes_to_read
+    return text if stored is None else text + f", about {size(stored)} compressed"
+
+
+def _computing(plan: Plan) -> str:
+    tiles = plan.tiles
+    shape = (min(tiles.y.tile, tiles.y.total), min(tiles.x.tile, tiles.x.total))
+    taps = int(plan.convolution.taps[0].size)
+    bands, rows, columns = plan.out_shape
+    return (
+        f"{plural(tiles.count, 'tile')} of {shape[0]:,} x {shape[1]:,} outputs, "
+        f"{plural(plan.threads, 'thread')}; {plan.algorithm.name} loops in {plan.numbers.compute}, "
+        f"{bands * rows * columns * taps / 1e9:,.2f} G multiply-adds"
+    )
+
+
+def _memory(plan: Plan) -> str:
+    peak, limit = size(plan.peak_memory_bytes), size(plan.memory_limit)
+    return f"about {peak} at the peak; the limit is {limit}"

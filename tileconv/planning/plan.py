@@ -1,0 +1,232 @@
+"""The plan of a run: pure data, made from headers, that prints itself.
+
+Nothing in it grows with the number of tiles or blocks of a raster, only with
+the tiles along one axis.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tileconv.convolution import Convolution
+from tileconv.dtypes import Numbers
+from tileconv.engine.choose import Algorithm, choose
+from tileconv.geometry import Geometry, Transform
+from tileconv.planning.blocks import block_uses
+from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
+from tileconv.planning.layout import Layout
+from tileconv.planning.tiles import AxisTiles, Tiles
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will read, compute, hold and write."""
+
+    convolution: Convolution
+    numbers: Numbers
+    geometry: Geometry
+    layout: Layout
+    work: Work
+    choice: Choice
+    memory_limit: int
+    """Bytes the run may use at its peak."""
+    transform: Transform | None = None
+    """The input's, None if it has none."""
+    source: str = "array"
+    target: str = "array"
+    bands: tuple[int, ...] = ()
+    """Bands that are convolved, 1-based."""
+    stored_bytes: int | None = None
+    """Compressed bytes of the input, for the estimate of ``bytes_to_read``."""
+    details: dict[str, str] = field(default_factory=dict)
+    """What only files know, for printing: codec, coordinate system, driver."""
+    notes: tuple[str, ...] = ()
+    """Things the user should know before running."""
+
+    @property
+    def tiles(self) -> Tiles:
+        """The output's tiles."""
+        return self.choice.tiles
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute."""
+        return self.choice.threads
+
+    @property
+    def out_shape(self) -> tuple[int, int, int]:
+        """(bands, rows, columns)."""
+        return (self.layout.read_bands, *self.geometry.out_shape)
+
+    @property
+    def out_transform(self) -> Transform | None:
+        """Transform of the output; None if the input has none."""
+        return None if self.transform is None else self.geometry.out_transform(self.transform)
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """How a tile is computed."""
+        c = self.convolution
+        return choose(c.weights, c.stride, c.dilation, self.numbers.compute)
+
+    @cached_property
+    def blocks_needed(self) -> int:
+        """Storage blocks that at least one receptive field touches, all bands."""
+        y, x = self.geometry.y, self.geometry.x
+        by, bx = self.layout.block
+        mode = self.convolution.padding_mode
+        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by, mode)))
+        columns = int(np.count_nonzero(block_uses(x, self.tiles.x, bx, mode)))
+        return rows * columns * self.layout.planes
+
+    @cached_property
+    def blocks_decoded(self) -> int:
+        """Block decodings of the run: ``blocks_needed``, more where panels share blocks."""
+        y, x = self.geometry.y, self.geometry.x
+        by, bx = self.layout.block
+        mode = self.convolution.padding_mode
+        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by, mode)))
+        panels = AxisTiles(self.tiles.x.total, self.tiles.panel * self.tiles.x.tile)
+        return rows * int(block_uses(x, panels, bx, mode).sum()) * self.layout.planes
+
+    @property
+    def bytes_to_read(self) -> int | None:
+        """Compressed bytes of all decodings, by the file's mean block; None in memory."""
+        if self.stored_bytes is None:
+            return None
+        return round(self.stored_bytes * self.blocks_decoded / self.layout.blocks_total)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Estimated peak memory of the process."""
+        return self.work.peak_bytes(self.tiles, self.threads)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the output before compression."""
+        bands, rows, columns = self.out_shape
+        return bands * rows * columns * self.numbers.target.itemsize
+
+    @property
+    def coverage(self) -> dict[str, float]:
+        """Share of the input inside a receptive field: along y, along x, of all pixels."""
+        y, x = self.geometry.y, self.geometry.x
+        along_y, along_x = y.covered / y.size, x.covered / x.size
+        return {"y": along_y, "x": along_x, "total": along_y * along_x}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON's values; pairs are (y, x), shapes (bands, rows, columns)."""
+        y, x = self.geometry.y, self.geometry.x
+        transform = self.out_transform
+        return {
+            "source": self.source,
+            "target": self.target,
+            "bands": list(self.bands),
+            "in_shape": [self.layout.bands, *self.layout.shape],
+            "out_shape": list(self.out_shape),
+            "out_transform": None if transform is None else list(transform),
+            "dtype": self.numbers.target.name,
+            "compute_dtype": self.numbers.compute.name,
+            "nodata": _number(self.numbers.fill),
+            "kernel_shape": list(self.convolution.kernel_shape),
+            "taps": int(self.convolution.taps[0].size),
+            "stride": [y.stride, x.stride],
+            "dilation": [y.dilation, x.dilation],
+            "padding": [y.before, x.before, y.after, x.after],
+            "span": [y.span, x.span],
+            "halo": [y.halo, x.halo],
+            "coverage": self.coverage,
+            "uncovered": [y.uncovered, x.uncovered],
+            "tiles": self.tiles.count,
+            "tile_shape": [self.tiles.y.tile, self.tiles.x.tile],
+            "panels": self.tiles.panels,
+            "block_shape": [self.choice.block, self.choice.block],
+            "blocks_total": self.layout.blocks_total,
+            "blocks_needed": self.blocks_needed,
+            "blocks_decoded": self.blocks_decoded,
+            "bytes_to_read": self.bytes_to_read,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "memory_limit": self.memory_limit,
+            "output_bytes": self.output_bytes,
+            "algorithm": self.algorithm.name,
+            "threads": self.threads,
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """Return `to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        """Return a page that tells a person what will happen."""
+        from tileconv.planning.describe import describe  # noqa: PLC0415
+
+        return describe(self)
+
+
+def _number(value: np.generic | None) -> float | int | str | None:
+    """Return a scalar as JSON has it; JSON has no NaN."""
+    if value is None:
+        return None
+    plain = value.item()
+    return "nan" if plain != plain else plain  # noqa: PLR0124
+
+
+def make_plan(
+    convolution: Convolution,
+    numbers: Numbers,
+    layout: Layout,
+    *,
+    threads: int,
+    memory_limit: int,
+    tile: tuple[int, int] | None = None,
+    block: int | None = None,
+    **about: Any,
+) -> Plan:
+    """Plan the convolution of a raster.
+
+    Parameters
+    ----------
+    threads, memory_limit
+        What the run may use, threads and bytes.
+    tile, block
+        Output tile (y, x) and side of an output block in pixels; chosen if None.
+    about
+        The fields of `Plan` that describe files: transform, source, target, ...
+    """
+    convolution.weights_in(numbers.compute)
+    geometry = convolution.geometry(layout.shape)
+    algorithm = choose(
+        convolution.weights, convolution.stride, convolution.dilation, numbers.compute
+    )
+    work = Work(
+        geometry=geometry,
+        layout=layout,
+        compute_itemsize=numbers.compute.itemsize,
+        target_itemsize=numbers.target.itemsize,
+        scratch_bytes=algorithm.scratch_bytes(
+            convolution.stride, convolution.dilation, convolution.taps, numbers.compute.itemsize
+        ),
+        wraps=convolution.padding_mode == "wrap",
+    )
+    choice = choose_tiles(work, threads, memory_limit, tile=tile, block=block)
+    if work.decodings(choice.tiles) > 1.5:
+        best = work.peak_bytes(replace(choice.tiles, panel=choice.tiles.x.count), threads)
+        note = (
+            f"to keep to the memory limit, blocks are decoded {work.decodings(choice.tiles):.1f} times "
+            f"over; a compute.memory_limit of {-(-best // MIB)} MiB decodes each one once"
+        )
+        about["notes"] = (*about.get("notes", ()), note)
+    return Plan(
+        convolution=convolution,
+        numbers=numbers,
+        geometry=geometry,
+        layout=layout,
+        work=work,
+        choice=choice,
+        memory_limit=memory_limit,
+        **about,
+    )

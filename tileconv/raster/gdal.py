@@ -1,0 +1,39 @@
+"""How GDAL is set up, and how its errors are told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import rasterio
+from rasterio.errors import RasterioError
+
+from tileconv.planning.cost import GDAL_CACHE_BYTES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rasterio.io import DatasetReader
+
+DRIVER = "GTiff"
+"""The one driver that inputs are opened with: a guessed VRT reads other files and the network."""
+
+GDAL_ERRORS = (RasterioError, OSError, ValueError, MemoryError)
+"""What rasterio raises when GDAL fails, depending on where it fails."""
+
+
+def environment() -> rasterio.Env:
+    """Return the GDAL settings of a thread; tileconv never passes on any from a job."""
+    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
+
+
+def open_dataset(path: Path) -> DatasetReader:
+    """Open ``path`` for reading, with a handle of its own."""
+    return rasterio.open(path, driver=DRIVER, sharing=False)
+
+
+def cause(error: BaseException) -> str:
+    """Return the innermost message: GDAL's own words, with the block."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(getattr(error, "errmsg", None) or error).strip()
+    return text or type(error).__name__

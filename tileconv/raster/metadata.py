@@ -1,0 +1,211 @@
+"""The header of a raster: everything a plan and an output need, without a pixel read."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rasterio.enums import ColorInterp, MaskFlags
+
+from tileconv.dtypes import check_input
+from tileconv.errors import InputError, TileconvError
+from tileconv.planning.layout import Layout
+from tileconv.raster import gdal
+from tileconv.raster.structure import nodata_text, stored_bytes
+
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
+    from rasterio.io import DatasetReader
+
+    from tileconv.geometry import Transform
+
+_IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+_SIDECARS = (".aux.xml", ".msk", ".tfw", ".tifw", ".wld")
+_IMAGINED = 1 << 53
+"""Beyond it a float no longer holds every integer."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Tells whether a file is still the one that was planned."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> Identity:
+        """Look at ``path`` now."""
+        stat = os.stat(path)
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a raster's header says. Bands are 1-based."""
+
+    path: Path
+    identity: Identity
+    layout: Layout
+    bands: tuple[int, ...]
+    """Bands to convolve."""
+    transform: Transform | None
+    crs: CRS | None
+    nodata: float | int | None
+    """As the bands' own dtype can hold it, else None."""
+    mask_band: int | None
+    """Alpha band, or 0 for the dataset's mask; None if there is neither."""
+    descriptions: tuple[str | None, ...]
+    """Of the bands to convolve."""
+    area_or_point: str | None
+    codec: str
+    stored_bytes: int
+    notes: tuple[str, ...]
+
+
+def read_header(path: Path, bands: tuple[int, ...] | None, *, masks: bool = True) -> Header:
+    """Open ``path``, check that tileconv can convolve it, and return what its header says.
+
+    ``masks`` false ignores nodata, mask and alpha. Raises `InputError`.
+    """
+    check_file(path)
+    try:
+        with gdal.environment(), gdal.open_dataset(path) as dataset:
+            return _read(path, dataset, bands, masks=masks)
+    except TileconvError:
+        raise
+    except gdal.GDAL_ERRORS as error:
+        raise InputError(
+            f"{path}: cannot be opened as GeoTIFF, the one format read so far: {gdal.cause(error)}"
+        ) from error
+
+
+def check_file(path: Path) -> None:
+    """Check that ``path`` is an ordinary file that may be read."""
+    text = str(path)
+    if not path.exists():
+        if "://" in text or ":/" in text or text.startswith(("/vsi", "<")):
+            raise InputError(
+                f"{text}: only files on disk are read; remote inputs are not supported yet"
+            )
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        raise InputError(f"{path}: not a file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: permission denied")
+
+
+def _read(
+    path: Path, dataset: DatasetReader, bands: tuple[int, ...] | None, *, masks: bool
+) -> Header:
+    interpretation = dataset.colorinterp
+    alpha = [i for i, c in enumerate(interpretation, 1) if c == ColorInterp.alpha]
+    chosen = bands or tuple(i for i in dataset.indexes if i not in alpha)
+    for band in chosen:
+        if band not in dataset.indexes:
+            raise InputError(f"{path}: there is no band {band}; it has bands 1 to {dataset.count}")
+        if interpretation[band - 1] == ColorInterp.palette:
+            raise InputError(
+                f"{path}: band {band} has a colour palette: its pixels are class codes, "
+                "which have no weighted sum"
+            )
+    if not chosen:
+        raise InputError(f"{path}: its only band is an alpha band, which is a mask, not data")
+    dtypes = {dataset.dtypes[band - 1] for band in dataset.indexes}
+    if len(dtypes) > 1:
+        raise InputError(f"{path}: bands of different dtypes ({', '.join(sorted(dtypes))})")
+    try:
+        dtype = check_input(dtypes.pop())
+    except TileconvError as error:
+        raise InputError(f"{path}: {error}") from None
+    notes: list[str] = []
+    nodata = _nodata(path, dataset, chosen, dtype, notes) if masks else None
+    mask_band = _mask_band(dataset, chosen, alpha) if masks else None
+    transform = tuple(dataset.transform)[:6]
+    _note_what_is_lost(dataset, chosen, notes)
+    notes += [
+        f"{path.name}{suffix} is read beside the raster"
+        for suffix in _SIDECARS
+        if path.with_name(path.name + suffix).exists()
+    ]
+    return Header(
+        path=path,
+        identity=Identity.of(path),
+        layout=Layout(
+            shape=(dataset.height, dataset.width),
+            dtype=dtype,
+            block=_block(dataset),
+            bands=dataset.count,
+            read_bands=len(chosen),
+            interleaved=dataset.count > 1 and dataset.profile.get("interleave") == "pixel",
+            masked=mask_band is not None,
+        ),
+        bands=tuple(chosen),
+        transform=None if transform == _IDENTITY else transform,
+        crs=dataset.crs,
+        nodata=nodata,
+        mask_band=mask_band,
+        descriptions=tuple(dataset.descriptions[band - 1] for band in chosen),
+        area_or_point=dataset.tags().get("AREA_OR_POINT"),
+        codec=str(dataset.profile.get("compress") or "uncompressed"),
+        stored_bytes=stored_bytes(path),
+        notes=tuple(notes),
+    )
+
+
+def _block(dataset: DatasetReader) -> tuple[int, int]:
+    """Return the storage block, cut to the raster: strips are declared taller than they are."""
+    rows, columns = dataset.block_shapes[0]
+    return min(rows, dataset.height), min(columns, dataset.width)
+
+
+def _nodata(
+    path: Path, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
+) -> float | int | None:
+    """Return nodata if the bands' dtype holds it; GDAL never matches a value it cannot hold."""
+    values = {dataset.nodatavals[band - 1] for band in bands}
+    if len({None if v is None or math.isnan(v) else v for v in values}) > 1:
+        raise InputError(f"{path}: bands with different nodata ({values}) are not supported yet")
+    value: float | int | None = values.pop()
+    if value is None or dtype.kind == "f":
+        return value
+    if dtype.itemsize == 8:  # rasterio passes nodata through a double
+        text = nodata_text(path)
+        value = int(text) if text is not None and text.lstrip("+-").isdigit() else value
+        if isinstance(value, float) and abs(value) >= _IMAGINED:
+            raise InputError(f"{path}: nodata {value!r} is too large to be exact in {dtype}")
+    bounds = np.iinfo(dtype)
+    if math.isnan(value) or value != int(value) or not bounds.min <= value <= bounds.max:
+        notes.append(f"nodata {value:g} is not a value of {dtype}, so no pixel can equal it")
+        return None
+    return int(value)
+
+
+def _mask_band(dataset: DatasetReader, bands: tuple[int, ...], alpha: list[int]) -> int | None:
+    """Return what masks pixels beside nodata: an alpha band, 0 for a dataset's mask, or None."""
+    if alpha and alpha[0] not in bands:
+        return alpha[0]
+    flags = dataset.mask_flag_enums[bands[0] - 1]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+        return 0
+    return None
+
+
+def _note_what_is_lost(dataset: DatasetReader, bands: tuple[int, ...], notes: list[str]) -> None:
+    if dataset.gcps[0]:
+        notes.append(
+            f"{len(dataset.gcps[0])} ground control points are not carried over yet: dropped"
+        )
+    if dataset.rpcs is not None:
+        notes.append("RPCs are not carried over yet: dropped")
+    scaled = [b for b in bands if (dataset.scales[b - 1], dataset.offsets[b - 1]) != (1.0, 0.0)]
+    if scaled:
+        notes.append(
+            "scale and offset tags are neither applied nor kept: stored values are convolved"
+        )

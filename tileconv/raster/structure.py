@@ -1,0 +1,55 @@
+"""The block table of a TIFF: how many bytes are stored, and whether every block is there.
+
+rasterio loses GDAL's errors when it closes a file, and a half-written TIFF
+opens and reads as zeros. The offsets and byte counts tell.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from tileconv.errors import OutputError
+
+
+def stored_bytes(path: Path) -> int:
+    """Return the compressed bytes of the main image; the file's size if it cannot tell."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return int(np.sum(np.asarray(tiff.pages[0].databytecounts, dtype=np.int64)))
+    except (
+        Exception
+    ):  # GDAL reads more than tifffile knows, and says what is wrong where it does not
+        return path.stat().st_size
+
+
+def nodata_text(path: Path) -> str | None:
+    """Return the GDAL_NODATA tag as it is written."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            tag = tiff.pages.first.tags.get("GDAL_NODATA")
+            return None if tag is None else str(tag.value).strip("\x00 ")
+    except Exception:
+        return None
+
+
+def check_complete(path: Path, blocks: int) -> None:
+    """Check that each of the ``blocks`` blocks of a TIFF lies inside the file and holds something.
+
+    Raises `OutputError`, which says how many do not.
+    """
+    length = path.stat().st_size
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages[0]
+            offsets = np.asarray(page.dataoffsets, dtype=np.int64)
+            counts = np.asarray(page.databytecounts, dtype=np.int64)
+    except Exception as error:
+        raise OutputError(f"the file that was written cannot be read back: {error}") from error
+    if offsets.size != blocks or counts.size != blocks:
+        raise OutputError(f"{blocks} blocks were written, but the file lists {offsets.size}")
+    bad = (offsets <= 0) | (counts <= 0) | (offsets + counts > length)
+    if bad.any():
+        raise OutputError(
+            f"{int(bad.sum())} of {blocks} blocks did not reach the disk ({length} bytes did)"
+        )
