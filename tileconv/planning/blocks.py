@@ -25,22 +25,18 @@ def block_uses(axis: Axis, tiles: AxisTiles, block: int, mode: PaddingMode) -> n
     end = np.minimum(first + tiles.tile, tiles.total)
     low = first * axis.stride - axis.before
     high = (end - 1) * axis.stride - axis.before + axis.span
-    whole_fields = axis.dilation <= block  # no hole between two taps can skip a block
-    if not whole_fields:
+    if axis.dilation > block:  # a hole between two taps may skip a block
         return _count(axis, tiles, block, mode, np.arange(tiles.count), blocks)
-    if axis.gap < block:  # no gap between two fields can skip one either: each tile touches a range
-        if mode in ("constant", "missing"):
-            low, high = np.maximum(low, 0), np.minimum(high, axis.size)
-            plain = low < high
-            odd = np.empty(0, np.int64)
-        else:
-            plain = (low >= 0) & (high <= axis.size)
-            odd = np.flatnonzero(~plain)
-        uses = _sum_ranges(low[plain] // block, (high[plain] - 1) // block, blocks)
-        return uses + _count(axis, tiles, block, mode, odd, blocks)
-    inside = (low >= 0) & (high <= axis.size)
-    uses = _sum_fields(axis, tiles, block, np.flatnonzero(inside), blocks)
-    return uses + _count(axis, tiles, block, mode, np.flatnonzero(~inside), blocks)
+    # The last block may be cut short, so that a hole or gap skips it: look at its tiles one by one.
+    plain = high <= (blocks - 1) * block
+    if mode not in ("constant", "missing"):
+        plain &= low >= 0
+    uses = _count(axis, tiles, block, mode, np.flatnonzero(~plain), blocks)
+    if axis.gap < block:  # no gap between two fields can skip a block: each tile touches a range
+        plain &= high > 0
+        low, high = np.maximum(low[plain], 0), high[plain]
+        return uses + _sum_ranges(low // block, (high - 1) // block, blocks)
+    return uses + _sum_fields(axis, tiles, block, np.flatnonzero(plain), blocks)
 
 
 def shared_blocks(axis: Axis, tiles: AxisTiles, block: int) -> int:
@@ -60,7 +56,7 @@ def shared_blocks(axis: Axis, tiles: AxisTiles, block: int) -> int:
 def _count(
     axis: Axis, tiles: AxisTiles, block: int, mode: PaddingMode, which: np.ndarray, blocks: int
 ) -> np.ndarray:
-    """Count block uses of the tiles ``which`` one by one: those that reach into the padding."""
+    """Count block uses of the tiles ``which`` one by one."""
     uses = np.zeros(blocks, np.int64)
     for i in which.tolist():
         uses[read_axis(axis, *tiles[i], mode, block).blocks(block)] += 1
@@ -76,12 +72,13 @@ def _sum_ranges(first: np.ndarray, last: np.ndarray, blocks: int) -> np.ndarray:
 def _sum_fields(
     axis: Axis, tiles: AxisTiles, block: int, which: np.ndarray, blocks: int
 ) -> np.ndarray:
-    """Count block uses field by field for tiles without padding whose gaps may skip blocks."""
+    """Count block uses field by field for tiles whose gaps may skip blocks, constant padding ahead."""
     if not which.size:
         return np.zeros(blocks, np.int64)
     outputs = np.arange(tiles[int(which[0])][0], tiles[int(which[-1])][1], dtype=np.int64)
-    first = (outputs * axis.stride - axis.before) // block
-    last = (outputs * axis.stride - axis.before + axis.span - 1) // block
+    low = outputs * axis.stride - axis.before
+    outputs, low = outputs[low + axis.span > 0], low[low + axis.span > 0]
+    first, last = np.maximum(low, 0) // block, (low + axis.span - 1) // block
     tile = outputs // tiles.tile
     # Two fields of one tile may end and begin in the same block: count it once.
     again = (tile[1:] == tile[:-1]) & (first[1:] <= last[:-1])

@@ -17,6 +17,7 @@ from tileconv.engine.choose import Algorithm, choose
 from tileconv.geometry import Geometry, Transform
 from tileconv.planning.blocks import block_uses
 from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
+from tileconv.planning.describe import describe
 from tileconv.planning.layout import Layout
 from tileconv.planning.tiles import AxisTiles, Tiles
 
@@ -162,8 +163,6 @@ class Plan:
 
     def __str__(self) -> str:
         """Return a page that tells a person what will happen."""
-        from tileconv.planning.describe import describe  # noqa: PLC0415
-
         return describe(self)
 
 
@@ -216,8 +215,8 @@ def make_plan(
     if work.decodings(choice.tiles) > 1.5:
         best = work.peak_bytes(replace(choice.tiles, panel=choice.tiles.x.count), threads)
         note = (
-            f"to keep to the memory limit, blocks are decoded {work.decodings(choice.tiles):.1f} times "
-            f"over; a compute.memory_limit of {-(-best // MIB)} MiB decodes each one once"
+            f"to keep to the memory limit, blocks are decoded "
+            f"{work.decodings(choice.tiles):.1f} times over; a compute.memory_limit of {-(-best // MIB)} MiB decodes each one once"
         )
         about["notes"] = (*about.get("notes", ()), note)
     return Plan(

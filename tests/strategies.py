@@ -1,0 +1,122 @@
+"""Hypothesis strategies, and one seeded generator, of geometries to try."""
+
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+MODES = ("constant", "edge", "reflect", "symmetric", "wrap", "missing")
+DTYPES = (
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+)
+
+
+class Case(NamedTuple):
+    """One plane, one kernel, one way to sample it."""
+
+    array: np.ndarray
+    kernel: np.ndarray
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    mode: str
+    value: float
+    flip: bool
+    nodata: float | None
+    tile: tuple[int, int]
+    block: tuple[int, int]
+
+    def options(self):
+        """Keyword arguments of `tileconv.convolve`."""
+        return {
+            "stride": self.stride,
+            "dilation": self.dilation,
+            "padding": self.pads,
+            "padding_mode": self.mode,
+            "padding_value": self.value,
+            "flip": self.flip,
+        }
+
+    def reference_options(self):
+        """Keyword arguments of `naive.convolve`."""
+        return {
+            "stride": self.stride,
+            "dilation": self.dilation,
+            "pads": self.pads,
+            "mode": self.mode,
+            "value": self.value,
+            "flip": self.flip,
+            "nodata": self.nodata,
+        }
+
+
+def random_case(seed):
+    """Draw a geometry: shapes 1..97, kernels 1..17, strides 1..3k, dilation, padding, any tiling."""
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 98, 2)
+    kernel = np.minimum(rng.integers(1, 18, 2), rng.integers(1, 18, 2))
+    dilation = rng.choice([1, 1, 1, 2, 3, 20], 2)
+    stride = [int(rng.integers(1, 3 * k + 1)) for k in kernel]
+    pads = rng.choice([0, 0, 1, 2, 5, 30], 4) * (rng.random() < 0.7)
+    span = dilation * (kernel - 1) + 1
+    for axis in (0, 1):  # a kernel that does not fit gets room
+        short = span[axis] - shape[axis] - pads[axis] - pads[axis + 2]
+        pads[axis] += max(0, short) * int(rng.integers(0, 2))
+        pads[axis + 2] += max(0, span[axis] - shape[axis] - pads[axis] - pads[axis + 2])
+    dtype = np.dtype(rng.choice(DTYPES))
+    array = _pixels(rng, tuple(shape), dtype)
+    weights = rng.normal(size=kernel)
+    weights[rng.random(kernel.tolist()) < rng.choice([0, 0.3, 0.9])] = 0
+    return Case(
+        array=array,
+        kernel=weights,
+        stride=(stride[0], stride[1]),
+        dilation=tuple(int(d) for d in dilation),
+        pads=tuple(int(p) for p in pads),
+        mode=str(rng.choice(MODES)),
+        value=float(rng.choice([0.0, -3.5, 1e4])),
+        flip=bool(rng.integers(0, 2)),
+        nodata=float(array.flat[0]) if dtype.itemsize < 8 and rng.random() < 0.4 else None,
+        tile=tuple(int(t) for t in rng.integers(1, 40, 2)),
+        block=tuple(int(b) for b in rng.choice([1, 3, 16, 40, 200], 2)),
+    )
+
+
+def _pixels(rng, shape, dtype):
+    if dtype.kind == "f":
+        array = (rng.normal(size=shape) * 100).astype(dtype)
+        array[rng.random(shape) < rng.choice([0, 0.01])] = np.nan
+        return array
+    bounds = np.iinfo(dtype)
+    small = rng.random() < 0.5
+    low, high = (max(bounds.min, -9), 9) if small else (bounds.min, bounds.max)
+    return rng.integers(low, high, shape, dtype=dtype, endpoint=True)
+
+
+cases = st.integers(0, 2**63 - 1).map(random_case)
+
+
+@st.composite
+def axes(draw):
+    """Any valid axis, as keyword arguments of `tileconv.geometry.Axis`."""
+    axis = {
+        "size": draw(st.integers(1, 120)),
+        "kernel": draw(st.integers(1, 17)),
+        "stride": draw(st.integers(1, 60)),
+        "dilation": draw(st.integers(1, 12)),
+        "before": draw(st.integers(0, 40)),
+        "after": draw(st.integers(0, 40)),
+    }
+    span = axis["dilation"] * (axis["kernel"] - 1) + 1
+    axis["after"] += max(0, span - axis["size"] - axis["before"] - axis["after"])
+    return axis

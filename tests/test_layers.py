@@ -1,0 +1,128 @@
+"""The house of the architecture: imports only go downwards."""
+
+import ast
+from pathlib import Path
+
+import tileconv
+
+PACKAGE = Path(tileconv.__file__).parent
+
+# A module may import modules of lower floors, and of its own folder.
+FLOORS = {
+    "version": 0,
+    "errors": 1,
+    "padding": 2,
+    "geometry": 3,  # the rules of semantics.md, padding first
+    "kernels": 3,
+    "dtypes": 3,
+    "missing": 3,
+    "convolution": 4,
+    "engine": 5,
+    "planning": 6,  # the plan names the algorithm that the engine chooses
+    "tile": 7,
+    "raster": 7,
+    "arrays": 8,
+    "jobs": 8,
+    "data": 8,
+    "api": 9,
+    "cli": 10,
+    "__init__": 10,
+}
+KNOWS = {  # outside libraries, and the only places that may know them
+    "dask": {"jobs"},
+    "rasterio": {"raster"},
+    "tifffile": {"raster"},
+    "yaml": {"jobs"},
+    "pydantic": {"jobs"},
+    "numba": {"engine"},
+    "llvmlite": {"engine"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "psutil": {"jobs"},
+    "PIL": {"jobs"},
+}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield parts[0], ".".join(parts), ast.parse(path.read_text())
+
+
+def imported(tree, *, for_types=True):
+    """Names that a module imports; those under ``if TYPE_CHECKING`` too, if ``for_types``."""
+    only_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in only_types and not for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_a_floor():
+    assert {part for part, _, _ in modules()} == set(FLOORS)
+
+
+def test_imports_go_downwards():
+    for part, name, tree in modules():
+        for target in imported(tree):
+            if not target.startswith("tileconv."):
+                continue
+            other = target.split(".")[1]
+            if other not in FLOORS or other == part:
+                continue
+            assert FLOORS[other] < FLOORS[part], f"{name} imports {target}"
+
+
+def test_raster_knows_no_convolution_and_arrays_know_no_files():
+    for part, name, tree in modules():
+        names = set(imported(tree))
+        if part == "raster":
+            assert not any(n.startswith(("tileconv.convolution", "tileconv.engine")) for n in names)
+        if part == "arrays":
+            assert not any(n.startswith(("tileconv.raster", "tileconv.jobs")) for n in names), name
+
+
+def test_only_their_own_place_knows_outside_libraries():
+    for part, name, tree in modules():
+        for target in imported(tree):
+            library = target.split(".")[0]
+            if library in KNOWS:
+                assert part in KNOWS[library], f"{name} imports {library}"
+
+
+def test_no_import_cycle_inside_a_folder():
+    graph = {}
+    names = {name for _, name, _ in modules()}
+    for _, name, tree in modules():
+        targets = {t.removeprefix("tileconv.") for t in imported(tree, for_types=False)}
+        graph[name] = {t for t in targets if t in names and t != name}
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            path.append(name)
+            for target in graph[name]:
+                visit(target)
+            path.pop()
+            done.add(name)
+
+    for name in graph:
+        visit(name)
+
+
+def test_help_needs_no_numba(run_python):
+    loaded = run_python(
+        "import sys, tileconv.cli; print([m for m in ('numba', 'rasterio', 'dask') if m in sys.modules])"
+    )
+    assert loaded.strip() == "[]"
