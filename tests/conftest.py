@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -75,8 +76,10 @@ def make_raster(tmp_path):
 
 def read(path):
     """Return all bands of a raster."""
-    with rasterio.open(path) as dataset:
-        return dataset.read()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path) as dataset:
+            return dataset.read()
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
 
 def random_case(seed):
-    """Draw a geometry: shapes 1..97, kernels 1..17, strides 1..3k, dilation, padding, any tiling."""
+    """Draw a geometry: shapes 1..97, kernels 1..17, strides 1..3k, any padding, any tiling."""
     rng = np.random.default_rng(seed)
     shape = rng.integers(1, 98, 2)
     kernel = np.minimum(rng.integers(1, 18, 2), rng.integers(1, 18, 2))

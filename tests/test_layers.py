@@ -123,6 +123,7 @@ def test_no_import_cycle_inside_a_folder():
 
 def test_help_needs_no_numba(run_python):
     loaded = run_python(
-        "import sys, tileconv.cli; print([m for m in ('numba', 'rasterio', 'dask') if m in sys.modules])"
+        "import sys, tileconv.cli\n"
+        "print([m for m in ('numba', 'rasterio', 'dask') if m in sys.modules])"
     )
     assert loaded.strip() == "[]"

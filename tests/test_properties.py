@@ -4,6 +4,8 @@ Seeded sweeps, so that the count is known, and hypothesis on top, so that a
 failure shrinks.
 """
 
+import itertools
+
 import naive
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ GEOMETRIES = 2000
 
 
 def compute_in_tiles(case, dtype=None):
-    """Compute a case tile by tile, reading only what a file in blocks of ``case.block`` would give."""
+    """Compute a case tile by tile from what a file in blocks of ``case.block`` would give."""
     convolution = Convolution.of(
         case.kernel,
         stride=case.stride,
@@ -101,9 +103,13 @@ def test_every_pair_of_dtypes(rng, dtype, target):
     assert out.dtype == np.dtype(target or ("float32" if small else "float64"))
 
 
-@pytest.mark.parametrize("target", ["uint8", "int8", "uint16", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize(
+    "target", ["uint8", "int8", "uint16", "int32", "uint32", "int64", "uint64"]
+)
 def test_integers_round_half_to_even_and_saturate(target):
-    values = np.array([[-1e30, -200.5, -1.5, -0.5, 0.5, 1.5, 2.5, 254.5, 255.5, 4e9, 2.0**63, 1e30]])
+    values = np.array(
+        [[-1e30, -200.5, -1.5, -0.5, 0.5, 1.5, 2.5, 254.5, 255.5, 4e9, 2.0**63, 1e30]]
+    )
     out = tileconv.convolve(values, [[1.0]], dtype=target)
     assert out.tolist() == naive.to_integers(values, target)
 
@@ -165,7 +171,7 @@ def test_neighbouring_tiles_share_no_more_blocks_than_planned(parameters):
             set(read_axis(axis, *tiles[i], "constant", block).blocks(block).tolist())
             for i in range(tiles.count)
         ]
-        most = max((len(a & b) for a, b in zip(touched, touched[1:], strict=False)), default=0)
+        most = max((len(a & b) for a, b in itertools.pairwise(touched)), default=0)
         assert most <= shared_blocks(axis, tiles, block)
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.local
@@ -46,7 +46,9 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     header = read_source(job)
     plan = plan_header(job, header)
     started = time.perf_counter()
-    source = RasterSource(header, plan.geometry, plan.tiles, plan.convolution.padding_mode)
+    source = RasterSource(
+        header, plan.geometry, plan.tiles, plan.convolution.padding_mode, handles=plan.threads
+    )
     picture = quicklook.Quicklook(plan) if job.quicklook else None
     with source, GeoTIFFSink(output_spec(job, plan, header)) as sink:
         work = _Work(plan, source, sink, picture, progress)
@@ -106,13 +108,22 @@ class _Work:
         self._source, self._sink, self._picture = source, sink, picture
         self._progress = progress
         self._weights = plan.convolution.weights_in(plan.numbers.compute)
+        self._tiles = iter(plan.tiles)
         self._done = 0
         self._lock = threading.Lock()
 
+    def next_tile(self) -> Counts:
+        """Compute the next tile of the plan.
+
+        A task is not bound to a tile: dask may run independent tasks in any
+        order, and only the plan's order lets shared blocks go soon.
+        """
+        with self._lock:
+            tile = next(self._tiles)
+        return Counts() if self.cancelled.is_set() else self.tile(tile)
+
     def tile(self, tile: Tile) -> Counts:
         """Read the tile's window, compute every band, write."""
-        if self.cancelled.is_set():
-            return Counts()
         plan = self.plan
         mode, block = plan.convolution.padding_mode, plan.layout.block
         reads = (
@@ -150,29 +161,22 @@ class _Work:
 
 def _execute(work: _Work, scheduler: str) -> Counts:
     """Compute all tiles; after an error or interrupt none is begun, and those begun end first."""
-    counts = Counts()
-    walk = iter(work.plan.tiles)
-    batches = iter(lambda: tuple(islice(walk, BATCH)), ())
     if scheduler == "synchronous":
-        for batch in batches:
-            graph, keys = _graph(work, batch)
-            counts = counts.plus(*dask.local.get_sync(graph, keys))
-        return counts
+        return _in_batches(work, dask.local.get_sync)
     with ThreadPoolExecutor(work.plan.threads, thread_name_prefix="tileconv") as pool:
         try:
-            for batch in batches:
-                graph, keys = _graph(work, batch)
-                counts = counts.plus(*dask.threaded.get(graph, keys, pool=pool))
+            return _in_batches(work, partial(dask.threaded.get, pool=pool))
         except BaseException:
             work.cancelled.set()
             raise
+
+
+def _in_batches(work: _Work, get: Callable[[dict[Any, Task], list[Any]], Any]) -> Counts:
+    """Hand dask one task per tile, at most BATCH at a time."""
+    counts = Counts()
+    tiles = work.plan.tiles.count
+    for first in range(0, tiles, BATCH):
+        keys = [("tileconv-tile", i) for i in range(first, min(first + BATCH, tiles))]
+        graph = {key: Task(key, work.next_tile) for key in keys}
+        counts = counts.plus(*get(graph, keys))
     return counts
-
-
-def _graph(work: _Work, tiles: tuple[Tile, ...]) -> tuple[dict[Any, Task], list[Any]]:
-    """Return one independent task per tile; dask runs such tasks in the order of their keys."""
-    graph = {
-        ("tileconv-tile", i): Task(("tileconv-tile", i), work.tile, tile)
-        for i, tile in enumerate(tiles)
-    }
-    return graph, list(graph)

@@ -72,7 +72,7 @@ def _sum_ranges(first: np.ndarray, last: np.ndarray, blocks: int) -> np.ndarray:
 def _sum_fields(
     axis: Axis, tiles: AxisTiles, block: int, which: np.ndarray, blocks: int
 ) -> np.ndarray:
-    """Count block uses field by field for tiles whose gaps may skip blocks, constant padding ahead."""
+    """Count block uses field by field for tiles whose gaps may skip blocks."""
     if not which.size:
         return np.zeros(blocks, np.int64)
     outputs = np.arange(tiles[int(which[0])][0], tiles[int(which[-1])][1], dtype=np.int64)

@@ -214,9 +214,10 @@ def make_plan(
     choice = choose_tiles(work, threads, memory_limit, tile=tile, block=block)
     if work.decodings(choice.tiles) > 1.5:
         best = work.peak_bytes(replace(choice.tiles, panel=choice.tiles.x.count), threads)
+        times = f"{work.decodings(choice.tiles):.1f}"
         note = (
-            f"to keep to the memory limit, blocks are decoded "
-            f"{work.decodings(choice.tiles):.1f} times over; a compute.memory_limit of {-(-best // MIB)} MiB decodes each one once"
+            f"to keep to the memory limit, blocks are decoded {times} times over; "
+            f"a compute.memory_limit of {-(-best // MIB)} MiB decodes each one once"
         )
         about["notes"] = (*about.get("notes", ()), note)
     return Plan(

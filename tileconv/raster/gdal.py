@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import rasterio
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
 
@@ -28,7 +31,19 @@ def environment() -> rasterio.Env:
 
 def open_dataset(path: Path) -> DatasetReader:
     """Open ``path`` for reading, with a handle of its own."""
-    return rasterio.open(path, driver=DRIVER, sharing=False)
+    with quietly():
+        return rasterio.open(path, driver=DRIVER, sharing=False)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep rasterio from warning of a raster without transform: the plan says so.
+
+    Only for the thread that starts the others: the list of warnings is the process's.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def cause(error: BaseException) -> str:

@@ -101,7 +101,7 @@ class GeoTIFFSink:
         try:
             spec.path.parent.mkdir(parents=True, exist_ok=True)
             remove_stale(spec.path)
-            with gdal.environment():
+            with gdal.environment(), gdal.quietly():
                 self._dataset = rasterio.open(
                     self._temporary,
                     "w",

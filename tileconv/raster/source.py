@@ -47,10 +47,19 @@ class _Rectangle:
 class RasterSource:
     """The pixels of a raster, for the tiles of one plan.
 
-    Safe to use from many threads. Leave the ``with`` block to close all handles.
+    Safe to use from many threads. ``handles`` is how many of them will read:
+    each gets a handle of its own, opened and closed by the ``with`` block.
     """
 
-    def __init__(self, header: Header, geometry: Geometry, tiles: Tiles, mode: PaddingMode) -> None:
+    def __init__(
+        self,
+        header: Header,
+        geometry: Geometry,
+        tiles: Tiles,
+        mode: PaddingMode,
+        *,
+        handles: int = 1,
+    ) -> None:
         self.header = header
         self._tiles = tiles
         self._geometry = geometry
@@ -60,9 +69,17 @@ class RasterSource:
         self._store = BlockStore()
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
+        self._free = handles
         self._lock = threading.Lock()
 
     def __enter__(self) -> RasterSource:
+        try:
+            with gdal.environment():
+                for _ in range(self._free):
+                    self._handles.append(gdal.open_dataset(self.header.path))
+        except gdal.GDAL_ERRORS as error:
+            self.__exit__(None, None, None)
+            raise InputError(f"{self.header.path}: {gdal.cause(error)}") from error
         return self
 
     def __exit__(
@@ -190,10 +207,10 @@ class RasterSource:
         """Return this thread's own handle: GDAL's are not safe to share."""
         handle: DatasetReader | None = getattr(self._local, "handle", None)
         if handle is None:
-            handle = gdal.open_dataset(self.header.path)
-            self._local.handle = handle
             with self._lock:
-                self._handles.append(handle)
+                self._free -= 1
+                handle = self._handles[self._free]
+            self._local.handle = handle
         return handle
 
     def _share(self, rectangle: _Rectangle, pixels: Pixels, panel: int) -> None:
