@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ class _Group(click.Group):
             code = 2
         except TileconvError as error:
             click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-            click.echo(str(error), err=True)
+            click.echo(str(error).replace(f"{Path.cwd()}{os.sep}", ""), err=True)
             code = error.exit_code
         except Terminated:
             click.echo("Terminated; no output was left.", err=True)
@@ -58,7 +59,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tileconv")
 def main() -> None:
-    r"""Strided convolution over rasters too big for memory.
+    """Strided convolution over rasters too big for memory.
 
     A job is a YAML file: what to read, the kernel, the stride, where to write.
 
@@ -66,7 +67,7 @@ def main() -> None:
       tileconv init           make a job and a scene to try it on
       tileconv plan job.yaml  see what it will read, hold and write
       tileconv run job.yaml   run it
-    """
+    """  # noqa: D301 - click wants the backspace itself
 
 
 @main.command()
@@ -120,7 +121,7 @@ def plan(job_file: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     "job_file", metavar="[JOB.yaml]", default="job.yaml", type=click.Path(path_type=Path)
 )
 def init(job_file: Path) -> None:
-    """Write a commented job to start from, and a small Landsat scene beside it."""
+    """Write a commented job, and a small Landsat scene to try it on."""
     from tileconv.data import write_starter  # noqa: PLC0415
 
     for path in write_starter(job_file):
@@ -165,3 +166,7 @@ def _progress(*, show: bool) -> Iterator[Callable[[int, int], None] | None]:
             bar.update(task, completed=done, total=total, description="convolving")
 
         yield tell
+
+
+if __name__ == "__main__":
+    main()

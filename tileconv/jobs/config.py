@@ -143,6 +143,9 @@ _CHOICES: Mapping[KeyPath, str] = {
     ("output", "predictor"): "auto, 1, 2 or 3",
     ("output", "nodata"): "a number, or nan",
     ("kernel", "weights"): "rows of numbers, like [[1, 0, -1], [2, 0, -2], [1, 0, -1]]",
+    ("kernel", "size"): "a whole number from 1",
+    ("kernel", "sigma"): "a number above 0, in pixels",
+    ("padding_value",): "a number",
     ("input", "bands"): "a list of band numbers from 1",
 }
 

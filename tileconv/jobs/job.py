@@ -180,7 +180,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
             raise located(
                 ("output", "dtype"), ConfigError("GeoTIFF cannot store float16; use float32")
             )
-    source = folder / config.input.path
+    source = Path(os.path.normpath(folder / config.input.path))
     try:
         target = folder / _fill_in(config.output.path, Path(config.input.path))
     except ConfigError as error:
@@ -300,6 +300,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             source=str(job.source),
             target=str(job.target),
             bands=header.bands,
+            descriptions=header.descriptions,
             stored_bytes=header.stored_bytes,
             details=_details(job, header),
             notes=header.notes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ class Quicklook:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._bands = [0, 1, 2] if plan.layout.read_bands >= 3 else [0]
+        self._bands = _red_green_blue(plan.descriptions)
         self._in = _Samples.of(len(self._bands), plan.layout.shape)
         self._out = _Samples.of(len(self._bands), plan.geometry.out_shape)
         self._lock = threading.Lock()
@@ -106,6 +107,15 @@ class Quicklook:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise OutputError(f"{path}: the quicklook could not be written: {error}") from error
+
+
+def _red_green_blue(descriptions: Sequence[str | None]) -> list[int]:
+    """Return the bands to draw: red, green and blue by name, else the first three, else one."""
+    names = [(text or "").lower() for text in descriptions]
+    colours = ("red", "green", "blue")
+    if all(names.count(colour) == 1 for colour in colours):
+        return [names.index(colour) for colour in colours]
+    return [0, 1, 2] if len(names) >= 3 else [0]
 
 
 class _Samples:

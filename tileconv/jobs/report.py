@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tileconv.planning.describe import plural, size
+from tileconv.planning.describe import plural, shown, size
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Report:
         """Return a few lines that say where the result lies."""
         bands, rows, columns = self.out_shape
         lines = [
-            f"Output    {self.target}",
+            f"Output    {shown(self.target)}",
             f"          {plural(bands, 'band')} of {rows:,} x {columns:,} {self.dtype}, "
             f"{size(self.bytes_written)} on disk, checked",
             f"Run       {self.seconds:.1f} s, {plural(self.tiles, 'tile')}, "
             f"{plural(self.blocks_decoded, 'block')} decoded",
         ]
         if self.quicklook is not None:
-            lines.insert(2, f"Picture   {self.quicklook}")
+            lines.insert(2, f"Picture   {shown(self.quicklook)}")
         lines += [f"Warning   {text}" for text in self.warnings]
         return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ def describe(plan: Plan) -> str:
     add = lines.append
     rows, columns = plan.layout.shape
     by, bx = plan.layout.block
-    add(("Input", plan.source))
+    add(("Input", shown(plan.source)))
     add(("", f"{_shape(plan.layout.bands, rows, columns)} {plan.layout.dtype}{_bands(plan)}"))
     where = ", pixel-interleaved" if plan.layout.interleaved and plan.layout.bands > 1 else ""
     add(("", f"stored in blocks of {by} x {bx}{where}{_detail(plan, 'codec')}"))
@@ -22,7 +23,7 @@ def describe(plan: Plan) -> str:
         add(("", plan.details["crs"]))
     add(("Kernel", _kernel(plan)))
     add(("", _sampling(plan)))
-    add(("Output", plan.target))
+    add(("Output", shown(plan.target)))
     add(("", _output(plan)))
     add(("", _place(plan)))
     add(("Coverage", _coverage(plan)))
@@ -32,6 +33,17 @@ def describe(plan: Plan) -> str:
     for note in plan.notes:
         add(("Note", note))
     return "\n".join(f"{label:<9} {text}".rstrip() for label, text in lines)
+
+
+def shown(path: str) -> str:
+    """Return a path as people like to read it: relative if it lies in the current folder.
+
+    >>> import os
+    >>> shown(os.path.join(os.getcwd(), "out", "a.tif")) == os.path.join("out", "a.tif")
+    True
+    """
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def size(count: float) -> str:
@@ -121,8 +133,9 @@ def _coverage(plan: Plan) -> str:
     if y.gap or x.gap:
         text += f"; gaps of {y.gap} x {x.gap} pixels between fields"
     if y.uncovered or x.uncovered:
-        rows, columns = plural(y.uncovered, "row"), plural(x.uncovered, "column")
-        text += f"; the last {rows} and {columns} are not reached"
+        left = ((y.uncovered, "row"), (x.uncovered, "column"))
+        parts = [plural(count, word) for count, word in left if count]
+        text += f"; the last {' and '.join(parts)} are beyond every field"
     return text
 
 
@@ -145,8 +158,21 @@ def _computing(plan: Plan) -> str:
     return (
         f"{plural(tiles.count, 'tile')} of {shape[0]:,} x {shape[1]:,} outputs, "
         f"{plural(plan.threads, 'thread')}; {plan.algorithm.name} loops in {plan.numbers.compute}, "
-        f"{bands * rows * columns * taps / 1e9:,.2f} G multiply-adds"
+        f"{_si(bands * rows * columns * taps)}multiply-adds"
     )
+
+
+def _si(count: float) -> str:
+    """Return a number with k, M, G or T and a space.
+
+    >>> _si(12), _si(16384**2 * 9)
+    ('12 ', '2.42 G ')
+    """
+    units = ["", "k ", "M ", "G ", "T "]
+    while count >= 999.5 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:,.3g} {units[0]}"
 
 
 def _memory(plan: Plan) -> str:

@@ -40,6 +40,8 @@ class Plan:
     target: str = "array"
     bands: tuple[int, ...] = ()
     """Bands that are convolved, 1-based."""
+    descriptions: tuple[str | None, ...] = ()
+    """What the file calls these bands."""
     stored_bytes: int | None = None
     """Compressed bytes of the input, for the estimate of ``bytes_to_read``."""
     details: dict[str, str] = field(default_factory=dict)

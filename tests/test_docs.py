@@ -1,0 +1,89 @@
+"""The consoles in the docs show what the commands really print.
+
+``TILECONV_WRITE_DOCS=1 pytest tests/test_docs.py`` writes them anew.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+CONSOLE = re.compile(r"```console\n(\$ .*?)\n```", re.DOTALL)
+VOLATILE = (  # what differs from machine to machine
+    (re.compile(r"the limit is [0-9.]+ [KMGT]iB"), "the limit is 8.0 GiB"),
+    (re.compile(r"\b[0-9]+\.[0-9] s, "), "0.5 s, "),
+    (re.compile(r'"seconds": [0-9.]+'), '"seconds": 0.5'),
+    (re.compile(r"[0-9]+ threads?;"), "2 threads;"),
+    (re.compile(r"about [0-9.]+ MiB at the peak"), "about 175 MiB at the peak"),
+    (re.compile(r"[0-9.]+ KiB on disk"), "127 KiB on disk"),
+    (re.compile(r'"bytes_written": [0-9]+'), '"bytes_written": 129757'),
+    (re.compile(r"[0-9]+ tiles? of [0-9,]+ x [0-9,]+ outputs"), "4 tiles of 64 x 64 outputs"),
+    (re.compile(r"[0-9]+ tiles,"), "4 tiles,"),
+    (re.compile(r'"tiles": [0-9]+'), '"tiles": 4'),
+)
+
+
+def printed(command, folder):
+    """Return what a command prints, output and errors together, with its exit code if not 0."""
+    shell = command.replace("tileconv ", f"{shlex.quote(sys.executable)} -m tileconv.cli ")
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        check=False,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    text = (
+        done.stdout.rstrip().replace(f"{folder}/", "").replace("python -m tileconv.cli", "tileconv")
+    )
+    return text + (f"\n(exit code {done.returncode})" if done.returncode else "")
+
+
+def settled(text):
+    for pattern, usual in VOLATILE:
+        text = pattern.sub(usual, text)
+    return text
+
+
+def test_consoles_show_what_is_printed(tmp_path):
+    page = ROOT / "docs" / "command-line.md"
+    text = page.read_text()
+    new, end = [], 0
+    for match in CONSOLE.finditer(text):
+        command = match[1].splitlines()[0].removeprefix("$ ")
+        new += [
+            text[end : match.start()],
+            f"```console\n$ {command}\n",
+            settled(printed(command, tmp_path)),
+            "\n```",
+        ]
+        end = match.end()
+    new = "".join([*new, text[end:]])
+    if os.environ.get("TILECONV_WRITE_DOCS"):
+        page.write_text(new)
+    assert end > 0
+    assert settled(text) == new
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / Path(target)).exists(), f"{page.name}: {target}"
+
+
+def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    job = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]
+    (tmp_path / "edges.yaml").write_text(job)
+    (tmp_path / scene.name).write_bytes(scene.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "out" / "landsat8_crop_edges.tif").exists()
+    assert (tmp_path / "out" / "landsat8_crop_edges_quicklook.png").exists()
