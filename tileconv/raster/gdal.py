@@ -47,8 +47,12 @@ def quietly() -> Iterator[None]:
 
 
 def cause(error: BaseException) -> str:
-    """Return the innermost message: GDAL's own words, with the block."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(getattr(error, "errmsg", None) or error).strip()
-    return text or type(error).__name__
+    """Return GDAL's own words: rasterio keeps them, with band and block, in the chain of causes."""
+    words: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        text = str(getattr(link, "errmsg", None) or link).strip()
+        if text and not text.startswith("Read failed.") and not any(text in w for w in words):
+            words.append(text)
+        link = link.__cause__
+    return "; ".join(reversed(words)) or type(error).__name__

@@ -177,22 +177,42 @@ class RasterSource:
         return rectangle.rows[0] * block[0], rectangle.columns[0] * block[1]
 
     def _decode(self, rectangle: _Rectangle) -> Pixels:
+        """Read a rectangle of whole blocks; an error names the block that cannot be decoded."""
+        try:
+            return self._read(rectangle)
+        except gdal.GDAL_ERRORS as error:
+            for row, column in rectangle.blocks:
+                block = _Rectangle((row, row + 1), (column, column + 1))
+                try:
+                    self._read(block)
+                except gdal.GDAL_ERRORS as exact:
+                    raise self._damaged(block, exact) from exact
+            raise self._damaged(rectangle, error) from error
+
+    def _read(self, rectangle: _Rectangle) -> Pixels:
+        layout = self.header.layout
+        top, left, bottom, right = self._extent(rectangle)
+        where = Window(left, top, right - left, bottom - top)
+        bands = np.empty((layout.read_bands, bottom - top, right - left), layout.dtype)
+        with gdal.environment():
+            dataset = self._dataset()
+            dataset.read(indexes=list(self.header.bands), window=where, out=bands)
+            return Pixels(bands, self._masked(dataset, where))
+
+    def _extent(self, rectangle: _Rectangle) -> tuple[int, int, int, int]:
+        """Return (top, left, bottom, right) in pixels, half-open."""
         layout = self.header.layout
         top, left = self._corner(rectangle)
         bottom = min(rectangle.rows[1] * layout.block[0], layout.shape[0])
         right = min(rectangle.columns[1] * layout.block[1], layout.shape[1])
-        where = Window(left, top, right - left, bottom - top)
-        bands = np.empty((layout.read_bands, bottom - top, right - left), layout.dtype)
-        try:
-            with gdal.environment():
-                dataset = self._dataset()
-                dataset.read(indexes=list(self.header.bands), window=where, out=bands)
-                return Pixels(bands, self._masked(dataset, where))
-        except gdal.GDAL_ERRORS as error:
-            raise InputError(
-                f"{self.header.path}: rows {top} to {bottom - 1}, columns {left} to {right - 1} "
-                f"cannot be read: {gdal.cause(error)}"
-            ) from error
+        return top, left, bottom, right
+
+    def _damaged(self, rectangle: _Rectangle, error: BaseException) -> InputError:
+        top, left, bottom, right = self._extent(rectangle)
+        return InputError(
+            f"{self.header.path}: block ({rectangle.rows[0]}, {rectangle.columns[0]}), rows {top} to "
+            f"{bottom - 1}, columns {left} to {right - 1}, cannot be decoded: {gdal.cause(error)}"
+        )
 
     def _masked(self, dataset: DatasetReader, where: Window) -> np.ndarray | None:
         band = self.header.mask_band

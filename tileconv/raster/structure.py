@@ -4,6 +4,9 @@ rasterio loses GDAL's errors when it closes a file, and a half-written TIFF
 opens and reads as zeros. The offsets and byte counts tell.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from tileconv.errors import OutputError
 def stored_bytes(path: Path) -> int:
     """Return the compressed bytes of the main image; the file's size if it cannot tell."""
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with _open(path) as tiff:
             return int(np.sum(np.asarray(tiff.pages[0].databytecounts, dtype=np.int64)))
     except (
         Exception
@@ -26,7 +29,7 @@ def stored_bytes(path: Path) -> int:
 def nodata_text(path: Path) -> str | None:
     """Return the GDAL_NODATA tag as it is written."""
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with _open(path) as tiff:
             tag = tiff.pages.first.tags.get("GDAL_NODATA")
             return None if tag is None else str(tag.value).strip("\x00 ")
     except Exception:
@@ -40,7 +43,7 @@ def check_complete(path: Path, blocks: int) -> None:
     """
     length = path.stat().st_size
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with _open(path) as tiff:
             page = tiff.pages[0]
             offsets = np.asarray(page.dataoffsets, dtype=np.int64)
             counts = np.asarray(page.databytecounts, dtype=np.int64)
@@ -53,3 +56,20 @@ def check_complete(path: Path, blocks: int) -> None:
         raise OutputError(
             f"{int(bad.sum())} of {blocks} blocks did not reach the disk ({length} bytes did)"
         )
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF without tifffile's log: a damaged file gets one message, ours."""
+    log = logging.getLogger("tifffile")
+    log.addFilter(_silence)
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            yield tiff
+    finally:
+        log.removeFilter(_silence)
+
+
+def _silence(record: logging.LogRecord) -> bool:
+    del record
+    return False
