@@ -93,7 +93,7 @@ def test_a_terminal_gets_progress_on_stderr(started):
     """In a pseudo-terminal: a bar while it runs, the summary on stdout."""
     parent, child = pty.openpty()
     run = subprocess.Popen(
-        [sys.executable, "-m", "tileconv.cli", "run", "job.yaml"],
+        [sys.executable, "-m", "tileconv", "run", "job.yaml"],
         stdout=subprocess.PIPE,
         stderr=child,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},

@@ -29,7 +29,7 @@ VOLATILE = (  # what differs from machine to machine
 
 def printed(command, folder):
     """Return what a command prints, output and errors together, with its exit code if not 0."""
-    shell = command.replace("tileconv ", f"{shlex.quote(sys.executable)} -m tileconv.cli ")
+    shell = command.replace("tileconv ", f"{shlex.quote(sys.executable)} -m tileconv ")
     done = subprocess.run(
         ["bash", "-c", shell],
         check=False,
@@ -39,9 +39,7 @@ def printed(command, folder):
         text=True,
         env=os.environ | {"COLUMNS": "100"},
     )
-    text = (
-        done.stdout.rstrip().replace(f"{folder}/", "").replace("python -m tileconv.cli", "tileconv")
-    )
+    text = done.stdout.rstrip().replace(f"{folder}/", "").replace("python -m tileconv", "tileconv")
     return text + (f"\n(exit code {done.returncode})" if done.returncode else "")
 
 

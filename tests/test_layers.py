@@ -27,6 +27,7 @@ FLOORS = {
     "api": 9,
     "cli": 10,
     "__init__": 10,
+    "__main__": 11,
 }
 KNOWS = {  # outside libraries, and the only places that may know them
     "dask": {"jobs"},

@@ -92,11 +92,10 @@ def run(
     extra += ["output.overwrite=true"] if overwrite else []
     extra += ["output.quicklook=true"] if quicklook else []
     extra += [f"compute.scheduler={scheduler}"] if scheduler else []
-    signal.signal(signal.SIGTERM, _terminate)
     import tileconv  # noqa: PLC0415 - --help and --version answer without it
 
     job = tileconv.load_job(job_file, set=extra)
-    with _progress(show=not quiet and sys.stderr.isatty()) as progress:
+    with _terminable(), _progress(show=not quiet and sys.stderr.isatty()) as progress:
         report = tileconv.run(job, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
@@ -129,9 +128,18 @@ def init(job_file: Path) -> None:
     click.echo(f"next: tileconv run {job_file}")
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    del number, frame
-    raise Terminated
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: tidily."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -166,7 +174,3 @@ def _progress(*, show: bool) -> Iterator[Callable[[int, int], None] | None]:
             bar.update(task, completed=done, total=total, description="convolving")
 
         yield tell
-
-
-if __name__ == "__main__":
-    main()

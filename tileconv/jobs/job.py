@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import psutil
+from dask.system import CPU_COUNT
 
 from tileconv import kernels
 from tileconv.convolution import Convolution
@@ -20,7 +21,7 @@ from tileconv.jobs.config import JobConfig, KernelConfig, check_job
 from tileconv.jobs.yaml import Document, KeyPath, parse
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.metadata import Header, check_file, read_header
-from tileconv.raster.sink import OutputSpec, check_target
+from tileconv.raster.sink import OutputSpec
 from tileconv.version import __version__
 
 Scheduler = Literal["threads", "synchronous"]
@@ -249,7 +250,7 @@ def _fill_in(template: str, source: Path) -> str:
 
 
 def _threads(workers: int | Literal["auto"]) -> int:
-    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
+    return CPU_COUNT if workers == "auto" else workers
 
 
 def _memory_limit(limit: int | Literal["auto"]) -> int:
@@ -270,17 +271,19 @@ def _memory_limit(limit: int | Literal["auto"]) -> int:
 
 def plan_job(job: Job) -> Plan:
     """Plan ``job`` from headers alone: no pixel is read, nothing is written."""
-    return plan_header(job, read_source(job))
+    plan = plan_header(job, read_source(job))
+    if os.path.lexists(job.target) and not job.overwrite:
+        plan = replace(plan, notes=(*plan.notes, "the output exists; run it with --overwrite"))
+    return plan
 
 
 def read_source(job: Job) -> Header:
-    """Read the header of the job's input and check that its output may be written."""
+    """Read the header of the job's input, once it is sure that the output is another file."""
     check_file(job.source)
     if job.target.exists() and job.source.samefile(job.target):
         raise OutputExistsError(
             f"{job.target}: the output is the input itself; choose another path"
         )
-    check_target(job.target, overwrite=job.overwrite)
     return read_header(job.source, job.bands, masks=job.masks)
 
 

@@ -18,13 +18,13 @@ import dask.threaded
 import numpy as np
 from dask.task_spec import Task
 
-from tileconv.errors import OutOfMemoryError, TileconvError
+from tileconv.errors import OutOfMemoryError, OutputError, TileconvError
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job, output_spec, plan_header, read_source
 from tileconv.jobs.report import Report
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
-from tileconv.raster.sink import GeoTIFFSink
+from tileconv.raster.sink import GeoTIFFSink, check_target
 from tileconv.raster.source import RasterSource
 from tileconv.tile import Counts, compute_tile
 
@@ -41,8 +41,10 @@ BATCH = 2048
 
 def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     """Run ``job``; its output is then complete and checked, or absent and an error raised."""
+    check_target(job.target, overwrite=job.overwrite)
     if job.quicklook:
         quicklook.check_available()
+        check_target(job.quicklook_path, overwrite=job.overwrite)
     header = read_source(job)
     plan = plan_header(job, header)
     started = time.perf_counter()
@@ -63,8 +65,13 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
             ) from error
         source.check_unchanged()
         sink.commit()
+    warnings = [*plan.notes, *_warnings(plan, counts)]
     if picture is not None:
-        picture.save(job.quicklook_path)
+        try:
+            picture.save(job.quicklook_path)
+        except OutputError as error:  # the output itself is whole
+            picture = None
+            warnings.append(str(error))
     covered = plan.geometry.y.covered * plan.geometry.x.covered
     return Report(
         source=str(job.source),
@@ -78,8 +85,8 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         bytes_written=job.target.stat().st_size,
         missing=counts.missing,
         collisions=counts.collisions,
-        quicklook=str(job.quicklook_path) if job.quicklook else None,
-        warnings=(*plan.notes, *_warnings(plan, counts)),
+        quicklook=None if picture is None else str(job.quicklook_path),
+        warnings=tuple(warnings),
     )
 
 

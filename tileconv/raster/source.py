@@ -210,8 +210,8 @@ class RasterSource:
     def _damaged(self, rectangle: _Rectangle, error: BaseException) -> InputError:
         top, left, bottom, right = self._extent(rectangle)
         return InputError(
-            f"{self.header.path}: block ({rectangle.rows[0]}, {rectangle.columns[0]}), rows {top} to "
-            f"{bottom - 1}, columns {left} to {right - 1}, cannot be decoded: {gdal.cause(error)}"
+            f"{self.header.path}: block ({rectangle.rows[0]}, {rectangle.columns[0]}), rows {top} "
+            f"to {bottom - 1}, columns {left} to {right - 1}, cannot be decoded: {gdal.cause(error)}"
         )
 
     def _masked(self, dataset: DatasetReader, where: Window) -> np.ndarray | None:

@@ -1,0 +1,5 @@
+"""``python -m tileconv``."""
+
+from tileconv.cli import main
+
+main()
