@@ -47,12 +47,10 @@ class _Group(click.Group):
             click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
             click.echo(str(error).replace(f"{Path.cwd()}{os.sep}", ""), err=True)
             code = error.exit_code
-        except Terminated:
-            click.echo("Terminated; no output was left.", err=True)
-            code = 143
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted; no output was left.", err=True)
-            code = 130
+        except (KeyboardInterrupt, click.Abort) as stop:  # click makes an Abort of either signal
+            terminated = isinstance(stop.__cause__ or stop, Terminated)
+            word, code = ("Terminated", 143) if terminated else ("Interrupted", 130)
+            click.echo(f"{word}; no output was left.", err=True)
         sys.exit(code if isinstance(code, int) else 0)
 
 

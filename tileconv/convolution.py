@@ -59,8 +59,13 @@ class Convolution:
         """
         weights = check_weights(kernel)
         if normalize:
-            total = weights.sum()
-            if not abs(total) > np.finfo(np.float64).eps * np.abs(weights).sum():
+            with np.errstate(over="ignore", invalid="ignore"):
+                total, magnitude = weights.sum(), np.abs(weights).sum()
+            if not np.isfinite(magnitude):
+                raise ConvolutionError(
+                    "normalize divides by the kernel's sum, and this one's is beyond float64"
+                )
+            if not abs(total) > np.finfo(np.float64).eps * magnitude:
                 raise ConvolutionError(
                     "normalize divides by the kernel's sum, and this one sums to 0"
                 )
@@ -73,13 +78,17 @@ class Convolution:
             padding_value, int | float | np.integer | np.floating
         ):
             raise ConvolutionError(f"padding_value must be a number, got {padding_value!r}")
+        try:
+            value = float(padding_value)
+        except OverflowError:
+            raise ConvolutionError("padding_value is beyond the range of float64") from None
         return cls(
             weights=weights,
             stride=_pair(stride, "stride"),
             dilation=_pair(dilation, "dilation"),
             padding=check_padding(padding),
             padding_mode=check_mode(padding_mode),
-            padding_value=float(padding_value),
+            padding_value=value,
             missing=check_policy(missing),
         )
 

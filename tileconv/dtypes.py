@@ -76,12 +76,16 @@ def exact_value(value: float, dtype: np.dtype, what: str) -> np.generic:
     for float32 nodata), an integer takes integers in its range only.
     """
     if dtype.kind == "f":
-        scalar: np.generic = dtype.type(value)
-        if np.isinf(scalar) and not np.isinf(value):
+        try:
+            with np.errstate(over="ignore"):
+                scalar: np.generic = dtype.type(value)
+        except OverflowError:  # an int with hundreds of digits
+            scalar = dtype.type(np.inf)
+        if np.isinf(scalar) and abs(value) != np.inf:
             raise ConvolutionError(f"{what} {value!r} is beyond the range of {dtype}")
         return scalar
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    whole = not np.isnan(value) and not np.isinf(value) and int(value) == value
+    whole = value == value and abs(value) != np.inf and int(value) == value  # noqa: PLR0124 - NaN
     if not whole or not low <= int(value) <= high:
         raise ConvolutionError(
             f"{what} {value!r} is not a value of {dtype}: a whole number in {low}..{high}"

@@ -46,6 +46,11 @@ class Axis:
                 f"{self.padded} ({self.before} + {self.size} + {self.after} with padding); "
                 "use a smaller kernel or dilation, or more padding"
             )
+        if self.out_size > LARGEST:
+            raise ConvolutionError(
+                f"{self.name}: there would be {self.out_size} outputs, and a raster has at most "
+                f"{LARGEST} along an axis; use less padding"
+            )
 
     @property
     def span(self) -> int:

@@ -41,10 +41,10 @@ def gaussian(size: int = 5, sigma: float = 1.0) -> FloatArray:
            [0.011, 0.084, 0.011]])
     """
     _check_size(size)
-    if not sigma > 0 or not np.isfinite(sigma):
-        raise ConvolutionError(f"sigma must be a number above 0, got {sigma!r}")
-    offsets = np.arange(size) - (size - 1) / 2
-    profile = np.exp(-(offsets**2) / (2 * sigma**2))
+    if not 1e-100 <= sigma <= 1e100:  # its square is still a number
+        raise ConvolutionError(f"sigma must be a number above 0 (1e-100 to 1e100), got {sigma!r}")
+    squares = (np.arange(size) - (size - 1) / 2) ** 2
+    profile = np.exp(-(squares - squares.min()) / (2 * sigma**2))  # 1 in the middle: never all 0
     weights = np.outer(profile, profile)
     return weights / weights.sum()
 

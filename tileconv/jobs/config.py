@@ -132,8 +132,8 @@ _PLANNED_VALUES: Mapping[KeyPath, Sequence[str]] = {
 }
 
 _CHOICES: Mapping[KeyPath, str] = {
-    ("stride",): "a whole number from 1, or two as [y, x]",
-    ("dilation",): "a whole number from 1, or two as [y, x]",
+    ("stride",): f"a whole number from 1 to {LARGEST}, or two as [y, x]",
+    ("dilation",): f"a whole number from 1 to {LARGEST}, or two as [y, x]",
     (
         "padding",
     ): "valid, same, same_upper, same_lower, n, [y, x] or [top, left, bottom, right], from 0",

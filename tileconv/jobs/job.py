@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers, check_output
 from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.config import JobConfig, KernelConfig, check_job
-from tileconv.jobs.yaml import Document, KeyPath, parse
+from tileconv.jobs.yaml import LARGEST_BYTES, Document, KeyPath, parse
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.metadata import Header, check_file, read_header
 from tileconv.raster.sink import OutputSpec
@@ -83,7 +85,7 @@ def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequenc
         name, folder, document = "job", Path.cwd(), Document(_plain(source))
     else:
         path = Path(source)
-        name, folder = str(path), path.resolve().parent
+        name, folder = str(path), Path(os.path.realpath(path)).parent
         document = parse(_text(path), name)
     for assignment in set:
         _assign(document, assignment)
@@ -93,7 +95,11 @@ def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequenc
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        with path.open("rb") as file:
+            text = file.read(LARGEST_BYTES + 1)
+        if len(text) > LARGEST_BYTES:
+            raise ConfigError(f"{path}: a job is at most {LARGEST_BYTES >> 20} MiB of YAML")
+        return text.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such job file; `tileconv init` makes one to start from"
@@ -183,7 +189,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
             )
     source = Path(os.path.normpath(folder / config.input.path))
     try:
-        target = folder / _fill_in(config.output.path, Path(config.input.path))
+        target = folder / _fill_in(config.output.path, source)
     except ConfigError as error:
         raise located(("output", "path"), error) from None
     if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
@@ -240,13 +246,16 @@ def _weights(config: KernelConfig) -> Any:
 def _fill_in(template: str, source: Path) -> str:
     """Put the input's names into {stem}, {name} and {parent}; no other field has a meaning."""
     fields = {"{stem}": source.stem, "{name}": source.name, "{parent}": source.parent.name}
-    for mark, text in fields.items():
-        template = template.replace(mark, text)
-    if "{" in template or "}" in template:
+    mark = re.compile("|".join(map(re.escape, fields)))
+    rest = mark.sub("", template)
+    if "{" in rest or "}" in rest:
         raise ConfigError(f"only {', '.join(fields)} can stand in braces; got {template!r}")
-    if not Path(template).name:
-        raise ConfigError("needs a file name")
-    return template
+    path = mark.sub(lambda found: fields[found[0]], template)
+    if not Path(path).name or "\0" in path:
+        raise ConfigError(f"needs a file name; got {path!r}")
+    if "://" in path or path.startswith("/vsi"):  # GDAL's names for networks and memory
+        raise ConfigError(f"only files on disk are written; got {path!r}")
+    return path
 
 
 def _threads(workers: int | Literal["auto"]) -> int:
@@ -280,7 +289,7 @@ def plan_job(job: Job) -> Plan:
 def read_source(job: Job) -> Header:
     """Read the header of the job's input, once it is sure that the output is another file."""
     check_file(job.source)
-    if job.target.exists() and job.source.samefile(job.target):
+    if os.path.exists(job.target) and os.path.samefile(job.source, job.target):  # noqa: PTH110, PTH121
         raise OutputExistsError(
             f"{job.target}: the output is the input itself; choose another path"
         )
@@ -290,6 +299,11 @@ def read_source(job: Job) -> Header:
 def plan_header(job: Job, header: Header) -> Plan:
     """Plan ``job`` for a raster whose header has been read."""
     numbers = _numbers(job, header)
+    if job.compress and job.predictor == 3 and numbers.target.kind != "f":
+        raise ConfigError(
+            f"{job.name}: output.predictor: 3 is for floating point, and the output is "
+            f"{numbers.target}; use 2 or auto"
+        )
     try:
         return make_plan(
             job.convolution,
@@ -344,7 +358,7 @@ def _numbers(job: Job, header: Header) -> Numbers:
 
 def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:
     """Return the input's nodata if an integer output can hold it too."""
-    if value is None or value != value or value != int(value):  # noqa: PLR0124 - NaN
+    if value is None or not math.isfinite(value) or value != int(value):
         return None
     bounds = np.iinfo(dtype)
     return int(value) if bounds.min <= value <= bounds.max else None

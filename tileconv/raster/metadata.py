@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +41,8 @@ class Identity:
     @classmethod
     def of(cls, path: Path) -> Identity:
         """Look at ``path`` now."""
-        stat = os.stat(path)
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        found = os.stat(path)
+        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,19 @@ def read_header(path: Path, bands: tuple[int, ...] | None, *, masks: bool = True
 def check_file(path: Path) -> None:
     """Check that ``path`` is an ordinary file that may be read."""
     text = str(path)
-    if not path.exists():
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
         if "://" in text or ":/" in text or text.startswith(("/vsi", "<")):
             raise InputError(
                 f"{text}: only files on disk are read; remote inputs are not supported yet"
-            )
-        raise InputError(f"{path}: no such file")
-    if not path.is_file():
+            ) from None
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
         raise InputError(f"{path}: not a file")
-    if path.stat().st_size == 0:
+    if found.st_size == 0:
         raise InputError(f"{path}: the file is empty")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: permission denied")
@@ -177,14 +182,27 @@ def _nodata(
         return value
     if dtype.itemsize == 8:  # rasterio passes nodata through a double
         text = nodata_text(path)
-        value = int(text) if text is not None and text.lstrip("+-").isdigit() else value
+        if text is not None and text.lstrip("+-").isdigit():
+            value = int(text)
+        elif text is not None and not _says(text, value):  # GDAL takes the 1 of 1e18
+            raise InputError(
+                f"{path}: nodata is written as {text}, which is no exact {dtype}; "
+                "correct the file, or set input.mask to none to take all pixels as valid"
+            )
         if isinstance(value, float) and abs(value) >= _IMAGINED:
             raise InputError(f"{path}: nodata {value!r} is too large to be exact in {dtype}")
     bounds = np.iinfo(dtype)
-    if math.isnan(value) or value != int(value) or not bounds.min <= value <= bounds.max:
+    if not math.isfinite(value) or value != int(value) or not bounds.min <= value <= bounds.max:
         notes.append(f"nodata {value:g} is not a value of {dtype}, so no pixel can equal it")
         return None
     return int(value)
+
+
+def _says(text: str, value: float) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
 
 
 def _mask_band(dataset: DatasetReader, bands: tuple[int, ...], alpha: list[int]) -> int | None:

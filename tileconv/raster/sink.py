@@ -100,6 +100,8 @@ class GeoTIFFSink:
         check_target(spec.path, overwrite=spec.overwrite)
         try:
             spec.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(spec.path)  # a name too long fails now, not after the last tile
             remove_stale(spec.path)
             with gdal.environment(), gdal.quietly():
                 self._dataset = rasterio.open(
@@ -122,6 +124,9 @@ class GeoTIFFSink:
         except gdal.GDAL_ERRORS as error:
             self._discard()
             raise self._failed(error) from error
+        except BaseException:  # an interrupt
+            self._discard()
+            raise
         return self
 
     def write(self, tile: Tile, pixels: np.ndarray) -> None:
@@ -166,9 +171,12 @@ class GeoTIFFSink:
                 dataset.close()
 
     def _discard(self) -> None:
-        with contextlib.suppress(*gdal.GDAL_ERRORS):
-            self._close()
-        self._temporary.unlink(missing_ok=True)
+        try:
+            with contextlib.suppress(*gdal.GDAL_ERRORS):
+                self._close()
+        finally:
+            with contextlib.suppress(OSError):  # where there is no folder there is no file
+                self._temporary.unlink()
 
     def _failed(self, error: BaseException) -> OutputError:
         path = self.spec.path
@@ -183,7 +191,7 @@ class GeoTIFFSink:
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Check that an output may be put at ``path``."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - says no where Path.is_dir raises
         raise OutputExistsError(f"{path}: is a folder; give the output a file name")
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(
@@ -194,13 +202,18 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 def _temporary(path: Path) -> Path:
     """Return a name beside ``path`` that tells which process writes it."""
     mark = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    return path.with_name(f".{path.name}.tileconv-{mark}.tmp")
+    return path.with_name(f".{_start(path)}.tileconv-{mark}.tmp")
+
+
+def _start(path: Path) -> str:
+    """Return as much of the name as leaves room for a mark: a name has 255 bytes at the most."""
+    return path.name.encode()[:128].decode(errors="ignore")
 
 
 def remove_stale(path: Path) -> None:
     """Remove what killed processes of this machine left of earlier writes of ``path``."""
     host = re.escape(socket.gethostname())
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp")
+    pattern = re.compile(rf"\.{re.escape(_start(path))}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp")
     for left in path.parent.iterdir():
         match = pattern.fullmatch(left.name)
         if match and not _alive(int(match[1])):

@@ -77,6 +77,10 @@ class RasterSource:
             with gdal.environment():
                 for _ in range(self._free):
                     self._handles.append(gdal.open_dataset(self.header.path))
+            self.check_unchanged()  # what was opened is what was planned
+        except InputError:
+            self.__exit__(None, None, None)
+            raise
         except gdal.GDAL_ERRORS as error:
             self.__exit__(None, None, None)
             raise InputError(f"{self.header.path}: {gdal.cause(error)}") from error
@@ -209,9 +213,10 @@ class RasterSource:
 
     def _damaged(self, rectangle: _Rectangle, error: BaseException) -> InputError:
         top, left, bottom, right = self._extent(rectangle)
+        block = f"block ({rectangle.rows[0]}, {rectangle.columns[0]})"
+        where = f"rows {top} to {bottom - 1}, columns {left} to {right - 1}"
         return InputError(
-            f"{self.header.path}: block ({rectangle.rows[0]}, {rectangle.columns[0]}), rows {top} "
-            f"to {bottom - 1}, columns {left} to {right - 1}, cannot be decoded: {gdal.cause(error)}"
+            f"{self.header.path}: {block}, {where}, cannot be decoded: {gdal.cause(error)}"
         )
 
     def _masked(self, dataset: DatasetReader, where: Window) -> np.ndarray | None:
