@@ -187,7 +187,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
             raise located(
                 ("output", "dtype"), ConfigError("GeoTIFF cannot store float16; use float32")
             )
-    source = Path(os.path.normpath(folder / config.input.path))
+    source = _place(folder, config.input.path)
     try:
         target = folder / _fill_in(config.output.path, source)
     except ConfigError as error:
@@ -241,6 +241,15 @@ def _weights(config: KernelConfig) -> Any:
         takes = ", ".join(allowed) or "no arguments"
         raise ConfigError(f"{config.name} does not take {wrong[0]}; it takes {takes}")
     return make(**arguments)
+
+
+def _place(folder: Path, path: str) -> Path:
+    """Return where the input lies, without ``..``; behind a link that is not the folder before."""
+    short = Path(os.path.normpath(folder / path))
+    parent = folder / Path(path.partition("\0")[0]).parent
+    if ".." in parent.parts and os.path.realpath(parent) != os.path.realpath(short.parent):
+        return Path(os.path.realpath(parent)) / short.name
+    return short
 
 
 def _fill_in(template: str, source: Path) -> str:
