@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileconv.arrays.eager import convolve_numpy
+from tileconv.arrays.eager import convolve_complex, convolve_numpy
+from tileconv.arrays.threads import thread_count
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError, UnsupportedError
@@ -41,16 +42,25 @@ def convolve(
     min_valid_fraction: float = 0.0,
     require_center: bool = False,
     dtype: DTypeLike | None = None,
+    threads: int | None = None,
 ) -> np.ndarray:
-    """Correlate every plane of an array with a kernel, sampled with a stride.
+    """Correlate an array with one kernel or many, sampled with a stride.
 
     Parameters
     ----------
     array
-        (..., H, W), bool, integer or floating point. A numpy array, or what
+        (..., H, W), bool, integer, floating point or complex. A numpy array, or what
         `numpy.asarray` takes; dask and xarray are refused for now.
     kernel
-        (kh, kw). Applied as it is, like torch, OpenCV and GDAL do (correlation).
+        One of
+
+        - (kh, kw): every plane by itself, (..., OH, OW).
+        - (K, kh, kw): a bank. (H, W) gives (K, OH, OW), (..., B, H, W) gives (..., B * K, OH, OW),
+          band-major: band 0 with each kernel, then band 1.
+        - (M, B / groups, kh, kw): sums over bands, as in torch and ONNX. (..., B, H, W) gives
+          (..., M, OH, OW).
+
+        Applied as it is, like torch, OpenCV and GDAL do (correlation).
     stride
         Input pixels between receptive fields, n or (y, x); may exceed the kernel.
     dilation
@@ -62,23 +72,40 @@ def convolve(
         missing.
     padding_value
         What constant padding holds.
+    groups
+        With 4-D kernels: output m reads the bands of group ``m * groups // M``. As many groups
+        as bands is a depthwise convolution.
+    bias
+        With 4-D kernels: M numbers, added to the outputs.
     flip
-        Turn the kernel by 180 degrees: true convolution, as scipy.signal.convolve2d.
+        Turn each kernel by 180 degrees: true convolution, as scipy.signal.convolve2d.
     nodata
-        Pixels equal to it are missing. NaN always is.
+        Pixels equal to it, in the array's own dtype, are missing. NaN always is.
     missing
-        "propagate": a field with a missing pixel under a non-zero weight gives a missing output.
+        What a field with missing pixels under non-zero weights gives: "propagate" (missing),
+        "skip" (they count as 0), "fill" (as ``fill_value``), "renormalize" (the sum over valid
+        pixels times sum(w) / sum of valid w). A field without a valid pixel is missing, except
+        under fill.
+    fill_value
+        What missing pixels count as under fill.
+    min_valid_fraction
+        Least share of sum |w| that must lie on valid pixels, 0 to 1; below it the output is
+        missing.
+    require_center
+        A missing pixel under the kernel's centre (kh // 2, kw // 2) makes the output missing.
     dtype
         Of the output. Default float32 for bool, (u)int8, (u)int16, float16 and float32 input,
-        float64 for the others. Integers are rounded half to even and saturated.
-    groups, bias, fill_value, min_valid_fraction, require_center
-        Not supported yet; anything but the default is refused.
+        float64 for the others, complex64 or complex128 for complex ones. Integers are rounded
+        half to even and saturated.
+    threads
+        Most threads to use. Default: the environment variable TILECONV_NUM_THREADS, or all cores
+        when called from the main thread and one from any other. The result is the same.
 
     Returns
     -------
     numpy.ndarray
-        (..., OH, OW) with OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1.
-        Missing outputs are NaN, or ``nodata`` in integers.
+        OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1. Missing outputs are NaN,
+        or ``nodata`` in integers.
 
     Raises
     ------
@@ -97,18 +124,10 @@ def convolve(
            [-6., -6.]], dtype=float32)
     >>> tileconv.convolve(image, edges, stride=4)
     array([[-6.]], dtype=float32)
+    >>> tileconv.convolve(image, tileconv.kernels.box(2), nodata=1, missing="renormalize")[0]
+    array([4.3333335, 4.5      , 5.5      ], dtype=float32)
     """
-    later = {
-        "groups": groups != 1,
-        "bias": bias is not None,
-        "fill_value": fill_value != 0,
-        "min_valid_fraction": min_valid_fraction != 0,
-        "require_center": bool(require_center),
-    }
-    for name, given in later.items():
-        if given:
-            raise UnsupportedError(f"{name} is not supported yet; leave it out")
-    plane = _as_array(array)
+    plain = _as_array(array)
     convolution = Convolution.of(
         kernel,
         stride=stride,
@@ -116,14 +135,22 @@ def convolve(
         padding=padding,
         padding_mode=padding_mode,
         padding_value=padding_value,
+        groups=groups,
+        bias=bias,
         flip=flip,
         missing=missing,
+        fill_value=fill_value,
+        min_valid_fraction=min_valid_fraction,
+        require_center=require_center,
     )
-    wanted = None if dtype is None else np.dtype(dtype)
+    most = thread_count(threads)
+    wanted = None if dtype is None else _dtype(dtype)
+    if plain.dtype.kind == "c":
+        parts = _parts(plain, wanted, nodata)
+        return convolve_complex(plain, convolution, parts, most)
     fill = nodata if wanted is not None and wanted.kind in "iu" else None
-    return convolve_numpy(
-        plane, convolution, Numbers.of(plane.dtype, wanted, nodata=nodata, fill=fill)
-    )
+    numbers = Numbers.of(plain.dtype, wanted, nodata=nodata, fill=fill)
+    return convolve_numpy(plain, convolution, numbers, most)
 
 
 def plan(job: Job) -> Plan:
@@ -148,6 +175,29 @@ def run(
     if client is not None:
         raise UnsupportedError("clusters are not supported yet; leave client out")
     return run_job(job, progress=progress)
+
+
+def _dtype(dtype: DTypeLike) -> np.dtype:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise ConvolutionError(f"dtype {dtype!r} is not one that numpy knows") from None
+
+
+def _parts(array: np.ndarray, wanted: np.dtype | None, nodata: float | None) -> Numbers:
+    """Return how the real and the imaginary part of a complex array are computed."""
+    if nodata is not None:
+        raise ConvolutionError("nodata has no meaning for complex arrays; mark pixels with NaN")
+    if array.dtype.itemsize > 16:
+        raise ConvolutionError(f"cannot convolve {array.dtype}; use complex64 or complex128")
+    if wanted is not None and (wanted.kind != "c" or wanted.itemsize > 16):
+        raise ConvolutionError(
+            f"complex input gives complex64 or complex128, not {wanted}; "
+            "for a real output pass .real, .imag or abs() of the array"
+        )
+    part = np.dtype(np.float32 if array.dtype.itemsize == 8 else np.float64)
+    target = part if wanted is None else np.dtype(f"f{wanted.itemsize // 2}")
+    return Numbers.of(part, target)
 
 
 def _as_array(array: Any) -> np.ndarray:

@@ -46,6 +46,12 @@ class Work:
     scratch_bytes: int
     wraps: bool
     """Padding takes pixels from the opposite edge."""
+    outputs: int
+    """Output planes."""
+    group: tuple[int, int]
+    """Most input and output planes that are computed together."""
+    policy: bool = False
+    """Fields with missing pixels are weighed: valid weights are summed beside the products."""
 
     def window(self, tile: tuple[int, int]) -> tuple[int, int]:
         """Window places of a tile of output."""
@@ -64,17 +70,18 @@ class Work:
     def tile_bytes(self, tile: tuple[int, int]) -> int:
         """Input window and output of a tile, all bands."""
         wy, wx = self.window(tile)
-        out = tile[0] * tile[1] * self.layout.read_bands * self.target_itemsize
+        out = tile[0] * tile[1] * self.outputs * self.target_itemsize
         return wy * wx * self.layout.pixel_bytes + out
 
     def thread_bytes(self, tile: tuple[int, int]) -> int:
         """Memory that one thread holds at its worst moment."""
         wy, wx = self.window(tile)
-        copies = (
-            wy * wx * (self.compute_itemsize + 1)
-        )  # one plane as floats, and where it is missing
+        planes, outputs = self.group
+        copies = planes * wy * wx * (self.compute_itemsize + 1)  # as floats, and where missing
+        each = 8 * self.policy
         if self.target_itemsize != self.compute_itemsize:
-            copies += tile[0] * tile[1] * self.compute_itemsize
+            each += self.compute_itemsize
+        copies += outputs * tile[0] * tile[1] * each
         return self.tile_bytes(tile) + copies + self.scratch_bytes + self.read_bytes()
 
     def kept_bytes(self, tiles: Tiles) -> int:
@@ -113,7 +120,7 @@ class Work:
     def cache_bytes(self) -> int:
         """Return what GDAL's cache comes to hold: no more than all that is read and written."""
         height, width = self.geometry.out_shape
-        written = height * width * self.layout.read_bands * self.target_itemsize
+        written = height * width * self.outputs * self.target_itemsize
         rows, columns = self.layout.shape
         return min(GDAL_CACHE_BYTES, written + rows * columns * self.layout.pixel_bytes)
 
