@@ -92,7 +92,9 @@ def test_any_file_in_any_tiles_gives_the_bits_of_the_array_call(data, make_raste
     rng = np.random.default_rng(seed)
     if case.array.dtype.name not in DTYPES_IN_FILES:
         case = case._replace(array=case.array.astype("float64"), nodata=None)
-    array = np.stack([case.array, case.array[::-1], np.rot90(case.array, 2)])
+    array = case.array
+    if array.ndim == 2:
+        array = np.stack([array, array[::-1], np.rot90(array, 2)])
     profile = {"interleave": str(rng.choice(["pixel", "band"])), "nodata": case.nodata}
     if rng.random() < 0.7:
         profile["block"] = tuple(16 * rng.integers(1, 4, 2))
@@ -114,6 +116,12 @@ def test_any_file_in_any_tiles_gives_the_bits_of_the_array_call(data, make_raste
             "padding": list(case.pads),
             "padding_mode": case.mode,
             "padding_value": case.value,
+            "groups": case.groups,
+            "bias": case.bias,
+            "missing": case.policy,
+            "fill_value": case.fill_value,
+            "min_valid_fraction": case.min_valid_fraction,
+            "require_center": case.require_center,
             "output.blocksize": 16,
             "output.compress": "none",
             "compute.tile": tile,

@@ -24,6 +24,7 @@ FLOORS = {
     "arrays": 8,
     "jobs": 8,
     "data": 8,
+    "gallery": 8,
     "api": 9,
     "cli": 10,
     "__init__": 10,

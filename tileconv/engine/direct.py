@@ -193,7 +193,7 @@ def correlate(
 ) -> None:
     """Write the "valid" correlations of some planes with some kernels.
 
-    planes    C windows (H, W) of one dtype: native byte order, any real one but float16, any strides
+    planes    C windows (H, W) of one real dtype but float16: native byte order, any strides
     kernels   taps of one output each; their bands count the planes, their weights are of the dtype
               of outs
     outs      one (OH, OW) float32 or float64 each; all must fit: nothing is checked here
