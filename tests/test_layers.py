@@ -31,7 +31,7 @@ FLOORS = {
     "__main__": 11,
 }
 KNOWS = {  # outside libraries, and the only places that may know them
-    "dask": {"jobs"},
+    "dask": {"jobs", "arrays"},
     "rasterio": {"raster"},
     "tifffile": {"raster"},
     "yaml": {"jobs"},

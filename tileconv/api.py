@@ -43,14 +43,14 @@ def convolve(
     require_center: bool = False,
     dtype: DTypeLike | None = None,
     threads: int | None = None,
-) -> np.ndarray:
+) -> Any:
     """Correlate an array with one kernel or many, sampled with a stride.
 
     Parameters
     ----------
     array
-        (..., H, W), bool, integer, floating point or complex. A numpy array, or what
-        `numpy.asarray` takes; dask and xarray are refused for now.
+        (..., H, W), bool, integer, floating point or complex. A numpy array or what
+        `numpy.asarray` takes; or a dask array, with any chunks.
     kernel
         One of
 
@@ -99,11 +99,13 @@ def convolve(
         half to even and saturated.
     threads
         Most threads to use. Default: the environment variable TILECONV_NUM_THREADS, or all cores
-        when called from the main thread and one from any other. The result is the same.
+        when called from the main thread and one from any other. The result is the same. For dask
+        arrays its scheduler decides.
 
     Returns
     -------
-    numpy.ndarray
+    numpy.ndarray or dask.array.Array
+        What came in: a dask array gives a lazy dask array, whose chunks follow the input's.
         OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1. Missing outputs are NaN,
         or ``nodata`` in integers.
 
@@ -127,7 +129,6 @@ def convolve(
     >>> tileconv.convolve(image, tileconv.kernels.box(2), nodata=1, missing="renormalize")[0]
     array([4.3333335, 4.5      , 5.5      ], dtype=float32)
     """
-    plain = _as_array(array)
     convolution = Convolution.of(
         kernel,
         stride=stride,
@@ -143,13 +144,18 @@ def convolve(
         min_valid_fraction=min_valid_fraction,
         require_center=require_center,
     )
-    most = thread_count(threads)
     wanted = None if dtype is None else _dtype(dtype)
-    if plain.dtype.kind == "c":
-        parts = _parts(plain, wanted, nodata)
-        return convolve_complex(plain, convolution, parts, most)
-    fill = nodata if wanted is not None and wanted.kind in "iu" else None
-    numbers = Numbers.of(plain.dtype, wanted, nodata=nodata, fill=fill)
+    plain = _as_array(array)
+    numbers = _numbers(plain.dtype, wanted, nodata)
+    complex_parts = plain.dtype.kind == "c"
+    if _library(array) == "dask":
+        from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
+
+        compute = lazy.convolve_dask_complex if complex_parts else lazy.convolve_dask
+        return compute(plain, convolution, numbers)
+    most = thread_count(threads)
+    if complex_parts:
+        return convolve_complex(plain, convolution, numbers, most)
     return convolve_numpy(plain, convolution, numbers, most)
 
 
@@ -184,36 +190,44 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
         raise ConvolutionError(f"dtype {dtype!r} is not one that numpy knows") from None
 
 
-def _parts(array: np.ndarray, wanted: np.dtype | None, nodata: float | None) -> Numbers:
-    """Return how the real and the imaginary part of a complex array are computed."""
+def _numbers(source: np.dtype, wanted: np.dtype | None, nodata: float | None) -> Numbers:
+    """Return how numbers come in and go out; for complex input, those of its parts."""
+    if source.kind != "c":
+        fill = nodata if wanted is not None and wanted.kind in "iu" else None
+        return Numbers.of(source, wanted, nodata=nodata, fill=fill)
     if nodata is not None:
         raise ConvolutionError("nodata has no meaning for complex arrays; mark pixels with NaN")
-    if array.dtype.itemsize > 16:
-        raise ConvolutionError(f"cannot convolve {array.dtype}; use complex64 or complex128")
+    if source.itemsize > 16:
+        raise ConvolutionError(f"cannot convolve {source}; use complex64 or complex128")
     if wanted is not None and (wanted.kind != "c" or wanted.itemsize > 16):
         raise ConvolutionError(
             f"complex input gives complex64 or complex128, not {wanted}; "
             "for a real output pass .real, .imag or abs() of the array"
         )
-    part = np.dtype(np.float32 if array.dtype.itemsize == 8 else np.float64)
+    part = np.dtype(np.float32 if source.itemsize == 8 else np.float64)
     target = part if wanted is None else np.dtype(f"f{wanted.itemsize // 2}")
     return Numbers.of(part, target)
 
 
-def _as_array(array: Any) -> np.ndarray:
-    """Return ``array`` as numpy's, with at least two axes and no empty one."""
-    library = type(array).__module__.partition(".")[0]
-    if library in ("dask", "xarray"):
+def _library(array: Any) -> str:
+    """Return the package that an array comes from."""
+    return type(array).__module__.partition(".")[0]
+
+
+def _as_array(array: Any) -> Any:
+    """Return ``array`` as numpy's or dask's, with at least two axes and no empty one."""
+    library = _library(array)
+    if library == "xarray":
         raise UnsupportedError(
-            f"{library} arrays are not supported yet; pass array.compute() or numpy.asarray(array)"
+            "xarray objects are not supported yet; pass array.data and put the result back"
         )
     if isinstance(array, np.ma.MaskedArray):
         raise UnsupportedError(
             "masked arrays are not supported yet; fill them: array.filled(numpy.nan), or nodata="
         )
-    plain = np.asarray(array)
+    plain = array if library == "dask" else np.asarray(array)
     if plain.ndim < 2:
         raise ConvolutionError(f"an array has shape (..., height, width); got {plain.shape}")
-    if not plain.size:
+    if 0 in plain.shape:
         raise ConvolutionError(f"the array is empty: its shape is {plain.shape}")
     return plain

@@ -97,19 +97,52 @@ def convolve_complex(
 ) -> np.ndarray:
     """Convolve a complex array with real weights: its real and imaginary parts, each by itself.
 
-    A pixel is missing if either part is NaN. Bias, fill and padding values are real.
-    ``numbers`` are those of the parts.
+    A pixel is missing if either part is NaN. ``numbers`` are those of the parts.
     """
     lost = np.isnan(array)
-    real, imaginary = array.real, array.imag
+    parts = [array.real, array.imag]
     if lost.any():
-        real, imaginary = np.where(lost, np.nan, real), np.where(lost, np.nan, imaginary)
-    silent = replace(convolution, bias=None, fill_value=0.0, padding_value=0.0)
-    out = np.empty(
-        out_shape(array.shape, convolution), np.result_type(numbers.target, np.complex64)
+        parts = [np.where(lost, np.nan, part) for part in parts]
+    halves = part_convolutions(convolution)
+    real, imaginary = (
+        convolve_numpy(part, half, numbers, threads)
+        for part, half in zip(parts, halves, strict=True)
     )
-    out.real = convolve_numpy(real, convolution, numbers, threads)
-    out.imag = convolve_numpy(imaginary, silent, numbers, threads)
+    return combine_complex(real, imaginary)
+
+
+def part_convolutions(convolution: Convolution) -> tuple[Convolution, Convolution]:
+    """Return what to compute of the real and of the imaginary part.
+
+    Bias, fill and padding values are real.
+    """
+    return convolution, replace(convolution, bias=None, fill_value=0.0, padding_value=0.0)
+
+
+def combine_complex(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
+    """Return ``real + 1j * imaginary`` without arithmetic: NaN and infinity stay where they are."""
+    out = np.empty(real.shape, np.result_type(real.dtype, np.complex64))
+    out.real, out.imag = real, imaginary
+    return out
+
+
+def compute_window(
+    convolution: Convolution, numbers: Numbers, reads: Reads, window: np.ndarray
+) -> np.ndarray:
+    """Compute what a window (..., rows.size, columns.size) of ``numbers.source`` gives."""
+    single = convolution.weights.ndim == 2
+    lead = window.shape[:-2] if single else window.shape[:-3]
+    bands = 1 if single or window.ndim == 2 else window.shape[-3]
+    recipe = Recipe.of(convolution, numbers, bands)
+    outputs = (reads[0].outputs, reads[1].outputs)
+    middle = () if single else (recipe.outputs,)
+    out = np.empty((*lead, *middle, *outputs), numbers.target)
+    targets = out.reshape(*lead, recipe.outputs, *outputs)
+    window = _readable(window)
+    for index in np.ndindex(*lead):
+        planes = window[index]
+        planes = planes if planes.ndim == 3 else planes[None]
+        compute_tile(recipe, reads, planes, None, targets[index])
     return out
 
 
