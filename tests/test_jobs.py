@@ -150,7 +150,7 @@ WRONG = {
     "argument": ({"name": "sobel_x", "size": 3}, {}, "sobel_x does not take size"),
     "argument of weights": ({"weights": [[1]], "size": 3}, {}, "size go with a kernel by name"),
     "unit": ({"name": "box", "size": "3 yards"}, {}, None),
-    "value": ({"name": "gaussian", "sigma": -1}, {}, "sigma must be a number of pixels above 0"),
+    "value": ({"name": "gaussian", "sigma": -1}, {}, "sigma must be a number of pixels, 1e-06 to"),
     "policy": ({"name": "sobel_x"}, {"missing": "renormalize"}, "negative weights"),
     "word": ({"name": "box"}, {"missing": "interpolate"}, "missing must be one of"),
     "fraction": (

@@ -241,8 +241,13 @@ def check_weights(kernel: ArrayLike) -> np.ndarray:
 
 def _normalized(weights: np.ndarray) -> np.ndarray:
     axes = (-2, -1) if weights.ndim < 4 else (-3, -2, -1)
-    totals = weights.sum(axis=axes, keepdims=True)
-    sizes = np.abs(weights).sum(axis=axes, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = weights.sum(axis=axes, keepdims=True)
+        sizes = np.abs(weights).sum(axis=axes, keepdims=True)
+    if not np.isfinite(sizes).all():
+        raise ConvolutionError(
+            "normalize divides by the kernel's sum, and this one's is beyond float64"
+        )
     if not (np.abs(totals) > np.finfo(np.float64).eps * sizes).all():
         raise ConvolutionError("normalize divides by the kernel's sum, and this one sums to 0")
     return weights / totals
@@ -286,7 +291,10 @@ def _check_bias(bias: ArrayLike | None, weights: np.ndarray) -> np.ndarray | Non
 def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise ConvolutionError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConvolutionError(f"{name} is beyond the range of float64") from None
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:

@@ -22,6 +22,8 @@ Length = float | Sequence[float]
 
 LARGEST_SIDE = 1024
 """Longest side of a kernel made by name, in pixels."""
+SHORTEST = 1e-6
+"""Shortest length, in pixels."""
 
 
 def box(size: Size = 3) -> FloatArray:
@@ -47,7 +49,7 @@ def gaussian(size: Size = 5, sigma: Length = 1.0) -> FloatArray:
     """
     y, x = _centred(size)
     sy, sx = _lengths(sigma, "sigma")
-    weights = np.outer(np.exp(-((y / sy) ** 2) / 2), np.exp(-((x / sx) ** 2) / 2))
+    weights = np.outer(_bell(y / sy), _bell(x / sx))
     return weights / weights.sum()
 
 
@@ -286,10 +288,10 @@ def _lengths(length: Length, name: str) -> tuple[float, float]:
         if (
             isinstance(number, bool)
             or not isinstance(number, int | float | np.integer | np.floating)
-            or not 0 < number <= LARGEST_SIDE
+            or not SHORTEST <= number <= LARGEST_SIDE
         ):
             raise ConvolutionError(
-                f"{name} must be a number of pixels above 0, up to {LARGEST_SIDE}; got {length!r}"
+                f"{name} must be a number of pixels, {SHORTEST} to {LARGEST_SIDE}; got {length!r}"
             )
     return float(pair[0]), float(pair[1])
 
@@ -321,3 +323,9 @@ def _distance(radius: Length) -> FloatArray:
     """Return the distances of pixel centres from the centre, in units of ``radius``."""
     lengths = _lengths(radius, "radius")
     return _norm(*_grid(lengths), lengths)
+
+
+def _bell(u: FloatArray) -> FloatArray:
+    """Return exp(-u**2 / 2), scaled to 1 at its largest so that it is never 0 everywhere."""
+    squares = u**2
+    return np.exp(-(squares - squares.min()) / 2)
