@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,7 @@ def convolve(
     require_center: bool = False,
     dtype: DTypeLike | None = None,
     threads: int | None = None,
+    dims: Sequence[Hashable] | None = None,
 ) -> Any:
     """Correlate an array with one kernel or many, sampled with a stride.
 
@@ -50,7 +51,7 @@ def convolve(
     ----------
     array
         (..., H, W), bool, integer, floating point or complex. A numpy array or what
-        `numpy.asarray` takes; or a dask array, with any chunks.
+        `numpy.asarray` takes; a dask array with any chunks; an xarray DataArray or Dataset.
     kernel
         One of
 
@@ -101,11 +102,16 @@ def convolve(
         Most threads to use. Default: the environment variable TILECONV_NUM_THREADS, or all cores
         when called from the main thread and one from any other. The result is the same. For dask
         arrays its scheduler decides.
+    dims
+        Names of rows and columns of an xarray object; known are ("y", "x"), ("latitude",
+        "longitude") and the like.
 
     Returns
     -------
-    numpy.ndarray or dask.array.Array
-        What came in: a dask array gives a lazy dask array, whose chunks follow the input's.
+    numpy.ndarray, dask.array.Array, xarray.DataArray or xarray.Dataset
+        What came in. A dask array gives a lazy dask array, whose chunks follow the input's; an
+        xarray object keeps its attributes, and gets coordinates at the fields' centres and a
+        moved transform.
         OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1. Missing outputs are NaN,
         or ``nodata`` in integers.
 
@@ -145,15 +151,39 @@ def convolve(
         require_center=require_center,
     )
     wanted = None if dtype is None else _dtype(dtype)
-    plain = _as_array(array)
+
+    def compute(data: Any, nodata: float | None) -> Any:
+        return _convolve_plain(_as_array(data), convolution, wanted, nodata, threads)
+
+    if _library(array) != "xarray":
+        if dims is not None:
+            raise ConvolutionError(
+                "dims names dimensions of xarray objects; arrays end with (y, x)"
+            )
+        return compute(array, nodata)
+    from tileconv.arrays import labelled  # noqa: PLC0415 - whoever has a DataArray has xarray
+
+    whole = hasattr(array, "data_vars")
+    work = labelled.convolve_dataset if whole else labelled.convolve_dataarray
+    return work(array, convolution, compute, dims, nodata)  # type: ignore[arg-type]
+
+
+def _convolve_plain(
+    plain: Any,
+    convolution: Convolution,
+    wanted: np.dtype | None,
+    nodata: float | None,
+    threads: int | None,
+) -> Any:
+    """Convolve a numpy or dask array."""
     numbers = _numbers(plain.dtype, wanted, nodata)
     complex_parts = plain.dtype.kind == "c"
-    if _library(array) == "dask":
+    most = thread_count(threads)
+    if _library(plain) == "dask":
         from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
 
-        compute = lazy.convolve_dask_complex if complex_parts else lazy.convolve_dask
-        return compute(plain, convolution, numbers)
-    most = thread_count(threads)
+        delay = lazy.convolve_dask_complex if complex_parts else lazy.convolve_dask
+        return delay(plain, convolution, numbers)
     if complex_parts:
         return convolve_complex(plain, convolution, numbers, most)
     return convolve_numpy(plain, convolution, numbers, most)
@@ -216,16 +246,11 @@ def _library(array: Any) -> str:
 
 def _as_array(array: Any) -> Any:
     """Return ``array`` as numpy's or dask's, with at least two axes and no empty one."""
-    library = _library(array)
-    if library == "xarray":
-        raise UnsupportedError(
-            "xarray objects are not supported yet; pass array.data and put the result back"
-        )
     if isinstance(array, np.ma.MaskedArray):
         raise UnsupportedError(
             "masked arrays are not supported yet; fill them: array.filled(numpy.nan), or nodata="
         )
-    plain = array if library == "dask" else np.asarray(array)
+    plain = array if _library(array) == "dask" else np.asarray(array)
     if plain.ndim < 2:
         raise ConvolutionError(f"an array has shape (..., height, width); got {plain.shape}")
     if 0 in plain.shape:

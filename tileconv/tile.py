@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tileconv import buffers
 from tileconv.convolution import Convolution, Group, Taps
 from tileconv.dtypes import Numbers
 from tileconv.engine.choose import Algorithm, choose
@@ -165,7 +166,8 @@ def _settle(
     outside = [read.outside for read in reads]
     if missing is None and all(o is None for o in outside):
         return window if numbers.source != np.float16 else window.astype(numbers.compute), None
-    pixels = window.astype(numbers.compute)
+    pixels = buffers.zeros(window.shape, numbers.compute)
+    pixels[...] = window
     lost_value = np.nan
     if not spreads:
         lost_value = convolution.fill_value if convolution.missing == "fill" else 0.0

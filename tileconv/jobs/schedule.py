@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import dask.local
 import dask.threaded
-import numpy as np
 from dask.task_spec import Task
 
+from tileconv import buffers
 from tileconv.errors import OutOfMemoryError, OutputError, TileconvError
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job, output_spec, plan_header, read_source
@@ -138,7 +138,7 @@ class _Work:
             read_axis(plan.geometry.x, *tile.x, mode, block[1]),
         )
         window = self._source.read(*reads, tile.column // plan.tiles.panel)
-        output = np.empty((plan.out_shape[0], *tile.shape), plan.numbers.target)
+        output = buffers.zeros((plan.out_shape[0], *tile.shape), plan.numbers.target)
         convolved = output[:-1] if plan.valid_fraction else output
         share = output[-1] if plan.valid_fraction else None
         counts = compute_tile(self._recipe, reads, window.bands, window.masked, convolved, share)

@@ -172,6 +172,10 @@ class Plan:
         return describe(self)
 
 
+def _pads(geometry: Geometry) -> bool:
+    return any(axis.before or axis.after for axis in (geometry.y, geometry.x))
+
+
 def _number(value: np.generic | None) -> float | int | str | None:
     """Return a scalar as JSON has it; JSON has no NaN."""
     if value is None:
@@ -210,6 +214,7 @@ def make_plan(
     algorithm = choose(
         convolution.weights, convolution.stride, convolution.dilation, numbers.compute
     )
+    listed = convolution.missing != "propagate" or valid_fraction
     work = Work(
         geometry=geometry,
         layout=layout,
@@ -225,7 +230,11 @@ def make_plan(
         wraps=convolution.padding_mode == "wrap",
         outputs=convolution.outputs(layout.read_bands) + valid_fraction,
         group=(len(groups[0].bands), len(groups[0].outputs)),
-        policy=convolution.missing != "propagate" or valid_fraction,
+        policy=listed,
+        marks=layout.masked
+        or numbers.nodata is not None
+        or (listed and layout.dtype.kind == "f")
+        or _pads(geometry),
     )
     choice = choose_tiles(work, threads, memory_limit, tile=tile, block=block)
     if work.decodings(choice.tiles) > 1.5:
