@@ -52,6 +52,7 @@ def make_raster(tmp_path):
             profile |= {"tiled": True, "blockysize": block[0], "blockxsize": block[1]}
         profile.setdefault("transform", rasterio.Affine(30, 0, 700000, 0, -30, -2800000))
         profile.setdefault("crs", "EPSG:32621")
+        profile.setdefault("photometric", "MINISBLACK")  # or GDAL takes a fourth band for alpha
         count, height, width = array.shape
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 MODES = ("constant", "edge", "reflect", "symmetric", "wrap", "missing")
+POLICIES = ("propagate", "propagate", "skip", "fill", "renormalize")
 DTYPES = (
     "uint8",
     "int8",
@@ -22,7 +23,7 @@ DTYPES = (
 
 
 class Case(NamedTuple):
-    """One plane, one kernel, one way to sample it."""
+    """An array, a kernel, one way to sample it."""
 
     array: np.ndarray
     kernel: np.ndarray
@@ -33,6 +34,12 @@ class Case(NamedTuple):
     value: float
     flip: bool
     nodata: float | None
+    policy: str
+    fill_value: float
+    min_valid_fraction: float
+    require_center: bool
+    groups: int
+    bias: np.ndarray | None
     tile: tuple[int, int]
     block: tuple[int, int]
 
@@ -45,6 +52,12 @@ class Case(NamedTuple):
             "padding_mode": self.mode,
             "padding_value": self.value,
             "flip": self.flip,
+            "groups": self.groups,
+            "bias": self.bias,
+            "missing": self.policy,
+            "fill_value": self.fill_value,
+            "min_valid_fraction": self.min_valid_fraction,
+            "require_center": self.require_center,
         }
 
     def reference_options(self):
@@ -56,7 +69,13 @@ class Case(NamedTuple):
             "mode": self.mode,
             "value": self.value,
             "flip": self.flip,
+            "groups": self.groups,
+            "bias": self.bias,
             "nodata": self.nodata,
+            "policy": self.policy,
+            "fill_value": self.fill_value,
+            "min_valid_fraction": self.min_valid_fraction,
+            "require_center": self.require_center,
         }
 
 
@@ -74,9 +93,26 @@ def random_case(seed):
         pads[axis] += max(0, short) * int(rng.integers(0, 2))
         pads[axis + 2] += max(0, span[axis] - shape[axis] - pads[axis] - pads[axis + 2])
     dtype = np.dtype(rng.choice(DTYPES))
-    array = _pixels(rng, tuple(shape), dtype)
-    weights = rng.normal(size=kernel)
-    weights[rng.random(kernel.tolist()) < rng.choice([0, 0.3, 0.9])] = 0
+    form = rng.choice(["plane", "plane", "bank", "mix"])
+    bands, groups, bias = 1, 1, None
+    sizes = [int(k) for k in kernel]
+    if form != "plane":
+        bands = int(rng.integers(1, 5))
+        kernel = np.minimum(kernel, 6)
+        span = dilation * (kernel - 1) + 1
+        sizes = [int(rng.integers(1, 4)), *map(int, kernel)]
+    if form == "mix":
+        groups = int(rng.choice([g for g in range(1, bands + 1) if bands % g == 0]))
+        sizes = [groups * sizes[0], bands // groups, *sizes[1:]]
+        bias = rng.normal(size=sizes[0]) * 10 if rng.random() < 0.5 else None
+    shape = tuple(shape) if form == "plane" else (bands, *shape)
+    array = _pixels(rng, shape, dtype)
+    weights = rng.normal(size=sizes)
+    weights[rng.random(sizes) < rng.choice([0, 0.3, 0.9])] = 0
+    policy = str(rng.choice(POLICIES))
+    if policy == "renormalize":
+        weights = np.abs(weights)
+        weights[..., 0, 0] += 0.1
     return Case(
         array=array,
         kernel=weights,
@@ -87,6 +123,12 @@ def random_case(seed):
         value=float(rng.choice([0.0, -3.5, 1e4])),
         flip=bool(rng.integers(0, 2)),
         nodata=float(array.flat[0]) if dtype.itemsize < 8 and rng.random() < 0.4 else None,
+        policy=policy,
+        fill_value=float(rng.choice([0.0, 2.5, -7.0])),
+        min_valid_fraction=float(rng.choice([0.0, 0.5, 0.8, 1.0])),
+        require_center=bool(rng.random() < 0.2),
+        groups=groups,
+        bias=bias,
         tile=tuple(int(t) for t in rng.integers(1, 40, 2)),
         block=tuple(int(b) for b in rng.choice([1, 3, 16, 40, 200], 2)),
     )

@@ -62,17 +62,18 @@ def test_scipys_own_cases():
             "padding_value": attrs.get("cval", 0.0),
             "flip": attrs["op"] == "convolve",
         }
-        if x.dtype.kind == "c" or kernel.dtype.kind == "c":
+        if kernel.dtype.kind == "c":
             with pytest.raises(UnsupportedError, match="complex"):
-                tileconv.convolve(x, kernel, dtype="float64", **options)
+                tileconv.convolve(x, kernel, **options)
             refused += 1
             continue
         if min(attrs["pads"]) < 0:
             with pytest.raises(ConvolutionError, match="crop"):
-                tileconv.convolve(x, kernel, dtype="float64", **options)
+                tileconv.convolve(x, kernel, **options)
             refused += 1
             continue
-        out = tileconv.convolve(x, kernel, dtype="float64", **options)
+        dtype = "complex128" if x.dtype.kind == "c" else "float64"
+        out = tileconv.convolve(x, kernel, dtype=dtype, **options)
         if attrs["crop"]:
             y0, x0, y1, x1 = attrs["crop"]
             out = out[y0:y1, x0:x1]
@@ -109,7 +110,7 @@ def test_large_arrays_take_the_same_path_as_small_ones(rng, kernel, stride):
     weights = rng.normal(size=kernel)
     out = tileconv.convolve(array, weights, stride=stride)
     expected = naive.convolve(array, weights, stride=(stride, stride))
-    naive.assert_close(out, expected, weights.size, "float32")
+    naive.assert_close(out, expected, "float32")
     part = tileconv.convolve(array[: 64 + 2 * stride, -90:], weights, stride=stride)
     first = (array.shape[1] - 90) % stride
     if first == 0:
@@ -222,7 +223,15 @@ BAD = {
     "no mode": (dict(padding_mode="what"), "must be one of"),
     "text as value": (dict(padding_value="0"), "padding_value must be a number"),
     "policy": (dict(missing="drop"), "missing must be one of"),
-    "output dtype": (dict(dtype="complex64"), "output dtype"),
+    "renormalized edges": (dict(missing="renormalize"), "negative weights; use propagate"),
+    "fraction": (dict(min_valid_fraction=1.5), "min_valid_fraction must lie in 0..1"),
+    "endless fill": (dict(missing="fill", fill_value=np.inf), "fill_value must be finite"),
+    "a centre of 1": (dict(require_center=1), "require_center must be true or false"),
+    "groups of a plane": (dict(groups=2), "groups go with weights"),
+    "bias of a plane": (dict(bias=[1.0]), "bias goes with weights"),
+    "threads": (dict(threads=0), "threads must be a whole number"),
+    "complex output": (dict(dtype="complex64"), "output dtype must be one of"),
+    "unknown dtype": (dict(dtype="float23"), "not one that numpy knows"),
     "nodata out of range": (dict(nodata=-1), "nodata -1 is not a value of uint8"),
     "fractional nodata": (dict(nodata=3.5), "not a value of uint8"),
 }
@@ -236,9 +245,11 @@ def test_bad_options_are_named(options, message):
 
 KERNELS = {
     "too large": (np.ones((3, 20)), "width: a receptive field spans 20 pixels.*only 9"),
-    "1-D": (np.ones(3), "2-D"),
+    "1-D": (np.ones(3), r"\(kh, kw\), a bank"),
     "ragged": ([[1, 2], [3]], "not all of one length"),
-    "empty": (np.ones((0, 3)), "1 to"),
+    "empty": (np.ones((0, 3)), "the kernel is empty"),
+    "5-D": (np.ones((1, 1, 1, 3, 3)), "got shape"),
+    "huge": (np.ones((1025, 1025)), "at most 1048576 weights"),
     "NaN": ([[1, np.nan]], "row 0, column 1 is nan"),
     "infinite": ([[np.inf]], "finite"),
     "words": ([["a"]], "numbers"),
@@ -267,32 +278,11 @@ def test_bad_arrays_are_named(array, message):
         tileconv.convolve(array, [[1.0]])
 
 
-LATER = {
-    "groups": dict(groups=2),
-    "bias": dict(bias=[1.0]),
-    "missing": dict(missing="renormalize"),
-    "min_valid_fraction": dict(min_valid_fraction=0.5),
-    "require_center": dict(require_center=True),
-}
-
-
-@pytest.mark.parametrize("options", LATER.values(), ids=LATER)
-def test_what_comes_later_is_refused_not_ignored(options):
-    with pytest.raises(UnsupportedError, match="not supported yet"):
-        tileconv.convolve(np.ones((9, 9)), EDGES, **options)
-
-
 def test_other_kinds_of_arrays_are_refused_with_a_way_out():
-    import dask.array as da
-
-    with pytest.raises(UnsupportedError, match="dask arrays.*compute"):
-        tileconv.convolve(da.ones((9, 9)), EDGES)
     with pytest.raises(UnsupportedError, match="masked arrays.*filled"):
         tileconv.convolve(np.ma.ones((9, 9)), EDGES)
-    with pytest.raises(UnsupportedError, match="banks"):
-        tileconv.convolve(np.ones((9, 9)), np.ones((2, 3, 3)))
-    with pytest.raises(UnsupportedError, match="complex"):
-        tileconv.convolve(np.ones((9, 9), complex), EDGES)
+    with pytest.raises(UnsupportedError, match="complex kernels"):
+        tileconv.convolve(np.ones((9, 9)), EDGES * 1j)
 
 
 def test_errors_are_builtins_too():

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 from conftest import ROOT
 
 CONSOLE = re.compile(r"```console\n(\$ .*?)\n```", re.DOTALL)
@@ -86,3 +88,24 @@ def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "out" / "landsat8_crop_edges.tif").exists()
     assert (tmp_path / "out" / "landsat8_crop_edges_quicklook.png").exists()
+
+
+def code_blocks(name):
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_same_call_in_other_libraries_gives_the_same(number):
+    """docs/coming-from.md: the first block sets up, each other one compares."""
+    blocks = code_blocks("coming-from.md")
+    assert len(blocks) == 9
+    for library in re.findall(r"^(?:import|from) (\w+)", blocks[number], re.MULTILINE):
+        pytest.importorskip(library)
+    names = {}
+    exec(compile(blocks[0] + blocks[number], "coming-from.md", "exec"), names)
+    theirs, ours = np.asarray(names["theirs"]), np.asarray(names["ours"])
+    assert theirs.shape == ours.shape
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-5)
+    if hasattr(names["ours"], "coords"):
+        np.testing.assert_array_equal(names["ours"].x, names["theirs"].x)

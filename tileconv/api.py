@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileconv.arrays.eager import convolve_numpy
+from tileconv.arrays.eager import convolve_complex, convolve_numpy
+from tileconv.arrays.threads import thread_count
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError, UnsupportedError
@@ -41,16 +42,26 @@ def convolve(
     min_valid_fraction: float = 0.0,
     require_center: bool = False,
     dtype: DTypeLike | None = None,
-) -> np.ndarray:
-    """Correlate every plane of an array with a kernel, sampled with a stride.
+    threads: int | None = None,
+    dims: Sequence[Hashable] | None = None,
+) -> Any:
+    """Correlate an array with one kernel or many, sampled with a stride.
 
     Parameters
     ----------
     array
-        (..., H, W), bool, integer or floating point. A numpy array, or what
-        `numpy.asarray` takes; dask and xarray are refused for now.
+        (..., H, W), bool, integer, floating point or complex. A numpy array or what
+        `numpy.asarray` takes; a dask array with any chunks; an xarray DataArray or Dataset.
     kernel
-        (kh, kw). Applied as it is, like torch, OpenCV and GDAL do (correlation).
+        One of
+
+        - (kh, kw): every plane by itself, (..., OH, OW).
+        - (K, kh, kw): a bank. (H, W) gives (K, OH, OW), (..., B, H, W) gives (..., B * K, OH, OW),
+          band-major: band 0 with each kernel, then band 1.
+        - (M, B / groups, kh, kw): sums over bands, as in torch and ONNX. (..., B, H, W) gives
+          (..., M, OH, OW).
+
+        Applied as it is, like torch, OpenCV and GDAL do (correlation).
     stride
         Input pixels between receptive fields, n or (y, x); may exceed the kernel.
     dilation
@@ -62,23 +73,47 @@ def convolve(
         missing.
     padding_value
         What constant padding holds.
+    groups
+        With 4-D kernels: output m reads the bands of group ``m * groups // M``. As many groups
+        as bands is a depthwise convolution.
+    bias
+        With 4-D kernels: M numbers, added to the outputs.
     flip
-        Turn the kernel by 180 degrees: true convolution, as scipy.signal.convolve2d.
+        Turn each kernel by 180 degrees: true convolution, as scipy.signal.convolve2d.
     nodata
-        Pixels equal to it are missing. NaN always is.
+        Pixels equal to it, in the array's own dtype, are missing. NaN always is.
     missing
-        "propagate": a field with a missing pixel under a non-zero weight gives a missing output.
+        What a field with missing pixels under non-zero weights gives: "propagate" (missing),
+        "skip" (they count as 0), "fill" (as ``fill_value``), "renormalize" (the sum over valid
+        pixels times sum(w) / sum of valid w). A field without a valid pixel is missing, except
+        under fill.
+    fill_value
+        What missing pixels count as under fill.
+    min_valid_fraction
+        Least share of sum |w| that must lie on valid pixels, 0 to 1; below it the output is
+        missing.
+    require_center
+        A missing pixel under the kernel's centre (kh // 2, kw // 2) makes the output missing.
     dtype
         Of the output. Default float32 for bool, (u)int8, (u)int16, float16 and float32 input,
-        float64 for the others. Integers are rounded half to even and saturated.
-    groups, bias, fill_value, min_valid_fraction, require_center
-        Not supported yet; anything but the default is refused.
+        float64 for the others, complex64 or complex128 for complex ones. Integers are rounded
+        half to even and saturated.
+    threads
+        Most threads to use. Default: the environment variable TILECONV_NUM_THREADS, or all cores
+        when called from the main thread and one from any other. The result is the same. For dask
+        arrays its scheduler decides.
+    dims
+        Names of rows and columns of an xarray object; known are ("y", "x"), ("latitude",
+        "longitude") and the like.
 
     Returns
     -------
-    numpy.ndarray
-        (..., OH, OW) with OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1.
-        Missing outputs are NaN, or ``nodata`` in integers.
+    numpy.ndarray, dask.array.Array, xarray.DataArray or xarray.Dataset
+        What came in. A dask array gives a lazy dask array, whose chunks follow the input's; an
+        xarray object keeps its attributes, and gets coordinates at the fields' centres and a
+        moved transform.
+        OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1. Missing outputs are NaN,
+        or ``nodata`` in integers.
 
     Raises
     ------
@@ -97,18 +132,9 @@ def convolve(
            [-6., -6.]], dtype=float32)
     >>> tileconv.convolve(image, edges, stride=4)
     array([[-6.]], dtype=float32)
+    >>> tileconv.convolve(image, tileconv.kernels.box(2), nodata=1, missing="renormalize")[0]
+    array([4.3333335, 4.5      , 5.5      ], dtype=float32)
     """
-    later = {
-        "groups": groups != 1,
-        "bias": bias is not None,
-        "fill_value": fill_value != 0,
-        "min_valid_fraction": min_valid_fraction != 0,
-        "require_center": bool(require_center),
-    }
-    for name, given in later.items():
-        if given:
-            raise UnsupportedError(f"{name} is not supported yet; leave it out")
-    plane = _as_array(array)
     convolution = Convolution.of(
         kernel,
         stride=stride,
@@ -116,14 +142,51 @@ def convolve(
         padding=padding,
         padding_mode=padding_mode,
         padding_value=padding_value,
+        groups=groups,
+        bias=bias,
         flip=flip,
         missing=missing,
+        fill_value=fill_value,
+        min_valid_fraction=min_valid_fraction,
+        require_center=require_center,
     )
-    wanted = None if dtype is None else np.dtype(dtype)
-    fill = nodata if wanted is not None and wanted.kind in "iu" else None
-    return convolve_numpy(
-        plane, convolution, Numbers.of(plane.dtype, wanted, nodata=nodata, fill=fill)
-    )
+    wanted = None if dtype is None else _dtype(dtype)
+
+    def compute(data: Any, nodata: float | None) -> Any:
+        return _convolve_plain(_as_array(data), convolution, wanted, nodata, threads)
+
+    if _library(array) != "xarray":
+        if dims is not None:
+            raise ConvolutionError(
+                "dims names dimensions of xarray objects; arrays end with (y, x)"
+            )
+        return compute(array, nodata)
+    from tileconv.arrays import labelled  # noqa: PLC0415 - whoever has a DataArray has xarray
+
+    whole = hasattr(array, "data_vars")
+    work = labelled.convolve_dataset if whole else labelled.convolve_dataarray
+    return work(array, convolution, compute, dims, nodata)  # type: ignore[arg-type]
+
+
+def _convolve_plain(
+    plain: Any,
+    convolution: Convolution,
+    wanted: np.dtype | None,
+    nodata: float | None,
+    threads: int | None,
+) -> Any:
+    """Convolve a numpy or dask array."""
+    numbers = _numbers(plain.dtype, wanted, nodata)
+    complex_parts = plain.dtype.kind == "c"
+    most = thread_count(threads)
+    if _library(plain) == "dask":
+        from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
+
+        delay = lazy.convolve_dask_complex if complex_parts else lazy.convolve_dask
+        return delay(plain, convolution, numbers)
+    if complex_parts:
+        return convolve_complex(plain, convolution, numbers, most)
+    return convolve_numpy(plain, convolution, numbers, most)
 
 
 def plan(job: Job) -> Plan:
@@ -150,20 +213,46 @@ def run(
     return run_job(job, progress=progress)
 
 
-def _as_array(array: Any) -> np.ndarray:
-    """Return ``array`` as numpy's, with at least two axes and no empty one."""
-    library = type(array).__module__.partition(".")[0]
-    if library in ("dask", "xarray"):
-        raise UnsupportedError(
-            f"{library} arrays are not supported yet; pass array.compute() or numpy.asarray(array)"
+def _dtype(dtype: DTypeLike) -> np.dtype:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise ConvolutionError(f"dtype {dtype!r} is not one that numpy knows") from None
+
+
+def _numbers(source: np.dtype, wanted: np.dtype | None, nodata: float | None) -> Numbers:
+    """Return how numbers come in and go out; for complex input, those of its parts."""
+    if source.kind != "c":
+        fill = nodata if wanted is not None and wanted.kind in "iu" else None
+        return Numbers.of(source, wanted, nodata=nodata, fill=fill)
+    if nodata is not None:
+        raise ConvolutionError("nodata has no meaning for complex arrays; mark pixels with NaN")
+    if source.itemsize > 16:
+        raise ConvolutionError(f"cannot convolve {source}; use complex64 or complex128")
+    if wanted is not None and (wanted.kind != "c" or wanted.itemsize > 16):
+        raise ConvolutionError(
+            f"complex input gives complex64 or complex128, not {wanted}; "
+            "for a real output pass .real, .imag or abs() of the array"
         )
+    part = np.dtype(np.float32 if source.itemsize == 8 else np.float64)
+    target = part if wanted is None else np.dtype(f"f{wanted.itemsize // 2}")
+    return Numbers.of(part, target)
+
+
+def _library(array: Any) -> str:
+    """Return the package that an array comes from."""
+    return type(array).__module__.partition(".")[0]
+
+
+def _as_array(array: Any) -> Any:
+    """Return ``array`` as numpy's or dask's, with at least two axes and no empty one."""
     if isinstance(array, np.ma.MaskedArray):
         raise UnsupportedError(
             "masked arrays are not supported yet; fill them: array.filled(numpy.nan), or nodata="
         )
-    plain = np.asarray(array)
+    plain = array if _library(array) == "dask" else np.asarray(array)
     if plain.ndim < 2:
         raise ConvolutionError(f"an array has shape (..., height, width); got {plain.shape}")
-    if not plain.size:
+    if 0 in plain.shape:
         raise ConvolutionError(f"the array is empty: its shape is {plain.shape}")
     return plain

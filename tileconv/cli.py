@@ -65,6 +65,7 @@ def main() -> None:
       tileconv init           make a job and a scene to try it on
       tileconv plan job.yaml  see what it will read, hold and write
       tileconv run job.yaml   run it
+      tileconv kernels        list the kernels that have a name
     """  # noqa: D301 - click wants the backspace itself
 
 
@@ -111,6 +112,15 @@ def plan(job_file: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 
     result = tileconv.plan(tileconv.load_job(job_file, set=assignments))
     click.echo(result.to_json() if as_json else str(result))
+
+
+@main.command()
+@click.argument("name", required=False)
+def kernels(name: str | None) -> None:
+    """List the kernels that have a name, or show one."""
+    from tileconv.gallery import list_kernels, show_kernel  # noqa: PLC0415
+
+    click.echo(list_kernels() if name is None else show_kernel(name))
 
 
 @main.command()

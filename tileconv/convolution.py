@@ -6,8 +6,7 @@ the plan prices it and a tile runs it. It is checked once, here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,25 +17,67 @@ from tileconv.missing import MissingPolicy, check_policy
 from tileconv.padding import LARGEST, Padding, PaddingMode, check_mode, check_padding
 
 LARGEST_KERNEL = 1 << 20
-"""Most weights a kernel may have (1024 x 1024)."""
+"""Most weights one output may have (1024 x 1024 of one band)."""
+
+
+class Taps(NamedTuple):
+    """The non-zero weights of one output, band by band and row by row: the order they are added in.
+
+    Each is an array of T numbers.
+    """
+
+    band: np.ndarray
+    """Which of the group's bands."""
+    y: np.ndarray
+    """Kernel row."""
+    x: np.ndarray
+    """Kernel column."""
+    weights: np.ndarray
+    """float64, or the compute dtype."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Outputs whose fields lie on the same bands."""
+
+    bands: tuple[int, ...]
+    """Input planes, from 0."""
+    outputs: tuple[int, ...]
+    """Output planes, from 0."""
+    taps: tuple[Taps, ...]
+    """One for each output."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """What to compute for every plane of a raster. Pairs are (y, x).
+    """What to compute for a raster. Pairs are (y, x).
 
     Build it with `Convolution.of`, which checks and normalises what people write.
     """
 
     weights: np.ndarray
-    """(kh, kw) float64, read-only; already flipped where a true convolution was asked for."""
+    """float64, read-only, already flipped where a true convolution was asked for; one of
+
+    (kh, kw)                every band by itself: B outputs
+    (K, kh, kw)             a bank: B * K outputs, band-major (band 0 with each kernel, band 1 ...)
+    (M, B/groups, kh, kw)   M outputs, each a sum over the bands of its group (torch, ONNX)
+    """
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     padding: Padding = "valid"
     padding_mode: PaddingMode = "constant"
     padding_value: float = 0.0
     """What ``constant`` padding holds."""
+    groups: int = 1
+    bias: np.ndarray | None = None
+    """(M,) float64, added to the outputs of 4-D weights."""
     missing: MissingPolicy = "propagate"
+    fill_value: float = 0.0
+    """What missing pixels count as under ``fill``."""
+    min_valid_fraction: float = 0.0
+    """Least share of ``sum |w|`` on valid pixels; below it the output is missing."""
+    require_center: bool = False
+    """A missing pixel under the kernel's centre (kh // 2, kw // 2) makes the output missing."""
 
     @classmethod
     def of(
@@ -48,80 +89,123 @@ class Convolution:
         padding: str | int | Sequence[int] = "valid",
         padding_mode: str = "constant",
         padding_value: float = 0.0,
+        groups: int = 1,
+        bias: ArrayLike | None = None,
         flip: bool = False,
         normalize: bool = False,
         missing: str = "propagate",
+        fill_value: float = 0.0,
+        min_valid_fraction: float = 0.0,
+        require_center: bool = False,
     ) -> "Convolution":
         """Check everything and return the value; `ConvolutionError` says what does not fit.
 
-        ``flip`` turns the kernel by 180 degrees (the mathematician's
-        convolution); ``normalize`` divides it by its sum.
+        ``flip`` turns each kernel by 180 degrees (the mathematician's
+        convolution); ``normalize`` divides the weights of each output by their sum.
         """
         weights = check_weights(kernel)
         if normalize:
-            with np.errstate(over="ignore", invalid="ignore"):
-                total, magnitude = weights.sum(), np.abs(weights).sum()
-            if not np.isfinite(magnitude):
-                raise ConvolutionError(
-                    "normalize divides by the kernel's sum, and this one's is beyond float64"
-                )
-            if not abs(total) > np.finfo(np.float64).eps * magnitude:
-                raise ConvolutionError(
-                    "normalize divides by the kernel's sum, and this one sums to 0"
-                )
-            weights = weights / total
+            weights = _normalized(weights)
         if flip:
-            weights = weights[::-1, ::-1]
+            weights = weights[..., ::-1, ::-1]
         weights = np.ascontiguousarray(weights)
         weights.setflags(write=False)
-        if isinstance(padding_value, bool) or not isinstance(
-            padding_value, int | float | np.integer | np.floating
-        ):
-            raise ConvolutionError(f"padding_value must be a number, got {padding_value!r}")
-        try:
-            value = float(padding_value)
-        except OverflowError:
-            raise ConvolutionError("padding_value is beyond the range of float64") from None
+        fraction = _number(min_valid_fraction, "min_valid_fraction")
+        if not 0 <= fraction <= 1:
+            raise ConvolutionError(f"min_valid_fraction must lie in 0..1, got {fraction}")
+        if not isinstance(require_center, bool):
+            raise ConvolutionError(f"require_center must be true or false, got {require_center!r}")
+        fill = _number(fill_value, "fill_value")
+        if not np.isfinite(fill):
+            raise ConvolutionError(f"fill_value must be finite, got {fill}")
         return cls(
             weights=weights,
             stride=_pair(stride, "stride"),
             dilation=_pair(dilation, "dilation"),
             padding=check_padding(padding),
             padding_mode=check_mode(padding_mode),
-            padding_value=value,
-            missing=check_policy(missing),
+            padding_value=_number(padding_value, "padding_value"),
+            groups=_check_groups(groups, weights),
+            bias=_check_bias(bias, weights),
+            missing=check_policy(missing, weights),
+            fill_value=fill,
+            min_valid_fraction=fraction,
+            require_center=require_center,
         )
 
     @property
     def kernel_shape(self) -> tuple[int, int]:
         """(kh, kw)."""
-        return self.weights.shape
+        return self.weights.shape[-2], self.weights.shape[-1]
 
-    @cached_property
-    def taps(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ky, kx) of the non-zero weights, row by row: the order in which products are added."""
-        ky, kx = np.nonzero(self.weights)
-        return ky, kx
+    @property
+    def count(self) -> int:
+        """Kernels: 1, K or M."""
+        return 1 if self.weights.ndim == 2 else self.weights.shape[0]
 
-    def weights_in(self, dtype: np.dtype) -> np.ndarray:
-        """Return the non-zero weights, in the order of `taps`, as numbers of ``dtype``."""
-        ky, kx = self.taps
-        with np.errstate(over="ignore"):
-            weights = self.weights[ky, kx].astype(dtype)
-        if not np.isfinite(weights).all():
+    @property
+    def mixes_bands(self) -> bool:
+        """Fields span several bands: the weights are 4-D."""
+        return self.weights.ndim == 4
+
+    def outputs(self, bands: int) -> int:
+        """Return the number of output planes for ``bands`` input planes."""
+        if not self.mixes_bands:
+            return bands * self.count
+        needed = self.weights.shape[1] * self.groups
+        if bands != needed:
             raise ConvolutionError(
-                f"a weight is beyond the range of {dtype}, the dtype of the computation; "
-                "ask for dtype float64"
+                f"weights of shape {self.weights.shape} with groups={self.groups} are for "
+                f"{needed} bands ({self.weights.shape[1]} per group), and there are {bands}"
             )
-        return weights
+        return self.count
+
+    def plan_groups(self, bands: int, dtype: np.dtype) -> tuple[Group, ...]:
+        """Return which outputs come from which bands, with weights as numbers of ``dtype``."""
+        self.outputs(bands)
+        kernels = self.weights.reshape(self.count, -1, *self.kernel_shape)
+        taps = tuple(_taps(kernel, dtype) for kernel in kernels)
+        if not self.mixes_bands:
+            k = self.count
+            return tuple(
+                Group((band,), tuple(range(band * k, band * k + k)), taps) for band in range(bands)
+            )
+        wide, many = kernels.shape[1], self.count // self.groups
+        return tuple(
+            Group(
+                tuple(range(g * wide, (g + 1) * wide)),
+                tuple(range(g * many, (g + 1) * many)),
+                taps[g * many : (g + 1) * many],
+            )
+            for g in range(self.groups)
+        )
+
+    @property
+    def tap_count(self) -> int:
+        """Non-zero weights of the output that has most."""
+        kernels = self.weights.reshape(self.count, -1)
+        return int(np.count_nonzero(kernels, axis=1).max())
 
     def geometry(self, shape: tuple[int, int]) -> Geometry:
         """Return where the fields lie on a raster of ``shape`` (rows, columns)."""
         return lay_out(shape, self.kernel_shape, self.stride, self.dilation, self.padding)
 
 
+def _taps(kernel: np.ndarray, dtype: np.dtype) -> Taps:
+    """Return the non-zero weights of ``kernel`` (bands, kh, kw)."""
+    band, y, x = np.nonzero(kernel)
+    with np.errstate(over="ignore"):
+        weights = kernel[band, y, x].astype(dtype)
+    if not np.isfinite(weights).all():
+        raise ConvolutionError(
+            f"a weight is beyond the range of {dtype}, the dtype of the computation; "
+            "ask for dtype float64"
+        )
+    return Taps(band, y, x, weights)
+
+
 def check_weights(kernel: ArrayLike) -> np.ndarray:
-    """Return ``kernel`` as a float64 array of shape (kh, kw)."""
+    """Return ``kernel`` as a float64 array of two, three or four axes."""
     try:
         array = np.asarray(kernel)
     except ValueError:
@@ -130,24 +214,87 @@ def check_weights(kernel: ArrayLike) -> np.ndarray:
         raise UnsupportedError("complex kernels are not supported yet")
     if array.dtype.kind not in "biuf":
         raise ConvolutionError(f"a kernel holds numbers, got {array.dtype}")
-    if array.ndim in (3, 4):
-        raise UnsupportedError(
-            f"banks of kernels (here {array.ndim}-D) are not supported yet; "
-            "call once per kernel of shape (kh, kw)"
-        )
-    if array.ndim != 2:
-        raise ConvolutionError(f"a kernel is 2-D, (kh, kw); got shape {array.shape}")
-    if not 1 <= array.size <= LARGEST_KERNEL:
+    if array.ndim not in (2, 3, 4):
         raise ConvolutionError(
-            f"a kernel has 1 to {LARGEST_KERNEL} weights, got shape {array.shape}"
+            "a kernel is (kh, kw), a bank (K, kh, kw), or (M, bands per group, kh, kw); "
+            f"got shape {array.shape}"
+        )
+    if not array.size:
+        raise ConvolutionError(f"the kernel is empty: its shape is {array.shape}")
+    one = array.size if array.ndim == 2 else array[0].size
+    if one > LARGEST_KERNEL:
+        raise ConvolutionError(
+            f"an output has at most {LARGEST_KERNEL} weights, got shape {array.shape}"
         )
     weights = array.astype(np.float64)
     if not np.isfinite(weights).all():
-        ky, kx = np.argwhere(~np.isfinite(weights))[0]
+        where = np.argwhere(~np.isfinite(weights))[0]
+        names = ("output", "band", "row", "column")[4 - len(where) :]
+        if len(where) == 3:
+            names = ("kernel", "row", "column")
+        place = ", ".join(f"{name} {i}" for name, i in zip(names, where, strict=True))
         raise ConvolutionError(
-            f"the kernel's weights must be finite; row {ky}, column {kx} is {weights[ky, kx]}"
+            f"the kernel's weights must be finite; {place} is {weights[tuple(where)]}"
         )
     return weights
+
+
+def _normalized(weights: np.ndarray) -> np.ndarray:
+    axes = (-2, -1) if weights.ndim < 4 else (-3, -2, -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        totals = weights.sum(axis=axes, keepdims=True)
+        sizes = np.abs(weights).sum(axis=axes, keepdims=True)
+    if not np.isfinite(sizes).all():
+        raise ConvolutionError(
+            "normalize divides by the kernel's sum, and this one's is beyond float64"
+        )
+    if not (np.abs(totals) > np.finfo(np.float64).eps * sizes).all():
+        raise ConvolutionError("normalize divides by the kernel's sum, and this one sums to 0")
+    return weights / totals
+
+
+def _check_groups(groups: object, weights: np.ndarray) -> int:
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
+        raise ConvolutionError(f"groups must be a whole number from 1, got {groups!r}")
+    if groups > 1 and weights.ndim != 4:
+        raise ConvolutionError(
+            f"groups go with weights (M, bands per group, kh, kw); got shape {weights.shape}"
+        )
+    if weights.ndim == 4 and weights.shape[0] % groups:
+        raise ConvolutionError(
+            f"{weights.shape[0]} outputs cannot be dealt out to {groups} groups: "
+            "the first size of the weights must be a multiple of groups"
+        )
+    return int(groups)
+
+
+def _check_bias(bias: ArrayLike | None, weights: np.ndarray) -> np.ndarray | None:
+    if bias is None:
+        return None
+    if weights.ndim != 4:
+        raise ConvolutionError(
+            f"bias goes with weights (M, bands per group, kh, kw); got shape {weights.shape}"
+        )
+    array = np.asarray(bias)
+    if array.dtype.kind not in "biuf" or array.shape != (weights.shape[0],):
+        raise ConvolutionError(
+            f"bias must be {weights.shape[0]} numbers, one per output; "
+            f"got shape {array.shape} of {array.dtype}"
+        )
+    if not np.isfinite(array).all():
+        raise ConvolutionError("bias must be finite")
+    array = array.astype(np.float64)
+    array.setflags(write=False)
+    return array
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ConvolutionError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConvolutionError(f"{name} is beyond the range of float64") from None
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:

@@ -1,58 +1,91 @@
-"""Kernels by name: functions that return weights as float64 arrays.
+"""Kernels by name: functions that return weights as float64 arrays of shape (kh, kw).
 
-Each takes sizes in pixels. `BY_NAME` is what ``kernel: {name: ...}`` of a job
-can ask for.
+Sizes and lengths are in pixels; one number serves both axes, a pair is (y, x).
+They are meant as correlations: a weight lies where the pixel it weighs lies.
+`BY_NAME` is what ``kernel: {name: ...}`` of a job can ask for, and there a
+length may also be given in map units ("30 m").
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from tileconv.errors import ConvolutionError
 
-FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Size = int | Sequence[int]
+"""Whole pixels, n or (y, x)."""
+Length = float | Sequence[float]
+"""Pixels, n or (y, x)."""
+
+LARGEST_SIDE = 1024
+"""Longest side of a kernel made by name, in pixels."""
+SHORTEST = 1e-6
+"""Shortest length, in pixels."""
 
 
-def box(size: int = 3) -> FloatArray:
-    """Return the mean over ``size`` x ``size`` pixels; shape (size, size), sum 1.
+def box(size: Size = 3) -> FloatArray:
+    """Return the mean over a rectangle: equal weights, sum 1.
 
     >>> box(2)
     array([[0.25, 0.25],
            [0.25, 0.25]])
     """
-    _check_size(size)
-    return np.full((size, size), 1 / size**2)
+    kh, kw = _sizes(size)
+    return np.full((kh, kw), 1 / (kh * kw))
 
 
-def gaussian(size: int = 5, sigma: float = 1.0) -> FloatArray:
-    """Return exp(-(y**2 + x**2) / (2 sigma**2)) sampled at pixel centres, sum 1.
+def gaussian(size: Size = 5, sigma: Length = 1.0) -> FloatArray:
+    """Return exp(-(y/sigma_y)**2/2 - (x/sigma_x)**2/2) at pixel centres, sum 1.
 
-    Parameters
-    ----------
-    size
-        Pixels per side; 2 * ceil(3 * sigma) + 1 keeps 99.7 % of each axis.
-    sigma
-        Standard deviation in pixels, above 0.
+    ``2 * ceil(3 * sigma) + 1`` pixels hold 99.7 % of each axis.
 
     >>> gaussian(3, sigma=0.5).round(3)
     array([[0.011, 0.084, 0.011],
            [0.084, 0.619, 0.084],
            [0.011, 0.084, 0.011]])
     """
-    _check_size(size)
-    if not 1e-100 <= sigma <= 1e100:  # its square is still a number
-        raise ConvolutionError(f"sigma must be a number above 0 (1e-100 to 1e100), got {sigma!r}")
-    squares = (np.arange(size) - (size - 1) / 2) ** 2
-    profile = np.exp(-(squares - squares.min()) / (2 * sigma**2))  # 1 in the middle: never all 0
-    weights = np.outer(profile, profile)
+    y, x = _centred(size)
+    sy, sx = _lengths(sigma, "sigma")
+    weights = np.outer(_bell(y / sy), _bell(x / sx))
     return weights / weights.sum()
 
 
-def sobel_x() -> FloatArray:
-    """Return Sobel's 3 x 3 derivative along x (columns), positive where values rise eastwards.
+def circle(radius: Length = 2.0) -> FloatArray:
+    """Return the mean over the pixels whose centres lie within ``radius``, sum 1.
 
-    As a correlation; the gain is 8 per unit of slope per pixel (Sobel & Feldman, 1968).
+    >>> circle(1) * 5
+    array([[0., 1., 0.],
+           [1., 1., 1.],
+           [0., 1., 0.]])
+    """
+    inside = _distance(radius) <= 1 + 1e-9
+    return inside / inside.sum()
+
+
+def annulus(outer: Length = 3.0, inner: Length = 1.0) -> FloatArray:
+    """Return the mean over pixel centres farther than ``inner`` and within ``outer``, sum 1.
+
+    >>> (annulus(1, 0.5) * 4)[1]
+    array([1., 0., 1.])
+    """
+    outside, hole = _lengths(outer, "outer"), _lengths(inner, "inner")
+    if not (hole[0] < outside[0] and hole[1] < outside[1]):
+        raise ConvolutionError(f"inner must be below outer, got {inner!r} and {outer!r}")
+    y, x = _grid(outside)
+    ring = _norm(y, x, outside) <= 1 + 1e-9
+    ring &= _norm(y, x, hole) > 1 + 1e-9
+    if not ring.any():
+        raise ConvolutionError(f"no pixel centre lies between {inner!r} and {outer!r}")
+    return ring / ring.sum()
+
+
+def sobel_x() -> FloatArray:
+    """Return Sobel's derivative along x, positive where values rise eastwards; gain 8 per pixel.
+
+    Sobel & Feldman (1968).
 
     >>> sobel_x()
     array([[-1.,  0.,  1.],
@@ -63,18 +96,38 @@ def sobel_x() -> FloatArray:
 
 
 def sobel_y() -> FloatArray:
-    """Return Sobel's 3 x 3 derivative along y (rows), positive where values rise downwards.
-
-    >>> sobel_y()
-    array([[-1., -2., -1.],
-           [ 0.,  0.,  0.],
-           [ 1.,  2.,  1.]])
-    """
+    """Return Sobel's derivative along y, positive where values rise downwards; gain 8 per pixel."""
     return sobel_x().T.copy()
 
 
+def prewitt_x() -> FloatArray:
+    """Return Prewitt's derivative along x, positive where values rise eastwards; gain 6 per pixel.
+
+    Prewitt (1970).
+    """
+    return np.outer([1.0, 1.0, 1.0], [-1.0, 0.0, 1.0])
+
+
+def prewitt_y() -> FloatArray:
+    """Return Prewitt's derivative along y, positive where values rise downwards; gain 6."""
+    return prewitt_x().T.copy()
+
+
+def scharr_x() -> FloatArray:
+    """Return Scharr's derivative along x, positive where values rise eastwards; gain 32 per pixel.
+
+    The 3 x 3 weights (3, 10, 3) whose direction errs least (Scharr, 2000).
+    """
+    return np.outer([3.0, 10.0, 3.0], [-1.0, 0.0, 1.0])
+
+
+def scharr_y() -> FloatArray:
+    """Return Scharr's derivative along y, positive where values rise downwards; gain 32."""
+    return scharr_x().T.copy()
+
+
 def laplacian() -> FloatArray:
-    """Return the 3 x 3 five-point Laplacian, d2/dx2 + d2/dy2 per pixel squared; sum 0.
+    """Return the five-point Laplacian, d2/dx2 + d2/dy2 per pixel squared; sum 0.
 
     >>> laplacian()
     array([[ 0.,  1.,  0.],
@@ -84,11 +137,195 @@ def laplacian() -> FloatArray:
     return np.array([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 
 
+def log(size: Size = 9, sigma: Length = 1.4) -> FloatArray:
+    """Return the Laplacian of a Gaussian (Marr & Hildreth, 1980), shifted to sum to 0.
+
+    The second derivatives of `gaussian` along y and x at pixel centres:
+    ``(y**2/sigma**4 - 1/sigma**2 + x**2/sigma**4 - 1/sigma**2) * gaussian``.
+    Negative in the centre.
+
+    >>> abs(float(log().sum())) < 1e-15
+    True
+    """
+    y, x = _centred(size)
+    sy, sx = _lengths(sigma, "sigma")
+    curvature = ((y / sy) ** 2 - 1)[:, None] / sy**2 + ((x / sx) ** 2 - 1)[None, :] / sx**2
+    weights = curvature * gaussian(size, sigma)
+    return weights - weights.mean()
+
+
+def sharpen() -> FloatArray:
+    """Return the pixel minus its Laplacian, sum 1.
+
+    >>> sharpen()
+    array([[ 0., -1.,  0.],
+           [-1.,  5., -1.],
+           [ 0., -1.,  0.]])
+    """
+    return np.array([[0.0, -1.0, 0.0], [-1.0, 5.0, -1.0], [0.0, -1.0, 0.0]])
+
+
+def unsharp(size: Size = 5, sigma: Length = 1.0, amount: float = 1.0) -> FloatArray:
+    """Return unsharp masking: the pixel plus ``amount`` times its distance from `gaussian`, sum 1.
+
+    Needs an odd size: the pixel itself must have a place.
+    """
+    weights = -amount * gaussian(size, sigma)
+    kh, kw = weights.shape
+    if not (kh % 2 and kw % 2):
+        raise ConvolutionError(f"unsharp needs an odd size, got {size!r}")
+    weights[kh // 2, kw // 2] += 1 + amount
+    return weights
+
+
+def emboss() -> FloatArray:
+    """Return a relief lit from the upper left, sum 1.
+
+    >>> emboss()
+    array([[-2., -1.,  0.],
+           [-1.,  1.,  1.],
+           [ 0.,  1.,  2.]])
+    """
+    return np.array([[-2.0, -1.0, 0.0], [-1.0, 1.0, 1.0], [0.0, 1.0, 2.0]])
+
+
+def lanczos(stride: Size = 2, lobes: int = 3) -> FloatArray:
+    """Return the anti-alias kernel for downsampling by ``stride``, sum 1.
+
+    ``sinc(x / stride) * sinc(x / (lobes * stride))`` for ``|x| < lobes *
+    stride`` (Lanczos; Duchon, 1979), centred on a block of ``stride`` pixels:
+    with padding ``same`` the output's pixels are those blocks.
+
+    >>> lanczos(4).shape, lanczos(3).shape
+    ((24, 24), (17, 17))
+    """
+    steps = _sizes(stride)
+    if isinstance(lobes, bool) or not isinstance(lobes, int) or not 1 <= lobes <= 16:
+        raise ConvolutionError(f"lobes must be a whole number in 1..16, got {lobes!r}")
+    y, x = _centred([2 * lobes * step - step % 2 for step in steps])
+    profiles = [
+        np.sinc(p / s) * np.sinc(p / (lobes * s)) for p, s in zip((y, x), steps, strict=True)
+    ]
+    weights = np.outer(*profiles)
+    return weights / weights.sum()
+
+
+def gabor(
+    size: Size = 15,
+    sigma: float = 3.0,
+    wavelength: float = 6.0,
+    theta: float = 0.0,
+    phase: float = 0.0,
+    aspect: float = 1.0,
+) -> FloatArray:
+    """Return a wave under a Gaussian (Gabor, 1946; Daugman, 1985): stripes of one width.
+
+    ``exp(-(u**2 + (aspect * v)**2) / (2 sigma**2)) * cos(2 pi u / wavelength + phase)`` with
+    ``u = x cos(theta) + y sin(theta)``, ``v = -x sin(theta) + y cos(theta)``; angles in degrees,
+    theta from the x axis towards growing y. Not normalised.
+    """
+    _lengths(sigma, "sigma")
+    _lengths(wavelength, "wavelength")
+    _lengths(aspect, "aspect")
+    y, x = _centred(size)
+    angle = np.deg2rad(theta)
+    u = x[None, :] * np.cos(angle) + y[:, None] * np.sin(angle)
+    v = -x[None, :] * np.sin(angle) + y[:, None] * np.cos(angle)
+    envelope = np.exp(-(u**2 + (aspect * v) ** 2) / (2 * sigma**2))
+    return envelope * np.cos(2 * np.pi * u / wavelength + np.deg2rad(phase))
+
+
 BY_NAME: Mapping[str, Callable[..., FloatArray]] = MappingProxyType(
-    {f.__name__: f for f in (box, gaussian, sobel_x, sobel_y, laplacian)}
+    {
+        f.__name__: f
+        for f in (
+            box,
+            gaussian,
+            circle,
+            annulus,
+            sobel_x,
+            sobel_y,
+            prewitt_x,
+            prewitt_y,
+            scharr_x,
+            scharr_y,
+            laplacian,
+            log,
+            sharpen,
+            unsharp,
+            emboss,
+            lanczos,
+            gabor,
+        )
+    }
 )
 
+PIXELS = frozenset({"size"})
+"""Arguments that count whole pixels."""
+LENGTHS = frozenset({"sigma", "radius", "outer", "inner", "wavelength"})
+"""Arguments that are lengths; together with `PIXELS`, those that may be given in map units."""
 
-def _check_size(size: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 1 <= size <= 1023:
-        raise ConvolutionError(f"a kernel's size must be a whole number in 1..1023, got {size!r}")
+
+def _sizes(size: Size) -> tuple[int, int]:
+    """Return ``size`` as (y, x)."""
+    pair = _pair(size)
+    for number in pair:
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, int | np.integer)
+            or not 1 <= number <= LARGEST_SIDE
+        ):
+            raise ConvolutionError(
+                f"a kernel's side must be a whole number in 1..{LARGEST_SIDE}, got {size!r}"
+            )
+    return int(pair[0]), int(pair[1])
+
+
+def _lengths(length: Length, name: str) -> tuple[float, float]:
+    """Return ``length`` as (y, x)."""
+    pair = _pair(length)
+    for number in pair:
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, int | float | np.integer | np.floating)
+            or not SHORTEST <= number <= LARGEST_SIDE
+        ):
+            raise ConvolutionError(
+                f"{name} must be a number of pixels, {SHORTEST} to {LARGEST_SIDE}; got {length!r}"
+            )
+    return float(pair[0]), float(pair[1])
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ConvolutionError(f"give one number or two as (y, x); got {value!r}")
+        return value[0], value[1]
+    return value, value
+
+
+def _centred(size: Size) -> tuple[FloatArray, FloatArray]:
+    """Return the distances of pixel centres from the kernel's centre, along y and x."""
+    kh, kw = _sizes(size)
+    return np.arange(kh) - (kh - 1) / 2, np.arange(kw) - (kw - 1) / 2
+
+
+def _grid(radius: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
+    """Return the distances of pixel centres in the smallest odd square around ``radius``."""
+    return _centred([2 * int(r + 1e-9) + 1 for r in radius])
+
+
+def _norm(y: FloatArray, x: FloatArray, radius: tuple[float, float]) -> FloatArray:
+    return np.hypot((y / radius[0])[:, None], (x / radius[1])[None, :])
+
+
+def _distance(radius: Length) -> FloatArray:
+    """Return the distances of pixel centres from the centre, in units of ``radius``."""
+    lengths = _lengths(radius, "radius")
+    return _norm(*_grid(lengths), lengths)
+
+
+def _bell(u: FloatArray) -> FloatArray:
+    """Return exp(-u**2 / 2), scaled to 1 at its largest so that it is never 0 everywhere."""
+    squares = u**2
+    return np.exp(-(squares - squares.min()) / 2)

@@ -4,16 +4,18 @@ The meaning of a run is: for every tile, read its window, compute, write. This
 is the middle step; it knows neither files nor dask.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from tileconv.convolution import Convolution
+from tileconv import buffers
+from tileconv.convolution import Convolution, Group, Taps
 from tileconv.dtypes import Numbers
-from tileconv.engine.choose import Algorithm
+from tileconv.engine.choose import Algorithm, choose
 from tileconv.engine.finish import round_and_saturate
 from tileconv.errors import ConvolutionError
-from tileconv.missing import missing_pixels
+from tileconv.missing import missing_pixels, settle_sums
 from tileconv.planning.reads import AxisRead
 
 
@@ -30,73 +32,205 @@ class Counts(NamedTuple):
         return Counts(*map(sum, zip(self, *others, strict=True)))
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """All that the tiles of a run have in common."""
+
+    convolution: Convolution
+    numbers: Numbers
+    algorithm: Algorithm
+    groups: tuple[Group, ...]
+    bias: np.ndarray | None
+    """Of the compute dtype."""
+
+    @classmethod
+    def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
+        """Return the recipe for ``bands`` input planes."""
+        c = convolution
+        return cls(
+            convolution=c,
+            numbers=numbers,
+            algorithm=choose(c.weights, c.stride, c.dilation, numbers.compute),
+            groups=c.plan_groups(bands, numbers.compute),
+            bias=None if c.bias is None else c.bias.astype(numbers.compute),
+        )
+
+    @property
+    def outputs(self) -> int:
+        """Output planes."""
+        return sum(len(group.outputs) for group in self.groups)
+
+
+Reads = tuple[AxisRead, AxisRead]
+"""How a window is sampled along (y, x)."""
+
+
 def compute_tile(
-    convolution: Convolution,
-    algorithm: Algorithm,
-    numbers: Numbers,
-    weights: np.ndarray,
-    reads: tuple[AxisRead, AxisRead],
+    recipe: Recipe,
+    reads: Reads,
     window: np.ndarray,
     masked: np.ndarray | None,
     out: np.ndarray,
+    share: np.ndarray | None = None,
 ) -> Counts:
-    """Compute one plane of one tile into ``out``.
+    """Compute all planes of one tile into ``out``.
 
     Parameters
     ----------
-    weights
-        ``convolution.weights_in(numbers.compute)``.
-    reads
-        How the window is sampled along (y, x).
     window
-        (rows.size, columns.size) of ``numbers.source``; places that hold padding may hold anything.
+        (B, rows.size, columns.size) of ``numbers.source``; places that hold padding may hold
+        anything.
     masked
-        Boolean of the same shape, True where a mask hides the pixel; None if no pixel is hidden.
+        Boolean (rows.size, columns.size), or one such plane for each band, True where a mask hides
+        the pixel; None if none is hidden.
     out
-        (rows.outputs, columns.outputs) of ``numbers.target``, overwritten.
+        (outputs, rows.outputs, columns.outputs) of ``numbers.target``, overwritten.
+    share
+        (rows.outputs, columns.outputs) float, overwritten with the least share of ``sum |w|``
+        that lies on valid pixels, over all outputs; None if nobody asks.
     """
+    counts = Counts()
+    if share is not None:
+        share[:] = 1
+    for group in recipe.groups:
+        counts = counts.plus(_compute_group(recipe, group, reads, window, masked, out, share))
+    return counts
+
+
+def _compute_group(
+    recipe: Recipe,
+    group: Group,
+    reads: Reads,
+    window: np.ndarray,
+    masked: np.ndarray | None,
+    out: np.ndarray,
+    share: np.ndarray | None,
+) -> Counts:
+    c, numbers = recipe.convolution, recipe.numbers
+    settled = [
+        _settle(c, numbers, reads, window[b], _plane(masked, b), look=share is not None)
+        for b in group.bands
+    ]
+    planes, missing = [pixels for pixels, _ in settled], [lost for _, lost in settled]
+    direct = numbers.target == numbers.compute
+    sums = [out[i] if direct else np.empty(out.shape[1:], numbers.compute) for i in group.outputs]
+    if len({plane.dtype for plane in planes}) > 1:  # the loops take planes of one dtype
+        planes = [plane.astype(numbers.compute, copy=False) for plane in planes]
+    _correlate(recipe, reads, planes, group.taps, sums)
+    if any(lost is not None for lost in missing):
+        _settle_missing(recipe, group, reads, missing, sums, share)
+    counts = Counts()
+    for i, values in zip(group.outputs, sums, strict=True):
+        if recipe.bias is not None:
+            np.add(values, recipe.bias[i], out=values)
+        counts = counts.plus(finish(values, numbers, out[i]))
+    return counts
+
+
+def _correlate(
+    recipe: Recipe,
+    reads: Reads,
+    planes: list[np.ndarray],
+    kernels: tuple[Taps, ...],
+    outs: list[np.ndarray],
+) -> None:
     rows, columns = reads
-    pixels = _settle(convolution, numbers, reads, window, masked)
-    direct = out.dtype == numbers.compute
-    sums = out if direct else np.empty(out.shape, numbers.compute)
-    algorithm.correlate(
-        pixels,
-        (rows.stride, columns.stride),
-        (rows.dilation, columns.dilation),
-        convolution.taps,
-        weights,
-        sums,
-    )
-    return finish(sums, numbers, out)
+    stride, dilation = (rows.stride, columns.stride), (rows.dilation, columns.dilation)
+    recipe.algorithm.correlate(planes, stride, dilation, kernels, outs)
+
+
+def _plane(masked: np.ndarray | None, band: int) -> np.ndarray | None:
+    return masked[band] if masked is not None and masked.ndim == 3 else masked
 
 
 def _settle(
     convolution: Convolution,
     numbers: Numbers,
-    reads: tuple[AxisRead, AxisRead],
+    reads: Reads,
     window: np.ndarray,
     masked: np.ndarray | None,
-) -> np.ndarray:
-    """Return the window with missing pixels as NaN and padding filled in.
+    *,
+    look: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (pixels with padding and missing data put in, where they are missing or None).
 
     The window itself where there is neither: the cast to the compute dtype is
-    then part of the loops, and gives the same numbers.
+    then part of the loops, and gives the same numbers. Under ``propagate``
+    missing pixels are NaN and need no list, unless someone must ``look``.
     """
-    missing = missing_pixels(window, numbers.nodata)
+    spreads = convolution.missing == "propagate"
+    listed = look or convolution.require_center or not spreads
+    missing = missing_pixels(window, numbers.nodata, nan=listed)
+    if masked is not None and masked.any():
+        missing = masked.copy() if missing is None else missing | masked
     outside = [read.outside for read in reads]
-    if missing is None and masked is None and all(o is None for o in outside):
-        return window if numbers.source != np.float16 else window.astype(numbers.compute)
-    pixels = window.astype(numbers.compute)
+    if missing is None and all(o is None for o in outside):
+        return window if numbers.source != np.float16 else window.astype(numbers.compute), None
+    pixels = buffers.zeros(window.shape, numbers.compute)
+    pixels[...] = window
+    lost_value = np.nan
+    if not spreads:
+        lost_value = convolution.fill_value if convolution.missing == "fill" else 0.0
     if missing is not None:
-        pixels[missing] = np.nan
-    if masked is not None:
-        pixels[masked] = np.nan
-    value = np.nan if convolution.padding_mode == "missing" else convolution.padding_value
-    if outside[0] is not None:
-        pixels[outside[0], :] = value
-    if outside[1] is not None:
-        pixels[:, outside[1]] = value
-    return pixels
+        pixels[missing] = lost_value
+    unseen = convolution.padding_mode == "missing"
+    for outer, place in zip(outside, (np.s_[:, None], np.s_[None, :]), strict=True):
+        if outer is None:
+            continue
+        around = np.broadcast_to(outer[place], pixels.shape)
+        pixels[around] = lost_value if unseen else convolution.padding_value
+        if unseen or missing is not None:
+            missing = np.zeros(pixels.shape, bool) if missing is None else missing
+            missing[around] = unseen
+    return pixels, missing if listed else None
+
+
+def _settle_missing(
+    recipe: Recipe,
+    group: Group,
+    reads: Reads,
+    missing: list[np.ndarray | None],
+    sums: list[np.ndarray],
+    share: np.ndarray | None,
+) -> None:
+    """Apply the policy for missing data to the sums of a group, in place."""
+    c = recipe.convolution
+    shape = next(lost.shape for lost in missing if lost is not None)
+    lost = [np.zeros(shape, bool) if plane is None else plane for plane in missing]
+    if c.missing != "propagate" or share is not None:
+        weighed = tuple(_magnitudes(c, group, i) for i in range(len(group.outputs)))
+        valid = [np.empty(values.shape, np.float64) for values in sums]
+        planes = [(~plane).view(np.uint8) for plane in lost]
+        _correlate(recipe, reads, planes, weighed, valid)
+        for values, seen, taps in zip(sums, valid, weighed, strict=True):
+            total = float(np.cumsum(taps.weights)[-1]) if taps.weights.size else 0.0
+            if c.missing != "propagate":
+                values[:] = settle_sums(c.missing, values, seen, total, c.min_valid_fraction)
+            if share is not None and total:
+                np.minimum(share, seen / total, out=share)
+    if c.require_center:
+        hidden = _centres(c, reads, np.logical_or.reduce(lost), sums[0].shape)
+        for values in sums:
+            values[hidden] = np.nan
+
+
+def _magnitudes(convolution: Convolution, group: Group, i: int) -> Taps:
+    """Return the taps of one output of a group with ``|w|`` in float64."""
+    weights = convolution.weights
+    taps = group.taps[i]
+    kernels = weights.reshape(convolution.count, -1, *convolution.kernel_shape)
+    kernel = kernels[group.outputs[i] % convolution.count]
+    return taps._replace(weights=np.abs(kernel[taps.band, taps.y, taps.x]))
+
+
+def _centres(
+    convolution: Convolution, reads: Reads, lost: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return the pixels of a window that lie under the kernel's centre (kh // 2, kw // 2)."""
+    rows, columns = reads
+    kh, kw = convolution.kernel_shape
+    y, x = rows.dilation * (kh // 2), columns.dilation * (kw // 2)
+    return lost[y :: rows.stride, x :: columns.stride][: shape[0], : shape[1]]
 
 
 def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:

@@ -5,33 +5,35 @@ tile's size or the number of threads: an algorithm that rounds differently is
 part of what the result means.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tileconv.convolution import Taps
 from tileconv.engine import direct
 
-Taps = tuple[np.ndarray, np.ndarray]
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to compute the "valid" correlation of a window, see `tileconv.engine.direct`."""
+    """A way to compute the "valid" correlations of a window, see `tileconv.engine.direct`."""
 
     name: str
     """What the plan calls it."""
-    correlate: Callable[[np.ndarray, Pair, Pair, Taps, np.ndarray, np.ndarray], None]
-    """(window, stride, dilation, taps, weights, out)"""
-    scratch_bytes: Callable[[Pair, Pair, Taps, int], int]
-    """(stride, dilation, taps, itemsize) -> bytes needed per thread beside window and output"""
+    correlate: Callable[
+        [Sequence[np.ndarray], Pair, Pair, Sequence[Taps], Sequence[np.ndarray]], None
+    ]
+    """(planes, stride, dilation, kernels, outs)"""
+    scratch_bytes: Callable[[int, Pair, Pair, Sequence[Taps], int], int]
+    """(bands, stride, dilation, kernels, itemsize) -> bytes per thread beside window and output"""
 
 
 DIRECT = Algorithm("direct", direct.correlate, direct.scratch_bytes)
 
 
 def choose(weights: np.ndarray, stride: Pair, dilation: Pair, dtype: np.dtype) -> Algorithm:
-    """Return the algorithm for a kernel of shape (kh, kw) computed in ``dtype``."""
+    """Return the algorithm for weights (..., kh, kw) computed in ``dtype``."""
     del weights, stride, dilation, dtype  # one algorithm so far
     return DIRECT

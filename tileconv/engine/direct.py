@@ -12,11 +12,15 @@ kernel, onto a short private row.
     phase 2       2     5     8      tap 2
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tileconv.convolution import Taps
 from tileconv.engine.jit import fma, loop
+
+Pair = tuple[int, int]
 
 CHUNK = 1024
 """Outputs added up at a time: 4 KiB of float32, beside the input lines in the first-level cache."""
@@ -108,108 +112,137 @@ def accumulate(lines, slots, stride, tap_rows, tap_lines, starts, weights, out):
 
 
 STRIPE_COLUMNS = 2048
+"""Most outputs in a row of a stripe."""
+FEWEST_COLUMNS = 256
+"""Fewest, where many bands have to fit."""
 STRIPE_BYTES = 3 << 18
 """Lines of one stripe: what stays in a second-level cache of 1 MiB with room to spare."""
+ROWS = (16, 256)
+"""Fewest and most output rows in a stripe."""
 
 
 @dataclass(frozen=True)
-class _Stripe:
-    """How a stripe of outputs reads its window: the taps dealt out to lines."""
+class _Deal:
+    """How the taps of one output are dealt out to lines."""
 
-    stride: tuple[int, int]
-    tap_rows: np.ndarray
-    phases: np.ndarray
-    tap_lines: np.ndarray
+    rows: np.ndarray
+    """Window rows from the top of the field to each tap."""
+    lines: np.ndarray
+    """Lines from the first line of its row to each tap's phase; its band comes on top."""
     starts: np.ndarray
+    """Where in its line each tap of output column 0 lies."""
+    bands: np.ndarray
+    weights: np.ndarray
 
-    @classmethod
-    def of(
-        cls, stride: tuple[int, int], dilation: tuple[int, int], taps: tuple[np.ndarray, np.ndarray]
-    ) -> "_Stripe":
-        ky, kx = taps
-        columns = kx * dilation[1]
-        phases, tap_lines = np.unique(columns % stride[1], return_inverse=True)
-        return cls(
-            stride=stride,
-            tap_rows=(ky * dilation[0]).astype(np.intp),
-            phases=phases.astype(np.intp),
-            tap_lines=tap_lines.astype(np.intp),
-            starts=(columns // stride[1]).astype(np.intp),
-        )
+
+class _Stripes:
+    """What the stripes of one call have in common."""
+
+    def __init__(
+        self, bands: int, stride: Pair, dilation: Pair, kernels: Sequence[Taps], itemsize: int
+    ) -> None:
+        self.bands, self.stride, self.itemsize = bands, stride, itemsize
+        rows = [np.asarray(t.y) * dilation[0] for t in kernels]
+        columns = [np.asarray(t.x) * dilation[1] for t in kernels]
+        self.phases = np.unique(np.concatenate(columns) % stride[1]).astype(np.intp)
+        self.field_rows = np.unique(np.concatenate(rows)).astype(np.intp)
+        self.deals = [
+            _Deal(
+                rows=r.astype(np.intp),
+                lines=np.searchsorted(self.phases, c % stride[1]).astype(np.intp),
+                starts=(c // stride[1]).astype(np.intp),
+                bands=np.asarray(t.band, np.intp),
+                weights=t.weights,
+            )
+            for r, c, t in zip(rows, columns, kernels, strict=True)
+        ]
+        self.reach = max(int(d.starts.max(initial=0)) for d in self.deals)
 
     def rows(self, outputs: int) -> np.ndarray:
         """Window rows that ``outputs`` output rows read, ascending."""
         tops = np.arange(outputs, dtype=np.intp) * self.stride[0]
-        return np.unique(tops[:, None] + np.unique(self.tap_rows))
+        return np.unique(tops[:, None] + self.field_rows)
 
     def line_size(self, columns: int) -> int:
         """Floats in a line that serves ``columns`` outputs, a multiple of 16 (a cache line)."""
-        return -(-(columns + int(self.starts.max())) // 16) * 16
+        return -(-(columns + self.reach) // 16) * 16
 
-    def height(self, columns: int, itemsize: int) -> int:
-        """Output rows per stripe."""
-        row = self.line_size(columns) * self.phases.size * itemsize
-        fitting = STRIPE_BYTES // row  # window rows that fit into the cache
-        shared = int(self.tap_rows.max()) + 1 - self.stride[0]  # read again by the next stripe
-        used = min(self.stride[0], int(np.unique(self.tap_rows).size))
-        return int(min(max((fitting - max(shared, 0)) // used, 16), 256))
+    def columns(self, width: int) -> int:
+        """Return the outputs in a row of a stripe."""
+        return min(width, max(STRIPE_COLUMNS // self.bands, FEWEST_COLUMNS))
+
+    def height(self, columns: int) -> int:
+        """Return the output rows of a stripe."""
+        row = self.bands * self.phases.size * self.line_size(columns) * self.itemsize
+        again = int(self.field_rows[-1]) + 1 - self.stride[0]  # rows split twice
+        used = min(self.stride[0], self.field_rows.size)
+        return int(min(max((STRIPE_BYTES // row - max(again, 0)) // used, ROWS[0]), ROWS[1]))
+
+    def shape(self, columns: int, height: int) -> tuple[int, int]:
+        """Return the shape of the lines of a stripe."""
+        lines = self.bands * self.rows(height).size * self.phases.size
+        return lines, self.line_size(columns)
 
 
 def correlate(
-    window: np.ndarray,
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    taps: tuple[np.ndarray, np.ndarray],
-    weights: np.ndarray,
-    out: np.ndarray,
+    planes: Sequence[np.ndarray],
+    stride: Pair,
+    dilation: Pair,
+    kernels: Sequence[Taps],
+    outs: Sequence[np.ndarray],
 ) -> None:
-    """Write the "valid" correlation of ``window`` into ``out``.
+    """Write the "valid" correlations of some planes with some kernels.
 
-    window    (H, W), native byte order, any real dtype but float16, any strides
-    taps      (ky, kx) of the T non-zero weights, in the order they are added
-    weights   (T,), dtype of out
-    out       (OH, OW) float32 or float64; both must fit: nothing is checked here
+    planes    C windows (H, W) of one real dtype but float16: native byte order, any strides
+    kernels   taps of one output each; their bands count the planes, their weights are of the dtype
+              of outs
+    outs      one (OH, OW) float32 or float64 each; all must fit: nothing is checked here
     """
-    if not weights.size:
-        out[:] = 0
+    some = []
+    for taps, out in zip(kernels, outs, strict=True):
+        if taps.weights.size:
+            some.append((taps, out))
+        else:
+            out[:] = 0
+    if not some:
         return
-    stripe = _Stripe.of(stride, dilation, taps)
-    height, width = out.shape
-    columns = min(width, STRIPE_COLUMNS)
-    step = min(height, stripe.height(columns, out.itemsize))
-    rows = stripe.rows(step)
-    slots = np.zeros(int(rows[-1]) + 1, np.intp)
-    slots[rows] = np.arange(rows.size) * stripe.phases.size
-    lines = np.empty((rows.size * stripe.phases.size, stripe.line_size(columns)), out.dtype)
+    height, width = some[0][1].shape
+    dtype = some[0][1].dtype
+    stripes = _Stripes(len(planes), stride, dilation, [taps for taps, _ in some], dtype.itemsize)
+    columns = stripes.columns(width)
+    step = min(height, stripes.height(columns))
+    lines = np.empty(stripes.shape(columns, step), dtype)
     for x in range(0, width, columns):
         for y in range(0, height, step):
-            target = out[y : y + step, x : x + columns]
-            if target.shape[0] != step:
-                rows = stripe.rows(target.shape[0])
-            corner = window[y * stride[0] :, x * stride[1] :]
-            split(corner, rows, stripe.phases, stride[1], lines)
-            accumulate(
-                lines,
-                slots,
-                stride[0],
-                stripe.tap_rows,
-                stripe.tap_lines,
-                stripe.starts,
-                weights,
-                target,
-            )
-        rows = stripe.rows(step)
+            rows = stripes.rows(min(step, height - y))
+            slots = np.zeros(int(rows[-1]) + 1, np.intp)
+            slots[rows] = np.arange(rows.size) * stripes.phases.size
+            each = rows.size * stripes.phases.size
+            for band, plane in enumerate(planes):
+                corner = plane[y * stride[0] :, x * stride[1] :]
+                part = lines[band * each : (band + 1) * each]
+                split(corner, rows, stripes.phases, stride[1], part)
+            for deal, (_, out) in zip(stripes.deals, some, strict=True):
+                accumulate(
+                    lines,
+                    slots,
+                    stride[0],
+                    deal.rows,
+                    deal.lines + deal.bands * each,
+                    deal.starts,
+                    deal.weights,
+                    out[y : y + step, x : x + columns],
+                )
 
 
 def scratch_bytes(
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    taps: tuple[np.ndarray, np.ndarray],
-    itemsize: int,
+    bands: int, stride: Pair, dilation: Pair, kernels: Sequence[Taps], itemsize: int
 ) -> int:
     """Return the memory `correlate` needs beside its arguments, at the most."""
-    if not taps[0].size:
+    kernels = [taps for taps in kernels if taps.weights.size]
+    if not kernels:
         return 0
-    stripe = _Stripe.of(stride, dilation, taps)
-    rows = stripe.rows(stripe.height(STRIPE_COLUMNS, itemsize)).size
-    return rows * stripe.phases.size * stripe.line_size(STRIPE_COLUMNS) * itemsize
+    stripes = _Stripes(bands, stride, dilation, kernels, itemsize)
+    columns = stripes.columns(STRIPE_COLUMNS)
+    lines, size = stripes.shape(columns, stripes.height(columns))
+    return lines * size * itemsize

@@ -17,6 +17,8 @@ from tileconv.version import __version__
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Amount = Annotated[int, Field(ge=0, le=LARGEST)]
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+Length = int | float | str | Annotated[list[int | float], Field(min_length=2, max_length=2)] | None
+"""Pixels, n or [y, x], or a length on the ground like "90 m"."""
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -63,12 +65,26 @@ class InputConfig(_Section):
 
 
 class KernelConfig(_Section):
-    """What it is convolved with: exactly one of weights and name."""
+    """What it is convolved with: exactly one of weights, name and file."""
 
-    weights: list[list[int | float]] | None = None
+    weights: list[Any] | None = None
+    """Two, three or four levels of lists."""
     name: str | None = None
-    size: Count | None = None
-    sigma: int | float | None = None
+    file: str | None = None
+    """.npy, .npz:key or .csv; relative to the YAML file."""
+    size: Count | Pair | str | None = None
+    sigma: Length = None
+    radius: Length = None
+    outer: Length = None
+    inner: Length = None
+    wavelength: Length = None
+    stride: Count | Pair | None = None
+    """Of lanczos; default the job's."""
+    lobes: Count | None = None
+    amount: int | float | None = None
+    theta: int | float | None = None
+    phase: int | float | None = None
+    aspect: int | float | None = None
     flip: bool = False
     normalize: bool = False
 
@@ -85,6 +101,8 @@ class OutputConfig(_Section):
     predictor: Literal["auto", 1, 2, 3] = "auto"
     level: Annotated[int, Field(ge=1, le=22)] | None = None
     blocksize: Annotated[int, Field(ge=16, le=8192, multiple_of=16)] | None = None
+    valid_fraction: bool = False
+    """One more band: the valid share of each field."""
     quicklook: bool = False
     overwrite: bool = False
 
@@ -112,16 +130,19 @@ class JobConfig(_Section):
     ) = "valid"
     padding_mode: str = "constant"
     padding_value: int | float = 0
+    groups: Count = 1
+    bias: list[int | float] | None = None
     missing: str = "propagate"
+    fill_value: int | float = 0
+    min_valid_fraction: Annotated[int | float, Field(ge=0, le=1)] = 0
+    require_center: bool = False
     output: OutputConfig
     compute: ComputeConfig = ComputeConfig()
 
 
 PLANNED: Mapping[str, Sequence[str]] = {
-    "": ("groups", "bias", "fill_value", "min_valid_fraction", "require_center"),
     "input": ("scaled", "mosaic", "remote"),
-    "kernel": ("file",),
-    "output": ("overviews", "creation_options", "layout", "valid_fraction"),
+    "output": ("overviews", "creation_options", "layout"),
     "compute": ("cluster",),
 }
 """Keys that the interface foresees and this version does not have."""
@@ -143,8 +164,15 @@ _CHOICES: Mapping[KeyPath, str] = {
     ("output", "predictor"): "auto, 1, 2 or 3",
     ("output", "nodata"): "a number, or nan",
     ("kernel", "weights"): "rows of numbers, like [[1, 0, -1], [2, 0, -2], [1, 0, -1]]",
-    ("kernel", "size"): "a whole number from 1",
-    ("kernel", "sigma"): "a number above 0, in pixels",
+    ("kernel", "size"): "a whole number from 1, two as [y, x], or a length like 90 m",
+    **{
+        ("kernel", key): "a number of pixels, two as [y, x], or a length like 90 m"
+        for key in ("sigma", "radius", "outer", "inner", "wavelength")
+    },
+    ("min_valid_fraction",): "a number from 0 to 1",
+    ("fill_value",): "a number",
+    ("bias",): "a list of numbers, one per output",
+    ("groups",): "a whole number from 1",
     ("padding_value",): "a number",
     ("input", "bands"): "a list of band numbers from 1",
 }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +14,11 @@ import numpy as np
 import psutil
 from dask.system import CPU_COUNT
 
-from tileconv import kernels
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers, check_output
 from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.config import JobConfig, KernelConfig, check_job
+from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
 from tileconv.jobs.yaml import LARGEST_BYTES, Document, KeyPath, parse
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.metadata import Header, check_file, read_header
@@ -37,7 +36,12 @@ class Job:
     """The YAML file, for messages."""
     source: Path
     target: Path
-    convolution: Convolution
+    convolution: Convolution | None
+    """None until the raster is known, if the kernel's size is given on the ground."""
+    named: NamedKernel | None = None
+    """The kernel by name, if it has one."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of `Convolution.of` beside the kernel."""
     bands: tuple[int, ...] | None = None
     masks: bool = True
     """Nodata, mask and alpha make pixels missing."""
@@ -45,6 +49,7 @@ class Job:
     nodata: float | None = None
     compress: str | None = "deflate"
     predictor: int | None = None
+    valid_fraction: bool = False
     level: int | None = None
     block: int | None = None
     quicklook: bool = False
@@ -150,32 +155,14 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
             f"{name} is not a valid job:\n  {where}{'.'.join(map(str, path))}: {error}"
         )
 
+    options = _options(config)
     try:
-        weights = _weights(config.kernel)
+        named, weights = _kernel(config, folder)
+        convolution = None if weights is None else Convolution.of(weights, **options)
+        if weights is None:  # what does not depend on the weights can be checked all the same
+            Convolution.of([[1.0]], **options)
     except (TileconvError, TypeError) as error:
-        raise located(("kernel",), error) from None
-    padding = config.padding
-    if isinstance(padding, list) and len(padding) == 3:
-        raise located(
-            ("padding",), ConfigError("give n, [y, x] or [top, left, bottom, right]; got three")
-        )
-    try:
-        convolution = Convolution.of(
-            weights,
-            stride=config.stride,
-            dilation=config.dilation,
-            padding=padding,
-            padding_mode=config.padding_mode,
-            padding_value=config.padding_value,
-            flip=config.kernel.flip,
-            normalize=config.kernel.normalize,
-            missing=config.missing,
-        )
-    except TileconvError as error:
-        key = next(
-            (k for k in ("padding_mode", "padding_value", "missing") if str(error).startswith(k)),
-            "kernel",
-        )
+        key = next((k for k in options if str(error).startswith(k)), "kernel")
         raise located((key,), error) from None
     dtype = None
     if config.output.dtype is not None:
@@ -201,6 +188,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         source=source,
         target=Path(os.path.realpath(target)),
         convolution=convolution,
+        named=named,
+        options=options,
         bands=None if config.input.bands is None else tuple(config.input.bands),
         masks=config.input.mask == "auto",
         dtype=dtype,
@@ -208,6 +197,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         compress=None if config.output.compress == "none" else config.output.compress,
         predictor=None if config.output.predictor == "auto" else config.output.predictor,
         level=config.output.level,
+        valid_fraction=config.output.valid_fraction,
         block=config.output.blocksize,
         quicklook=config.output.quicklook,
         overwrite=config.output.overwrite,
@@ -222,25 +212,47 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
     )
 
 
-def _weights(config: KernelConfig) -> Any:
-    """Return the kernel's weights: given, or made by the function of that name."""
-    arguments = {k: v for k, v in (("size", config.size), ("sigma", config.sigma)) if v is not None}
-    if (config.weights is None) == (config.name is None):
-        raise ConfigError("give exactly one of weights and name")
-    if config.weights is not None:
-        if arguments:
-            raise ConfigError(f"{' and '.join(arguments)} go with a named kernel, not with weights")
-        return config.weights
-    make = kernels.BY_NAME.get(str(config.name))
-    if make is None:
-        raise ConfigError(
-            f"there is no kernel named {config.name!r}; there are {', '.join(kernels.BY_NAME)}"
-        )
-    allowed = inspect.signature(make).parameters
-    if wrong := [key for key in arguments if key not in allowed]:
-        takes = ", ".join(allowed) or "no arguments"
-        raise ConfigError(f"{config.name} does not take {wrong[0]}; it takes {takes}")
-    return make(**arguments)
+_ARGUMENTS = tuple(
+    key
+    for key in KernelConfig.model_fields
+    if key not in ("weights", "name", "file", "flip", "normalize")
+)
+
+
+def _options(config: JobConfig) -> dict[str, Any]:
+    """Return the keyword arguments of `Convolution.of` beside the kernel."""
+    return {
+        "stride": config.stride,
+        "dilation": config.dilation,
+        "padding": config.padding,
+        "padding_mode": config.padding_mode,
+        "padding_value": config.padding_value,
+        "groups": config.groups,
+        "bias": config.bias,
+        "flip": config.kernel.flip,
+        "normalize": config.kernel.normalize,
+        "missing": config.missing,
+        "fill_value": config.fill_value,
+        "min_valid_fraction": config.min_valid_fraction,
+        "require_center": config.require_center,
+    }
+
+
+def _kernel(config: JobConfig, folder: Path) -> tuple[NamedKernel | None, Any]:
+    """Return (the kernel by name or None, its weights or None if they depend on the raster)."""
+    kernel = config.kernel
+    arguments = {key: getattr(kernel, key) for key in _ARGUMENTS}
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    if sum(given is not None for given in (kernel.weights, kernel.name, kernel.file)) != 1:
+        raise ConfigError("give exactly one of weights, name and file")
+    if kernel.name is None and arguments:
+        raise ConfigError(f"{' and '.join(arguments)} go with a kernel by name only")
+    if kernel.name is not None:
+        named = named_kernel(kernel.name, arguments, config.stride)
+        return named, None if named.in_map_units else named.weights()
+    if kernel.file is not None:
+        return None, load_kernel(folder, kernel.file)
+    return None, kernel.weights
 
 
 def _place(folder: Path, path: str) -> Path:
@@ -307,21 +319,25 @@ def read_source(job: Job) -> Header:
 
 def plan_header(job: Job, header: Header) -> Plan:
     """Plan ``job`` for a raster whose header has been read."""
-    numbers = _numbers(job, header)
-    if job.compress and job.predictor == 3 and numbers.target.kind != "f":
-        raise ConfigError(
-            f"{job.name}: output.predictor: 3 is for floating point, and the output is "
-            f"{numbers.target}; use 2 or auto"
-        )
     try:
+        convolution = _convolution(job, header)
+        numbers = _numbers(job, convolution, header)
+        if job.compress and job.predictor == 3 and numbers.target.kind != "f":
+            raise ConfigError(
+                "output.predictor: 3 is for floating point, and the output is "
+                f"{numbers.target}; use 2 or auto"
+            )
+        if job.valid_fraction and numbers.target.kind != "f":
+            raise ConfigError("output.valid_fraction: a share needs a float output.dtype")
         return make_plan(
-            job.convolution,
+            convolution,
             numbers,
             header.layout,
             threads=job.threads,
             memory_limit=job.memory_limit,
             tile=job.tile,
             block=job.block,
+            valid_fraction=job.valid_fraction,
             transform=header.transform,
             source=str(job.source),
             target=str(job.target),
@@ -337,7 +353,16 @@ def plan_header(job: Job, header: Header) -> Plan:
         raise type(error)(f"{job.name}: {job.source.name}: {error}") from None
 
 
-def _numbers(job: Job, header: Header) -> Numbers:
+def _convolution(job: Job, header: Header) -> Convolution:
+    """Return what to compute, now that the size of a pixel is known."""
+    if job.convolution is not None:
+        return job.convolution
+    if job.named is None:
+        raise ConfigError("kernel: there is none")
+    return Convolution.of(job.named.weights(header.pixel_metres), **job.options)
+
+
+def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
     """Settle dtypes and nodata; an integer output must be able to say that a pixel is missing."""
     source, fill = header.layout.dtype, job.nodata
     target = job.dtype
@@ -345,24 +370,24 @@ def _numbers(job: Job, header: Header) -> Numbers:
         fill = _fitting(header.nodata, target)
         padded = any(
             (axis.before or axis.after)
-            for g in (job.convolution.geometry(header.layout.shape),)
+            for g in (convolution.geometry(header.layout.shape),)
             for axis in (g.y, g.x)
         )
         reasons = {
             "the input has nodata": header.nodata is not None,
             "the input has a mask": header.mask_band is not None,
             "the input is floating point and may hold NaN": source.kind == "f",
-            "padding_mode is missing": padded and job.convolution.padding_mode == "missing",
+            "padding_mode is missing": padded and convolution.padding_mode == "missing",
         }
         reason = next((text for text, holds in reasons.items() if holds), None)
         if fill is None and reason is not None:
             raise ConfigError(
-                f"{job.name}: output.nodata: give a {target} value for missing outputs ({reason})"
+                f"output.nodata: give a {target} value for missing outputs ({reason})"
             )
     try:
         return Numbers.of(source, target, nodata=header.nodata, fill=fill)
     except TileconvError as error:
-        raise ConfigError(f"{job.name}: {error}") from None
+        raise ConfigError(str(error)) from None
 
 
 def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:
@@ -408,8 +433,20 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         compress=job.compress,
         predictor=predictor if job.compress else 1,
         level=job.level,
-        descriptions=header.descriptions,
+        descriptions=_descriptions(plan),
         tags=tags,
         threads=plan.threads,
         overwrite=job.overwrite,
     )
+
+
+def _descriptions(plan: Plan) -> tuple[str | None, ...]:
+    """Return the names of the output's bands: the input's, or ``kernel:band`` for a bank."""
+    c = plan.convolution
+    names: list[str | None] = list(plan.descriptions)
+    if c.mixes_bands:
+        names = [f"output {m}" for m in range(1, c.count + 1)]
+    elif c.weights.ndim == 3:
+        bands = [text or f"band {b}" for text, b in zip(names, plan.bands, strict=True)]
+        names = [f"kernel {k}:{band}" for band in bands for k in range(1, c.count + 1)]
+    return (*names, *["valid fraction"] * plan.valid_fraction)

@@ -44,8 +44,10 @@ class Quicklook:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._bands = _red_green_blue(plan.descriptions)
+        each = plan.convolution.weights.ndim == 2  # output bands are those of the input
+        self._drawn = self._bands if each else [0]
         self._in = _Samples.of(len(self._bands), plan.layout.shape)
-        self._out = _Samples.of(len(self._bands), plan.geometry.out_shape)
+        self._out = _Samples.of(len(self._drawn), plan.geometry.out_shape)
         self._lock = threading.Lock()
 
     def add(
@@ -53,7 +55,7 @@ class Quicklook:
     ) -> None:
         """Take the samples that lie in one tile."""
         rows, columns = self._out.inside(tile.y, 0), self._out.inside(tile.x, 1)
-        drawn = output[self._bands][:, rows - tile.y[0]][:, :, columns - tile.x[0]].astype(float)
+        drawn = output[self._drawn][:, rows - tile.y[0]][:, :, columns - tile.x[0]].astype(float)
         fill = self._plan.numbers.fill
         if fill is not None:
             drawn[drawn == float(fill)] = np.nan

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import dask.local
 import dask.threaded
-import numpy as np
 from dask.task_spec import Task
 
+from tileconv import buffers
 from tileconv.errors import OutOfMemoryError, OutputError, TileconvError
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job, output_spec, plan_header, read_source
@@ -26,7 +26,7 @@ from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
 from tileconv.raster.sink import GeoTIFFSink, check_target
 from tileconv.raster.source import RasterSource
-from tileconv.tile import Counts, compute_tile
+from tileconv.tile import Counts, Recipe, compute_tile
 
 if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
@@ -114,7 +114,7 @@ class _Work:
         self.cancelled = threading.Event()
         self._source, self._sink, self._picture = source, sink, picture
         self._progress = progress
-        self._weights = plan.convolution.weights_in(plan.numbers.compute)
+        self._recipe = Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
         self._tiles = iter(plan.tiles)
         self._done = 0
         self._lock = threading.Lock()
@@ -138,20 +138,10 @@ class _Work:
             read_axis(plan.geometry.x, *tile.x, mode, block[1]),
         )
         window = self._source.read(*reads, tile.column // plan.tiles.panel)
-        output = np.empty((plan.layout.read_bands, *tile.shape), plan.numbers.target)
-        counts = Counts()
-        for band in range(plan.layout.read_bands):
-            met = compute_tile(
-                plan.convolution,
-                plan.algorithm,
-                plan.numbers,
-                self._weights,
-                reads,
-                window.bands[band],
-                window.masked,
-                output[band],
-            )
-            counts = counts.plus(met)
+        output = buffers.zeros((plan.out_shape[0], *tile.shape), plan.numbers.target)
+        convolved = output[:-1] if plan.valid_fraction else output
+        share = output[-1] if plan.valid_fraction else None
+        counts = compute_tile(self._recipe, reads, window.bands, window.masked, convolved, share)
         if self._picture is not None:
             self._picture.add(tile, reads, window, output)
         del window

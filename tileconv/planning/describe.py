@@ -30,6 +30,8 @@ def describe(plan: Plan) -> str:
     add(("Read", _reading(plan)))
     add(("Compute", _computing(plan)))
     add(("Memory", _memory(plan)))
+    if plan.convolution.missing != "propagate" or plan.convolution.require_center:
+        add(("Missing", _missing(plan)))
     for note in plan.notes:
         add(("Note", note))
     return "\n".join(f"{label:<9} {text}".rstrip() for label, text in lines)
@@ -86,9 +88,16 @@ def _detail(plan: Plan, key: str) -> str:
 
 def _kernel(plan: Plan) -> str:
     kh, kw = plan.convolution.kernel_shape
-    taps = int(plan.convolution.taps[0].size)
+    c = plan.convolution
     y, x = plan.geometry.y, plan.geometry.x
-    text = f"{kh} x {kw}, {plural(taps, 'tap')}, sum {plan.convolution.weights.sum():g}"
+    text = f"{kh} x {kw}, {plural(c.tap_count, 'tap')}"
+    if c.weights.ndim == 2:
+        text += f", sum {c.weights.sum():g}"
+    elif c.mixes_bands:
+        text = f"{plural(c.count, 'output')}, each {c.weights.shape[1]} bands x {text}"
+        text += f", {c.groups} groups" * (c.groups > 1) + ", bias" * (c.bias is not None)
+    else:
+        text = f"{plural(c.count, 'kernel')} of {text}, each on every band"
     if (y.dilation, x.dilation) != (1, 1):
         text += f", dilation {y.dilation} x {x.dilation} (spans {y.span} x {x.span})"
     return text
@@ -153,13 +162,22 @@ def _reading(plan: Plan) -> str:
 def _computing(plan: Plan) -> str:
     tiles = plan.tiles
     shape = (min(tiles.y.tile, tiles.y.total), min(tiles.x.tile, tiles.x.total))
-    taps = int(plan.convolution.taps[0].size)
+    c = plan.convolution
+    taps = c.tap_count
     bands, rows, columns = plan.out_shape
     return (
         f"{plural(tiles.count, 'tile')} of {shape[0]:,} x {shape[1]:,} outputs, "
         f"{plural(plan.threads, 'thread')}; {plan.algorithm.name} loops in {plan.numbers.compute}, "
         f"{_si(bands * rows * columns * taps)}multiply-adds"
     )
+
+
+def _missing(plan: Plan) -> str:
+    c = plan.convolution
+    text = f"{c.missing} {c.fill_value:g}" if c.missing == "fill" else c.missing
+    if c.min_valid_fraction:
+        text += f", where at least {c.min_valid_fraction:.0%} of the weights lie on valid pixels"
+    return text + ", where the centre is valid" * c.require_center
 
 
 def _si(count: float) -> str:

@@ -46,6 +46,8 @@ class Plan:
     """Compressed bytes of the input, for the estimate of ``bytes_to_read``."""
     details: dict[str, str] = field(default_factory=dict)
     """What only files know, for printing: codec, coordinate system, driver."""
+    valid_fraction: bool = False
+    """One more output band holds the valid share of each field."""
     notes: tuple[str, ...] = ()
     """Things the user should know before running."""
 
@@ -62,7 +64,7 @@ class Plan:
     @property
     def out_shape(self) -> tuple[int, int, int]:
         """(bands, rows, columns)."""
-        return (self.layout.read_bands, *self.geometry.out_shape)
+        return (self.work.outputs, *self.geometry.out_shape)
 
     @property
     def out_transform(self) -> Transform | None:
@@ -135,7 +137,9 @@ class Plan:
             "compute_dtype": self.numbers.compute.name,
             "nodata": _number(self.numbers.fill),
             "kernel_shape": list(self.convolution.kernel_shape),
-            "taps": int(self.convolution.taps[0].size),
+            "taps": self.convolution.tap_count,
+            "kernels": self.convolution.count,
+            "missing": self.convolution.missing,
             "stride": [y.stride, x.stride],
             "dilation": [y.dilation, x.dilation],
             "padding": [y.before, x.before, y.after, x.after],
@@ -168,6 +172,10 @@ class Plan:
         return describe(self)
 
 
+def _pads(geometry: Geometry) -> bool:
+    return any(axis.before or axis.after for axis in (geometry.y, geometry.x))
+
+
 def _number(value: np.generic | None) -> float | int | str | None:
     """Return a scalar as JSON has it; JSON has no NaN."""
     if value is None:
@@ -185,6 +193,7 @@ def make_plan(
     memory_limit: int,
     tile: tuple[int, int] | None = None,
     block: int | None = None,
+    valid_fraction: bool = False,
     **about: Any,
 ) -> Plan:
     """Plan the convolution of a raster.
@@ -195,23 +204,37 @@ def make_plan(
         What the run may use, threads and bytes.
     tile, block
         Output tile (y, x) and side of an output block in pixels; chosen if None.
+    valid_fraction
+        Add a band with the valid share of each field.
     about
         The fields of `Plan` that describe files: transform, source, target, ...
     """
-    convolution.weights_in(numbers.compute)
+    groups = convolution.plan_groups(layout.read_bands, numbers.compute)
     geometry = convolution.geometry(layout.shape)
     algorithm = choose(
         convolution.weights, convolution.stride, convolution.dilation, numbers.compute
     )
+    listed = convolution.missing != "propagate" or valid_fraction
     work = Work(
         geometry=geometry,
         layout=layout,
         compute_itemsize=numbers.compute.itemsize,
         target_itemsize=numbers.target.itemsize,
         scratch_bytes=algorithm.scratch_bytes(
-            convolution.stride, convolution.dilation, convolution.taps, numbers.compute.itemsize
+            len(groups[0].bands),
+            convolution.stride,
+            convolution.dilation,
+            groups[0].taps,
+            numbers.compute.itemsize,
         ),
         wraps=convolution.padding_mode == "wrap",
+        outputs=convolution.outputs(layout.read_bands) + valid_fraction,
+        group=(len(groups[0].bands), len(groups[0].outputs)),
+        policy=listed,
+        marks=layout.masked
+        or numbers.nodata is not None
+        or (listed and layout.dtype.kind == "f")
+        or _pads(geometry),
     )
     choice = choose_tiles(work, threads, memory_limit, tile=tile, block=block)
     if work.decodings(choice.tiles) > 1.5:
@@ -230,5 +253,6 @@ def make_plan(
         work=work,
         choice=choice,
         memory_limit=memory_limit,
+        valid_fraction=valid_fraction,
         **about,
     )

@@ -67,6 +67,15 @@ class Header:
     stored_bytes: int
     notes: tuple[str, ...]
 
+    @property
+    def pixel_metres(self) -> tuple[float, float] | None:
+        """Height and width of a pixel on the ground; None without a projected coordinate system."""
+        if self.transform is None or self.crs is None or not self.crs.is_projected:
+            return None
+        a, b, _, d, e, _ = self.transform
+        metres = float(self.crs.linear_units_factor[1])
+        return math.hypot(b, e) * metres, math.hypot(a, d) * metres
+
 
 def read_header(path: Path, bands: tuple[int, ...] | None, *, masks: bool = True) -> Header:
     """Open ``path``, check that tileconv can convolve it, and return what its header says.

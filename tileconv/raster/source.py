@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rasterio.windows import Window
 
+from tileconv import buffers
 from tileconv.errors import InputError
 from tileconv.planning.blocks import block_uses
 from tileconv.planning.cost import READ_BYTES
@@ -122,7 +123,7 @@ class RasterSource:
         layout = self.header.layout
         shape = (rows.size, columns.size)
         window = Pixels(
-            np.zeros((layout.read_bands, *shape), layout.dtype),
+            buffers.zeros((layout.read_bands, *shape), layout.dtype),
             np.zeros(shape, bool) if layout.masked else None,
         )
         uses_x = self._panel_uses(panel)
@@ -199,7 +200,7 @@ class RasterSource:
         layout = self.header.layout
         top, left, bottom, right = self._extent(rectangle)
         where = Window(left, top, right - left, bottom - top)
-        bands = np.empty((layout.read_bands, bottom - top, right - left), layout.dtype)
+        bands = buffers.zeros((layout.read_bands, bottom - top, right - left), layout.dtype)
         with gdal.environment():
             dataset = self._dataset()
             dataset.read(indexes=list(self.header.bands), window=where, out=bands)
@@ -252,7 +253,7 @@ class RasterSource:
                 (column - rectangle.columns[0]) * width, (column - rectangle.columns[0] + 1) * width
             )
             masked = None if pixels.masked is None else pixels.masked[y, x].copy()
-            self._store.put(key, Pixels(pixels.bands[:, y, x].copy(), masked))
+            self._store.put(key, Pixels(buffers.copy(pixels.bands[:, y, x]), masked))
 
 
 def _uses_of(

@@ -1,0 +1,33 @@
+"""The xarray accessor: ``import tileconv.xarray``, then ``da.tileconv.convolve(kernel, ...)``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from tileconv.api import convolve
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+class _Accessor:
+    """What ``.tileconv`` offers on DataArrays and Datasets."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def convolve(self, kernel: ArrayLike, **options: Any) -> Any:
+        """Convolve over the spatial dimensions; see `tileconv.convolve` for the options.
+
+        >>> import numpy as np, xarray as xr, tileconv.xarray
+        >>> da = xr.DataArray(np.ones((6, 6)), dims=("y", "x"), coords={"x": np.arange(6.0)})
+        >>> da.tileconv.convolve(tileconv.kernels.box(2), stride=2).x.values
+        array([0.5, 2.5, 4.5])
+        """
+        return convolve(self._data, kernel, **options)
+
+
+xr.register_dataarray_accessor("tileconv")(_Accessor)
+xr.register_dataset_accessor("tileconv")(_Accessor)
