@@ -125,8 +125,10 @@ def test_another_kind_of_file(content, folder):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
 def test_a_file_without_permission(folder):
+    write_job({})
     (folder / "in.tif").chmod(0)
-    refused(3, ["in.tif", "ermission denied"], {})
+    result = CliRunner().invoke(main, ["run", "job.yaml"])
+    assert (result.exit_code, "in.tif: permission denied" in result.stderr) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -306,12 +308,12 @@ def test_strides_and_dilations_are_whole_and_positive(change):
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ([], ["a kernel is 2-D", "got shape (0,)"]),
-        ([[]], ["1 to 1048576 weights"]),
+        ([], ["a kernel is (kh, kw)", "got shape (0,)"]),
+        ([[]], ["the kernel is empty"]),
         ([[1, 2], [3]], ["not all of one length"]),
         ([[1, float("nan")]], ["must be finite", "row 0, column 1 is nan"]),
         ([[1], [float("-inf")]], ["must be finite", "row 1, column 0 is -inf"]),
-        ([[[1]]], ["rows of numbers, like [[1, 0, -1]"]),
+        ([[[[[1]]]]], ["rows of numbers, like [[1, 0, -1]"]),
         ([1, 2], ["rows of numbers"]),
         (1, ["rows of numbers"]),
         ([["1"]], ["rows of numbers"]),
@@ -328,16 +330,16 @@ def test_kernels_are_rows_of_finite_numbers(weights, words):
 @pytest.mark.parametrize(
     ("kernel", "words"),
     [
-        ({}, ["exactly one of weights and name"]),
-        ({"name": "box", "weights": [[1]]}, ["exactly one of weights and name"]),
-        ({"weights": [[1]], "size": 3}, ["size go with a named kernel"]),
+        ({}, ["exactly one of weights, name and file"]),
+        ({"name": "box", "weights": [[1]]}, ["exactly one of weights, name and file"]),
+        ({"weights": [[1]], "size": 3}, ["size go with a kernel by name"]),
         ({"name": "gauss"}, ["no kernel named 'gauss'", "gaussian"]),
         ({"name": "sobel_x", "size": 3}, ["sobel_x does not take size"]),
-        ({"name": "gaussian", "size": 0}, ["kernel.size: must be a whole number from 1; got 0"]),
-        ({"name": "gaussian", "size": 5000}, ["1..1023, got 5000"]),
-        ({"name": "gaussian", "sigma": 0}, ["sigma", "must be a number above 0", "got 0"]),
-        ({"name": "gaussian", "sigma": 1e-300}, ["sigma", "must be a number above 0"]),
-        ({"name": "gaussian", "sigma": 10**398}, ["sigma", "must be a number above 0"]),
+        ({"name": "gaussian", "size": 0}, ["kernel.size: must be a whole number from 1", "got 0"]),
+        ({"name": "gaussian", "size": 5000}, ["1..1024, got 5000"]),
+        ({"name": "gaussian", "sigma": 0}, ["sigma must be a number of pixels", "got 0"]),
+        ({"name": "gaussian", "sigma": 1e-300}, ["sigma must be a number of pixels"]),
+        ({"name": "gaussian", "sigma": 10**398}, ["sigma must be a number of pixels"]),
         ({"weights": [[1, -1]], "normalize": True}, ["normalize", "sums to 0"]),
         ({"weights": [[1e308, 1e308]], "normalize": True}, ["normalize", "beyond float64"]),
         ({"weights": [[1]], "flip": "yes"}, ["kernel.flip: must be true or false; got 'yes'"]),
@@ -392,7 +394,9 @@ def test_padding_that_makes_the_output_too_large_is_refused_at_once():
         ({"padding_mode": "blue"}, ["constant, edge, reflect, symmetric, wrap, missing"]),
         ({"padding_value": "0"}, ["padding_value", "'0'"]),
         ({"padding_value": 10**398}, ["padding_value", "beyond the range of float64"]),
-        ({"missing": "renormalize"}, ["missing: renormalize is not supported yet; use propagate"]),
+        ({"output__level": 10}, ["output.level: deflate has levels 1 to 9"]),
+        ({"output__compress": "lzw", "output__level": 3}, ["output.level: lzw has no level"]),
+        ({"missing": "interpolate"}, ["missing must be one of propagate, skip, fill, renormalize"]),
         ({"missing": "ignore"}, ["missing must be one of propagate"]),
         ({"output__dtype": "int12"}, ["output.dtype", "uint8", "float64"]),
         ({"output__dtype": "float16"}, ["GeoTIFF cannot store float16; use float32"]),
@@ -557,20 +561,13 @@ def test_unknown_and_missing_keys_are_named(old, new, words):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("groups: 2", "groups"),
-        ("bias: [1]", "bias"),
-        ("fill_value: 0", "fill_value"),
-        ("min_valid_fraction: 0.5", "min_valid_fraction"),
-        ("require_center: true", "require_center"),
         ("input: {path: in.tif, mosaic: true}", "input.mosaic"),
         ("input: {path: in.tif, scaled: true}", "input.scaled"),
         ("input: {path: in.tif, remote: true}", "input.remote"),
         ("input: {path: [a.tif, b.tif]}", "input.path"),
-        ("kernel: {file: bank.npy}", "kernel.file"),
         ("output: {path: o.tif, layout: parts}", "output.layout"),
         ("output: {path: o.tif, overviews: true}", "output.overviews"),
         ("output: {path: o.tif, creation_options: {}}", "output.creation_options"),
-        ("output: {path: o.tif, valid_fraction: true}", "output.valid_fraction"),
         ("output: {path: o.tif, driver: COG}", "output.driver"),
         ("output: {path: o.zarr, driver: Zarr}", "output.driver"),
         ("compute: {cluster: {name: SLURMCluster}}", "compute.cluster"),

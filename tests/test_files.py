@@ -141,7 +141,7 @@ def test_panels_decode_as_planned(make_raster, tmp_path, rng):
     kernel = rng.normal(size=(9, 9))
     expected = tileconv.convolve(array, kernel)
     decoded = set()
-    for limit in (400, 225, 218):
+    for limit in (400, 272, 264):
         job = job_for(
             source,
             tmp_path / "out.tif",

@@ -47,6 +47,20 @@ def _parse_nodata(value: object) -> object:
     return value
 
 
+def _parse_weights(value: object) -> object:
+    """Check that weights are lists of lists of numbers; no word or truth value is one."""
+    if value is not None and not (isinstance(value, list) and _are_rows(value)):
+        raise ValueError("not rows of numbers")
+    return value
+
+
+def _are_rows(value: list[Any], depth: int = 1) -> bool:
+    numbers = [isinstance(v, int | float) and not isinstance(v, bool) for v in value]
+    if depth > 1 and all(numbers):
+        return True
+    return depth < 4 and all(isinstance(v, list) and _are_rows(v, depth + 1) for v in value)
+
+
 class _Section(BaseModel):
     """A mapping of known keys, taken literally: no word becomes a number by itself."""
 
@@ -67,7 +81,7 @@ class InputConfig(_Section):
 class KernelConfig(_Section):
     """What it is convolved with: exactly one of weights, name and file."""
 
-    weights: list[Any] | None = None
+    weights: Annotated[list[Any] | None, BeforeValidator(_parse_weights)] = None
     """Two, three or four levels of lists."""
     name: str | None = None
     file: str | None = None
@@ -163,7 +177,10 @@ _CHOICES: Mapping[KeyPath, str] = {
     ("output", "dtype"): f"one of {', '.join(OUTPUT_DTYPES)}",
     ("output", "predictor"): "auto, 1, 2 or 3",
     ("output", "nodata"): "a number, or nan",
-    ("kernel", "weights"): "rows of numbers, like [[1, 0, -1], [2, 0, -2], [1, 0, -1]]",
+    (
+        "kernel",
+        "weights",
+    ): "rows of numbers, like [[1, 0, -1], [2, 0, -2], [1, 0, -1]], or a bank of such",
     ("kernel", "size"): "a whole number from 1, two as [y, x], or a length like 90 m",
     **{
         ("kernel", key): "a number of pixels, two as [y, x], or a length like 90 m"
@@ -251,11 +268,11 @@ def _unknown_key(path: KeyPath) -> str:
         if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
             everywhere |= {f"{name}.{inner}": name for inner in known.annotation.model_fields}
     here = [n.rpartition(".")[2] for n, home in everywhere.items() if home == section]
-    if near := difflib.get_close_matches(key, here, 1, 0.6):
-        return f"unknown key; did you mean `{near[0]}`?"
     elsewhere = [n for n in everywhere if n.rpartition(".")[2] == key]
     if elsewhere:
         return f"unknown key here; it belongs at `{elsewhere[0]}`"
+    if near := difflib.get_close_matches(key, here, 1, 0.6):
+        return f"unknown key; did you mean `{near[0]}`?"
     return f"unknown key; the keys here are {', '.join(here)}"
 
 

@@ -179,6 +179,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         target = folder / _fill_in(config.output.path, source)
     except ConfigError as error:
         raise located(("output", "path"), error) from None
+    if wrong := _wrong_level(config.output.compress, config.output.level):
+        raise located(("output", "level"), ConfigError(wrong))
     if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
         raise located(("input", "bands"), ConfigError("a band is given twice"))
     compute = config.compute
@@ -279,6 +281,16 @@ def _fill_in(template: str, source: Path) -> str:
     return path
 
 
+def _wrong_level(compress: str, level: int | None) -> str | None:
+    """Say what is wrong with a compression level, if anything is."""
+    highest = {"deflate": 9, "zstd": 22}.get(compress)
+    if level is None or (highest is not None and level <= highest):
+        return None
+    return (
+        f"{compress} has no level" if highest is None else f"{compress} has levels 1 to {highest}"
+    )
+
+
 def _threads(workers: int | Literal["auto"]) -> int:
     return CPU_COUNT if workers == "auto" else workers
 
@@ -310,11 +322,14 @@ def plan_job(job: Job) -> Plan:
 def read_source(job: Job) -> Header:
     """Read the header of the job's input, once it is sure that the output is another file."""
     check_file(job.source)
-    if os.path.exists(job.target) and os.path.samefile(job.source, job.target):  # noqa: PTH110, PTH121
-        raise OutputExistsError(
-            f"{job.target}: the output is the input itself; choose another path"
-        )
+    check_distinct(job.source, job.target, "the output")
     return read_header(job.source, job.bands, masks=job.masks)
+
+
+def check_distinct(source: Path, target: Path, what: str) -> None:
+    """Check that a file to be written is not the input, by whatever name or link."""
+    if os.path.exists(target) and os.path.samefile(source, target):  # noqa: PTH110, PTH121
+        raise OutputExistsError(f"{target}: {what} is the input itself; choose another path")
 
 
 def plan_header(job: Job, header: Header) -> Plan:
@@ -382,7 +397,7 @@ def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
         reason = next((text for text, holds in reasons.items() if holds), None)
         if fill is None and reason is not None:
             raise ConfigError(
-                f"output.nodata: give a {target} value for missing outputs ({reason})"
+                f"output.nodata: give a value of {target} for missing outputs ({reason})"
             )
     try:
         return Numbers.of(source, target, nodata=header.nodata, fill=fill)

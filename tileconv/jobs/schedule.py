@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +21,7 @@ from dask.task_spec import Task
 from tileconv import buffers
 from tileconv.errors import OutOfMemoryError, OutputError, TileconvError
 from tileconv.jobs import quicklook
-from tileconv.jobs.job import Job, output_spec, plan_header, read_source
+from tileconv.jobs.job import Job, check_distinct, output_spec, plan_header, read_source
 from tileconv.jobs.report import Report
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
@@ -45,6 +46,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     if job.quicklook:
         quicklook.check_available()
         check_target(job.quicklook_path, overwrite=job.overwrite)
+        check_distinct(job.source, job.quicklook_path, "the quicklook")
     header = read_source(job)
     plan = plan_header(job, header)
     started = time.perf_counter()
@@ -59,6 +61,9 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         except MemoryError as error:
             if isinstance(error, TileconvError):
                 raise
+            # Let go of the tiles that the traceback holds: GDAL, which crashes where memory ends,
+            # needs room to close the unfinished file.
+            traceback.clear_frames(error.__traceback__)
             raise OutOfMemoryError(
                 f"{job.name}: out of memory; the plan needs about {size(plan.peak_memory_bytes)}: "
                 "give compute.memory_limit less than the machine has left"

@@ -56,3 +56,12 @@ def cause(error: BaseException) -> str:
             words.append(text)
         link = link.__cause__
     return "; ".join(reversed(words)) or type(error).__name__
+
+
+def check_memory(error: BaseException) -> None:
+    """Raise `MemoryError` if GDAL failed for want of memory: neither file is to blame."""
+    if isinstance(error, MemoryError):
+        raise error
+    text = cause(error).lower()
+    if any(word in text for word in ("memory", "allocat", "malloc")):
+        raise MemoryError(cause(error)) from error

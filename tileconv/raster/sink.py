@@ -88,6 +88,13 @@ class OutputSpec:
         return options
 
 
+_abandoned: list[DatasetWriter] = []
+"""Files given up where memory ended: GDAL crashes when it closes one without room for its blocks.
+
+They are closed with the process, when they have no name any more.
+"""
+
+
 class GeoTIFFSink:
     """A GeoTIFF being written by many threads, tile by tile.
 
@@ -145,6 +152,7 @@ class GeoTIFFSink:
         except TileconvError:
             raise
         except gdal.GDAL_ERRORS as error:
+            gdal.check_memory(error)
             raise self._failed(error) from error
 
     def commit(self) -> None:
@@ -155,7 +163,8 @@ class GeoTIFFSink:
             _sync(self._temporary)
             check_target(self.spec.path, overwrite=self.spec.overwrite)
             os.replace(self._temporary, self.spec.path)
-            _sync(self.spec.path.parent)
+            with contextlib.suppress(OSError):  # the output is there, whatever the folder says
+                _sync(self.spec.path.parent)
         except OutputExistsError:
             raise
         except gdal.GDAL_ERRORS as error:
@@ -167,6 +176,9 @@ class GeoTIFFSink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, MemoryError) and self._dataset is not None:
+            _abandoned.append(self._dataset)
+            self._dataset = None
         self._discard()
 
     def _close(self) -> None:

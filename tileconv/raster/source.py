@@ -185,9 +185,8 @@ class RasterSource:
         """Read a rectangle of whole blocks; an error names the block that cannot be decoded."""
         try:
             return self._read(rectangle)
-        except MemoryError:  # the machine's fault, not the file's
-            raise
         except gdal.GDAL_ERRORS as error:
+            gdal.check_memory(error)
             for row, column in rectangle.blocks:
                 block = _Rectangle((row, row + 1), (column, column + 1))
                 try:
