@@ -1,6 +1,7 @@
 """The house of the architecture: imports only go downwards."""
 
 import ast
+import inspect
 from pathlib import Path
 
 import tileconv
@@ -125,6 +126,17 @@ def test_no_import_cycle_inside_a_folder():
 
     for name in graph:
         visit(name)
+
+
+def test_every_public_name_is_documented_and_every_function_by_example():
+    for name in tileconv.__all__:
+        value = getattr(tileconv, name)
+        if name != "__version__":
+            assert value.__doc__, name
+        if inspect.isfunction(value):
+            assert ">>>" in value.__doc__, name
+    for name, make in tileconv.kernels.BY_NAME.items():
+        assert ">>>" in make.__doc__, name
 
 
 def test_help_needs_no_numba(run_python):

@@ -55,6 +55,34 @@ def test_any_chunks_give_the_bits_of_the_array_call(seed):
     check_chunks(seed)
 
 
+@pytest.mark.slow
+def test_five_thousand_cases_of_numpy_dask_and_xarray():
+    xr = pytest.importorskip("xarray")
+    for i in range(5000):
+        check_chunks((20261122, i))
+        case = random_case((20261122, i))
+        options = case.options() | {"nodata": case.nodata}
+        whole = tileconv.convolve(case.array, case.kernel, **options)
+        dims = ("band", "y", "x")[-case.array.ndim :]
+        labelled = tileconv.convolve(xr.DataArray(case.array, dims=dims), case.kernel, **options)
+        assert labelled.values.tobytes() == whole.tobytes()
+
+
+def test_a_cluster_gives_the_same_bits(rng):
+    distributed = pytest.importorskip("distributed")
+    array, kernel = rng.normal(size=(130, 140)), rng.normal(size=(5, 5))
+    expected = tileconv.convolve(array, kernel, stride=2, padding="same", padding_mode="edge")
+    lazy = da.from_array(array, chunks=(60, 50))
+    out = tileconv.convolve(lazy, kernel, stride=2, padding="same", padding_mode="edge")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert client.compute(out, sync=True).tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
 def test_every_scheduler_gives_the_same_bits(rng, scheduler):
     array = rng.normal(size=(3, 130, 140))

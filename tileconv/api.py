@@ -195,6 +195,14 @@ def plan(job: Job) -> Plan:
     Print the plan to read it; `Plan.to_dict` is for programs. Raises
     `InputError` for a raster that cannot be read, `ConfigError` for one that
     the job does not fit.
+
+    >>> import tileconv
+    >>> from importlib.resources import files
+    >>> scene = files("tileconv.data") / "landsat8_crop.tif"
+    >>> keys = {"kernel": {"name": "box", "size": 7}, "stride": 64, "output": {"path": "means.tif"}}
+    >>> plan = tileconv.plan(tileconv.load_job({"input": {"path": str(scene)}, **keys}))
+    >>> plan.out_shape, plan.blocks_needed, plan.geometry.x.gap
+    ((3, 8, 8), 16, 57)
     """
     return plan_job(job)
 
@@ -207,6 +215,15 @@ def run(
     ``progress`` is called with (tiles done, tiles in all) from any thread. A
     dask ``client`` is not supported yet. On any error or interrupt the output
     is absent, or what it was before.
+
+    >>> import tempfile, tileconv
+    >>> from importlib.resources import files
+    >>> scene = files("tileconv.data") / "landsat8_crop.tif"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     keys = {"kernel": {"name": "box"}, "output": {"path": f"{folder}/means.tif"}}
+    ...     report = tileconv.run(tileconv.load_job({"input": {"path": str(scene)}, **keys}))
+    >>> report.out_shape, report.dtype
+    ((3, 510, 510), 'float32')
     """
     if client is not None:
         raise UnsupportedError("clusters are not supported yet; leave client out")

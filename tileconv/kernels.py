@@ -96,7 +96,11 @@ def sobel_x() -> FloatArray:
 
 
 def sobel_y() -> FloatArray:
-    """Return Sobel's derivative along y, positive where values rise downwards; gain 8 per pixel."""
+    """Return Sobel's derivative along y, positive where values rise downwards; gain 8 per pixel.
+
+    >>> sobel_y()[:, 1]
+    array([-2.,  0.,  2.])
+    """
     return sobel_x().T.copy()
 
 
@@ -104,12 +108,19 @@ def prewitt_x() -> FloatArray:
     """Return Prewitt's derivative along x, positive where values rise eastwards; gain 6 per pixel.
 
     Prewitt (1970).
+
+    >>> prewitt_x()[0]
+    array([-1.,  0.,  1.])
     """
     return np.outer([1.0, 1.0, 1.0], [-1.0, 0.0, 1.0])
 
 
 def prewitt_y() -> FloatArray:
-    """Return Prewitt's derivative along y, positive where values rise downwards; gain 6."""
+    """Return Prewitt's derivative along y, positive where values rise downwards; gain 6.
+
+    >>> prewitt_y()[:, 0]
+    array([-1.,  0.,  1.])
+    """
     return prewitt_x().T.copy()
 
 
@@ -117,12 +128,19 @@ def scharr_x() -> FloatArray:
     """Return Scharr's derivative along x, positive where values rise eastwards; gain 32 per pixel.
 
     The 3 x 3 weights (3, 10, 3) whose direction errs least (Scharr, 2000).
+
+    >>> scharr_x()[:, 2]
+    array([ 3., 10.,  3.])
     """
     return np.outer([3.0, 10.0, 3.0], [-1.0, 0.0, 1.0])
 
 
 def scharr_y() -> FloatArray:
-    """Return Scharr's derivative along y, positive where values rise downwards; gain 32."""
+    """Return Scharr's derivative along y, positive where values rise downwards; gain 32.
+
+    >>> scharr_y()[2]
+    array([ 3., 10.,  3.])
+    """
     return scharr_x().T.copy()
 
 
@@ -169,6 +187,9 @@ def unsharp(size: Size = 5, sigma: Length = 1.0, amount: float = 1.0) -> FloatAr
     """Return unsharp masking: the pixel plus ``amount`` times its distance from `gaussian`, sum 1.
 
     Needs an odd size: the pixel itself must have a place.
+
+    >>> round(float(unsharp(3, sigma=0.5)[1, 1]), 3)
+    1.381
     """
     weights = -amount * gaussian(size, sigma)
     kh, kw = weights.shape
@@ -223,6 +244,9 @@ def gabor(
     ``exp(-(u**2 + (aspect * v)**2) / (2 sigma**2)) * cos(2 pi u / wavelength + phase)`` with
     ``u = x cos(theta) + y sin(theta)``, ``v = -x sin(theta) + y cos(theta)``; angles in degrees,
     theta from the x axis towards growing y. Not normalised.
+
+    >>> [abs(round(float(w), 2)) for w in gabor(7, wavelength=4)[3]]
+    [0.0, 0.8, 0.0, 1.0, 0.0, 0.8, 0.0]
     """
     _lengths(sigma, "sigma")
     _lengths(wavelength, "wavelength")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def shown(path: str) -> str:
     >>> shown(os.path.join(os.getcwd(), "out", "a.tif")) == os.path.join("out", "a.tif")
     True
     """
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
+    here = str(Path.cwd())
+    inside = path.startswith(here + os.sep) and here != os.sep
+    return os.path.relpath(path) if inside else path
 
 
 def size(count: float) -> str:
