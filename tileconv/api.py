@@ -12,7 +12,8 @@ from tileconv.arrays.threads import thread_count
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError, UnsupportedError
-from tileconv.jobs.job import Job, load_job, plan_job
+from tileconv.jobs.job import Job, load_job
+from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.schedule import run_job
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from dask.task_spec import Task
 from tileconv import buffers
 from tileconv.errors import OutOfMemoryError, OutputError, TileconvError
 from tileconv.jobs import quicklook
-from tileconv.jobs.job import Job, check_distinct, output_spec, plan_header, read_source
+from tileconv.jobs.job import Job
+from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
 from tileconv.jobs.report import Report
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
