@@ -23,7 +23,7 @@ from conftest import read
 
 import tileconv
 from tileconv.errors import InputError, OutputError, OutputExistsError
-from tileconv.jobs.job import plan_header, read_source
+from tileconv.jobs.prepare import plan_header, read_source
 from tileconv.raster.source import RasterSource
 
 OLD = b"the old output"

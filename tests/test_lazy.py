@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import axes, random_case
+from test_properties import check_case
 
 import tileconv
 from tileconv import ConvolutionError
@@ -61,6 +62,7 @@ def test_five_thousand_cases_of_numpy_dask_and_xarray():
     for i in range(5000):
         check_chunks((20261122, i))
         case = random_case((20261122, i))
+        check_case(case)
         options = case.options() | {"nodata": case.nodata}
         whole = tileconv.convolve(case.array, case.kernel, **options)
         dims = ("band", "y", "x")[-case.array.ndim :]
