@@ -5,7 +5,7 @@
     python scripts/bench.py --quick --json figures.json
 
 arrays  `tileconv.convolve` beside OpenCV, torch, SciPy and a plain Numba loop, those installed.
-        It runs on one thread, so each of them gets one. All must compute the same numbers before
+        Each gets one thread. All must compute the same numbers before
         any is timed; then they take turns. OpenCV and SciPy know no stride: they compute every
         output, and what was not asked for is cut away. SciPy is slow: it gets as many rows as it
         manages in about a second, and its time is scaled up and marked ~ if those are not all.
@@ -15,6 +15,8 @@ files   `tileconv.run` on a compressed GeoTIFF over its floor: decoding each blo
         rasterio and OpenCV.
 memory  The peak of a process that runs a job on a raster half as large as its memory limit, and
         the peak that the job's plan foretells.
+
+graphs  What building the graph of a lazy convolution takes per chunk, beside dask's map_overlap.
 
 A time is the median of a few rounds after a warm-up. With glibc's own defaults torch is measured
 by its page faults: the script starts itself again with huge pages, for all contenders alike.
@@ -39,6 +41,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numba
 import numpy as np
 import rasterio
@@ -345,6 +348,35 @@ def peak_mib(config: Mapping[str, Any]) -> float:
     return int(child.stdout) / 1024
 
 
+# graphs
+
+CHUNK = 64
+"""Side of a chunk of the dask array; nothing is computed, so its size does not matter."""
+
+
+def graphs(smaller: int) -> list[Row]:
+    side = 100 // smaller
+    title = f"graphs: {side} x {side} chunks, 3 x 3 same; microseconds and tasks per chunk"
+    return print_table(title, graph_rows(side, rounds=9))
+
+
+def graph_rows(side: int, rounds: int) -> Iterator[Row]:
+    """Build all tasks with tileconv and with map_overlap; compute nothing."""
+    lazy = da.zeros((side * CHUNK, side * CHUNK), chunks=CHUNK)
+    kernel = np.ones((3, 3))
+
+    def ours() -> dict:
+        return dict(tileconv.convolve(lazy, kernel, padding="same", padding_mode="edge").dask)
+
+    def theirs() -> dict:
+        return dict(da.map_overlap(lambda block: block, lazy, depth=1, boundary="nearest").dask)
+
+    timed = take_turns({"tileconv": ours, "map_overlap": theirs}, rounds)
+    for name, build in (("tileconv", ours), ("map_overlap", theirs)):
+        tasks = len(build()) - len(dict(lazy.dask))
+        yield {"library": name, "us": 1e6 * timed[name] / side**2, "tasks": tasks / side**2}
+
+
 # shared by the parts
 
 
@@ -461,7 +493,7 @@ def print_machine(about: Mapping[str, str]) -> None:
         print(f"not installed: {', '.join(absent)}")
 
 
-PARTS = {"arrays": arrays, "files": files, "memory": memory}
+PARTS = {"arrays": arrays, "files": files, "memory": memory, "graphs": graphs}
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """dask in, dask out: the bits of the array call for any chunks, lazily, with few tasks."""
 
 import itertools
-import time
 
 import dask
 import dask.array as da
@@ -131,17 +130,11 @@ def test_a_corner_computes_no_more_than_it_needs():
     assert sorted(seen) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
-def test_at_most_three_tasks_per_chunk_and_fifty_microseconds_each():
+def test_three_tasks_per_chunk_and_one_for_what_they_share():
     side = 100
     lazy = da.zeros((side * 64, side * 64), chunks=(64, 64))
-    took = []
-    for _ in range(3):
-        started = time.perf_counter()
-        out = tileconv.convolve(lazy, np.ones((3, 3)), padding="same", padding_mode="edge")
-        took.append(time.perf_counter() - started)
-    own = len(out.dask.layers[out.name])
-    assert own <= 3 * side**2 + 1
-    assert min(took) / side**2 < 200e-6  # the figure itself belongs in the bench, not in a test
+    out = tileconv.convolve(lazy, np.ones((3, 3)), padding="same", padding_mode="edge")
+    assert len(out.dask.layers[out.name]) == 3 * side**2 + 1
 
 
 def test_strips_hold_edges_not_chunks(rng):
