@@ -1,6 +1,7 @@
 """Jobs on files: the bits of the array call, every block decoded as planned, right grids."""
 
 import json
+from dataclasses import replace
 
 import naive
 import numpy as np
@@ -12,6 +13,11 @@ from hypothesis import strategies as st
 from strategies import random_case
 
 import tileconv
+from tileconv.convolution import Convolution
+from tileconv.dtypes import Numbers
+from tileconv.jobs import prepare, schedule
+from tileconv.planning.layout import Layout
+from tileconv.planning.plan import make_plan
 
 DTYPES_IN_FILES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -135,29 +141,47 @@ def test_any_file_in_any_tiles_gives_the_bits_of_the_array_call(data, make_raste
     assert report.blocks_decoded == plan.blocks_decoded == plan.blocks_needed
 
 
-def test_panels_decode_as_planned(make_raster, tmp_path, rng):
-    array = rng.integers(0, 999, (700, 3000)).astype("uint16")
-    source = make_raster(array, block=(64, 64))
+@pytest.mark.parametrize("panel", [1, 2, 5, 100])
+@pytest.mark.parametrize("mode", ["edge", "wrap"])
+@pytest.mark.parametrize("stride", [1, 30])
+def test_panels_decode_as_planned(make_raster, tmp_path, rng, monkeypatch, panel, mode, stride):
+    """Narrow panels give the same bits, and decode twice only what lies under their seams."""
+    array = rng.integers(0, 999, (2, 200, 700)).astype("uint16")
+    source = make_raster(array, block=(32, 48), interleave="band")
     kernel = rng.normal(size=(9, 9))
-    expected = tileconv.convolve(array, kernel)
-    decoded = set()
-    for limit in (400, 272, 264):
-        job = job_for(
-            source,
-            tmp_path / "out.tif",
-            **{
-                "kernel.weights": kernel,
-                "compute.tile": 64,
-                "compute.workers": 1,
-                "compute.memory_limit": f"{limit} MiB",
-            },
-        )
-        plan = tileconv.plan(job)
-        report = tileconv.run(job)
-        assert read(tmp_path / "out.tif").tobytes() == expected.tobytes()
-        assert report.blocks_decoded == plan.blocks_decoded
-        decoded.add(plan.tiles.panels)
-    assert len(decoded) >= 1
+    options = {"padding": 4, "padding_mode": mode, "stride": stride}
+    keys = {"kernel.weights": kernel, "output.blocksize": 16, "compute.tile": 16, **options}
+    job = job_for(source, tmp_path / "out.tif", **keys)
+    header = prepare.read_source(job)
+    plan = prepare.plan_header(job, header)
+    choice = replace(plan.choice, tiles=replace(plan.tiles, panel=panel))
+    narrow = replace(plan, choice=choice)
+    monkeypatch.setattr(schedule, "plan_header", lambda job, header: narrow)
+    report = tileconv.run(job)
+    expected = tileconv.convolve(array, kernel, **options)
+    assert read(tmp_path / "out.tif").tobytes() == expected.tobytes()
+    assert report.blocks_decoded == narrow.blocks_decoded
+    if panel == 100:
+        assert narrow.blocks_decoded == narrow.blocks_needed
+    elif stride == 1:
+        assert narrow.tiles.panels > 1
+        assert narrow.blocks_decoded > narrow.blocks_needed
+
+
+def test_a_tight_limit_narrows_panels_before_it_is_refused():
+    convolution = Convolution.of(np.ones((9, 9)))
+    layout = Layout((100_000, 1_000_000), np.dtype("uint16"), (512, 512))
+    numbers = Numbers.of("uint16")
+    seen = {}
+    for limit in (8192, 2048, 1024, 512):
+        plan = make_plan(convolution, numbers, layout, threads=2, memory_limit=limit << 20)
+        seen[limit] = plan.tiles.panels
+        assert plan.peak_memory_bytes <= limit << 20
+        assert plan.blocks_decoded <= 1.02 * plan.blocks_needed
+    assert seen[8192] == 1
+    assert seen[512] > seen[1024] > 1
+    with pytest.raises(tileconv.ConfigError, match="needs at least .* MiB, and the limit is 200"):
+        make_plan(convolution, numbers, layout, threads=2, memory_limit=200 << 20)
 
 
 def test_untouched_blocks_are_never_read(make_raster, tmp_path, rng):
