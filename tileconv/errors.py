@@ -9,49 +9,96 @@ from typing import ClassVar
 
 
 class TileconvError(Exception):
-    """Root of all errors that tileconv raises on purpose."""
+    """Root of all errors that tileconv raises on purpose.
+
+    >>> import tileconv
+    >>> try:
+    ...     tileconv.load_job("missing.yaml")
+    ... except tileconv.TileconvError as error:
+    ...     print(error.exit_code, error)
+    2 missing.yaml: no such job file; `tileconv init` makes one to start from
+    """
 
     exit_code: ClassVar[int] = 1
     """What the command line exits with: 2 the user's mistake, 3 the data's, 4 the system's."""
 
 
 class ConvolutionError(TileconvError, ValueError):
-    """A kernel, stride, padding or dtype that has no meaning, or does not fit the raster."""
+    """A kernel, stride, padding or dtype that has no meaning, or does not fit the raster.
+
+    >>> import tileconv
+    >>> tileconv.convolve([[1, 2], [3, 4]], [[1.0]], stride=0)
+    Traceback (most recent call last):
+    tileconv.errors.ConvolutionError: stride must lie in 1..2147483647, got 0
+    """
 
     exit_code = 2
 
 
 class ConfigError(TileconvError, ValueError):
-    """A job that cannot run as written: a wrong key, value or combination of them."""
+    """A job that cannot run as written: a wrong key, value or combination of them.
+
+    >>> import tileconv
+    >>> tileconv.load_job({"input": {"path": "a.tif"}, "kernel": {"name": "box"}, "ouput": {}})
+    Traceback (most recent call last):
+    tileconv.errors.ConfigError: job is not a valid job:
+      output: this key is needed
+      ouput: unknown key; did you mean `output`?
+    """
 
     exit_code = 2
 
 
 class UnsupportedError(TileconvError, NotImplementedError):
-    """A thing that is valid, but that this version of tileconv does not do."""
+    """A thing that is valid, but that this version of tileconv does not do.
+
+    >>> import tileconv
+    >>> tileconv.convolve([[1, 2], [3, 4]], [[1j]])
+    Traceback (most recent call last):
+    tileconv.errors.UnsupportedError: complex kernels are not supported yet
+    """
 
     exit_code = 2
 
 
 class OutputExistsError(TileconvError, FileExistsError):
-    """The output is there already and the job does not say to overwrite it."""
+    """The output is there already and the job does not say to overwrite it, or is the input.
+
+    >>> issubclass(OutputExistsError, FileExistsError), OutputExistsError.exit_code
+    (True, 2)
+    """
 
     exit_code = 2
 
 
 class InputError(TileconvError, OSError):
-    """An input that is missing, unreadable, damaged, or of a kind tileconv refuses."""
+    """An input that is missing, unreadable, damaged, or of a kind tileconv refuses.
+
+    >>> import tileconv
+    >>> keys = {"kernel": {"name": "box"}, "output": {"path": "b.tif"}}
+    >>> tileconv.plan(tileconv.load_job({"input": {"path": "/missing.tif"}, **keys}))
+    Traceback (most recent call last):
+    tileconv.errors.InputError: /missing.tif: no such file
+    """
 
     exit_code = 3
 
 
 class OutputError(TileconvError, OSError):
-    """An output that could not be written whole; nothing is left at its path."""
+    """An output that could not be written whole; nothing is left at its path.
+
+    >>> issubclass(OutputError, OSError), OutputError.exit_code
+    (True, 4)
+    """
 
     exit_code = 4
 
 
 class OutOfMemoryError(TileconvError, MemoryError):
-    """The job does not fit into the memory that the machine has left."""
+    """The job does not fit into the memory that the machine has left.
+
+    >>> issubclass(OutOfMemoryError, MemoryError), OutOfMemoryError.exit_code
+    (True, 4)
+    """
 
     exit_code = 4

@@ -25,7 +25,18 @@ Scheduler = Literal["threads", "synchronous"]
 
 @dataclass(frozen=True)
 class Job:
-    """One raster to convolve into another."""
+    """One raster to convolve into another: what `load_job` returns. Pairs are (y, x).
+
+    >>> job = load_job(
+    ...     {
+    ...         "input": {"path": "scene.tif"},
+    ...         "kernel": {"name": "box"},
+    ...         "output": {"path": "out/{stem}_mean.tif"},
+    ...     }
+    ... )
+    >>> job.target.name, job.convolution.stride
+    ('scene_mean.tif', (1, 1))
+    """
 
     name: str
     """The YAML file, for messages."""

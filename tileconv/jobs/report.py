@@ -8,7 +8,14 @@ from tileconv.planning.describe import plural, shown, size
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished run did. The output at ``target`` is complete and checked."""
+    """What a finished run did. The output at ``target`` is complete and checked.
+
+    >>> report = Report("/in.tif", "/out.tif", (1, 510, 510), "float32", 1.5, 4, 16, 9, 2048, 0, 0)
+    >>> print(report)
+    Output    /out.tif
+              1 band of 510 x 510 float32, 2.0 KiB on disk, checked
+    Run       1.5 s, 4 tiles, 16 blocks decoded
+    """
 
     source: str
     target: str

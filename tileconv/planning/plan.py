@@ -24,7 +24,15 @@ from tileconv.planning.tiles import AxisTiles, Tiles
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will read, compute, hold and write."""
+    """What a run will read, compute, hold and write. Pairs are (y, x).
+
+    >>> from tileconv.planning.layout import Layout
+    >>> stored = Layout(shape=(2000, 3000), dtype=np.dtype("uint16"), block=(256, 256))
+    >>> every = Convolution.of(np.ones((3, 3)), stride=512)
+    >>> plan = make_plan(every, Numbers.of("uint16"), stored, threads=2, memory_limit=1 << 30)
+    >>> plan.out_shape, plan.blocks_needed, plan.layout.blocks_total
+    ((1, 4, 6), 24, 96)
+    """
 
     convolution: Convolution
     numbers: Numbers
