@@ -396,8 +396,11 @@ def test_padding_that_makes_the_output_too_large_is_refused_at_once():
         ({"padding_value": 10**398}, ["padding_value", "beyond the range of float64"]),
         ({"output__level": 10}, ["output.level: deflate has levels 1 to 9"]),
         ({"output__compress": "lzw", "output__level": 3}, ["output.level: lzw has no level"]),
-        ({"missing": "interpolate"}, ["missing must be one of propagate, skip, fill, renormalize"]),
-        ({"missing": "ignore"}, ["missing must be one of propagate"]),
+        (
+            {"missing": "interpolate"},
+            ["missing: must be one of propagate, skip, fill, renormalize"],
+        ),
+        ({"missing": "ignore"}, ["missing: must be one of propagate"]),
         ({"output__dtype": "int12"}, ["output.dtype", "uint8", "float64"]),
         ({"output__dtype": "float16"}, ["GeoTIFF cannot store float16; use float32"]),
         ({"output__dtype": "bool"}, ["output.dtype", "bool"]),

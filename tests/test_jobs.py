@@ -152,7 +152,7 @@ WRONG = {
     "unit": ({"name": "box", "size": "3 yards"}, {}, None),
     "value": ({"name": "gaussian", "sigma": -1}, {}, "sigma must be a number of pixels, 1e-06 to"),
     "policy": ({"name": "sobel_x"}, {"missing": "renormalize"}, "negative weights"),
-    "word": ({"name": "box"}, {"missing": "interpolate"}, "missing must be one of"),
+    "word": ({"name": "box"}, {"missing": "interpolate"}, "missing: must be one of"),
     "fraction": (
         {"name": "box"},
         {"min_valid_fraction": 2},

@@ -157,9 +157,11 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
     def located(path: KeyPath, error: Exception) -> ConfigError:
         line = document.line(path)
         where = f"line {line}: " if line else ""
-        return ConfigError(
-            f"{name} is not a valid job:\n  {where}{'.'.join(map(str, path))}: {error}"
-        )
+        key = ".".join(map(str, path))
+        text = str(error).removeprefix(f"{path[-1]}: ")
+        if text.startswith(f"{path[-1]} must"):  # the key stands before it already
+            text = text.removeprefix(f"{path[-1]} ")
+        return ConfigError(f"{name} is not a valid job:\n  {where}{key}: {text}")
 
     options = _options(config)
     try:
