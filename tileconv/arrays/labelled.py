@@ -69,9 +69,8 @@ def convolve_dataarray(
     out_dims = _out_dims(lead, convolution, y, x)
     result = xr.DataArray(data, dims=out_dims, name=array.name, attrs=_attrs(array, data.dtype))
     result = result.assign_coords(_coords(turned, result, convolution, geometry, (y, x)))
-    for key in ("grid_mapping",):
-        if key in array.encoding:
-            result.encoding[key] = array.encoding[key]
+    if "grid_mapping" in array.encoding:
+        result.encoding["grid_mapping"] = array.encoding["grid_mapping"]
     order = [dim for dim in array.dims if dim in out_dims]
     return result.transpose(*(dim for dim in out_dims if dim not in order), *order)
 

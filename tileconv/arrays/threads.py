@@ -50,10 +50,10 @@ class _Helpers:
         self._lock = threading.Lock()
         self._busy = 0
 
-    def take(self, wanted: int, most: int) -> int:
-        """Take up to ``wanted`` helpers while no more than ``most`` are busy."""
+    def take(self, most: int) -> int:
+        """Take helpers until ``most`` are busy in the whole process."""
         with self._lock:
-            taken = max(0, min(wanted, most - self._busy))
+            taken = max(0, most - self._busy)
             self._busy += taken
             return taken
 
@@ -81,7 +81,7 @@ def run_all(function: Callable[[Item], None], items: Iterable[Item], threads: in
     thread is started at all.
     """
     helpers = _helpers
-    taken = helpers.take(threads - 1, threads - 1) if threads > 1 else 0
+    taken = helpers.take(threads - 1)
     try:
         waiting = _Shared(iter(items))
         if not taken:

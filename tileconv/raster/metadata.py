@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _SIDECARS = (".aux.xml", ".msk", ".tfw", ".tifw", ".wld")
-_IMAGINED = 1 << 53
+_EXACT_INTEGERS = 1 << 53
 """Beyond it a float no longer holds every integer."""
 
 
@@ -198,7 +198,7 @@ def _nodata(
                 f"{path}: nodata is written as {text}, which is no exact {dtype}; "
                 "correct the file, or set input.mask to none to take all pixels as valid"
             )
-        if isinstance(value, float) and abs(value) >= _IMAGINED:
+        if isinstance(value, float) and abs(value) >= _EXACT_INTEGERS:
             raise InputError(f"{path}: nodata {value!r} is too large to be exact in {dtype}")
     bounds = np.iinfo(dtype)
     if not math.isfinite(value) or value != int(value) or not bounds.min <= value <= bounds.max:
