@@ -33,7 +33,14 @@ class Taps(NamedTuple):
     x: np.ndarray
     """Kernel column."""
     weights: np.ndarray
-    """float64, or the compute dtype."""
+    """Of the dtype of the computation; none is 0."""
+    exact: np.ndarray
+    """float64, as they were given."""
+
+    def magnitudes(self) -> "Taps":
+        """Return the taps with ``|w|`` in float64."""
+        sizes = np.abs(self.exact)
+        return self._replace(weights=sizes, exact=sizes)
 
 
 @dataclass(frozen=True)
@@ -194,14 +201,18 @@ class Convolution:
 def _taps(kernel: np.ndarray, dtype: np.dtype) -> Taps:
     """Return the non-zero weights of ``kernel`` (bands, kh, kw)."""
     band, y, x = np.nonzero(kernel)
-    with np.errstate(over="ignore"):
-        weights = kernel[band, y, x].astype(dtype)
+    exact = kernel[band, y, x]
+    with np.errstate(over="ignore", under="ignore"):
+        weights = exact.astype(dtype)
+    # A weight too small for the dtype is still a tap: missing data under it count.
+    least = np.finfo(dtype).smallest_subnormal
+    weights = np.where(weights == 0, np.copysign(least, exact), weights).astype(dtype)
     if not np.isfinite(weights).all():
         raise ConvolutionError(
             f"a weight is beyond the range of {dtype}, the dtype of the computation; "
             "ask for dtype float64"
         )
-    return Taps(band, y, x, weights)
+    return Taps(band, y, x, weights, exact)
 
 
 def check_weights(kernel: ArrayLike) -> np.ndarray:

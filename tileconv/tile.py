@@ -4,15 +4,15 @@ The meaning of a run is: for every tile, read its window, compute, write. This
 is the middle step; it knows neither files nor dask.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from tileconv import buffers
-from tileconv.convolution import Convolution, Group, Taps
+from tileconv.convolution import Convolution, Group
 from tileconv.dtypes import Numbers
-from tileconv.engine.choose import Algorithm, choose
+from tileconv.engine.choose import Algorithm, Prepared, choose
 from tileconv.engine.finish import round_and_saturate
 from tileconv.errors import ConvolutionError
 from tileconv.missing import missing_pixels, settle_sums
@@ -32,6 +32,12 @@ class Counts(NamedTuple):
         return Counts(*map(sum, zip(self, *others, strict=True)))
 
 
+Reads = tuple[AxisRead, AxisRead]
+"""How a window is sampled along (y, x)."""
+Sampling = tuple[tuple[int, int], tuple[int, int]]
+"""Stride and dilation of a window."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that the tiles of a run have in common."""
@@ -42,6 +48,7 @@ class Recipe:
     groups: tuple[Group, ...]
     bias: np.ndarray | None
     """Of the compute dtype."""
+    _prepared: dict[tuple[int, bool, Sampling], Prepared] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
@@ -60,9 +67,20 @@ class Recipe:
         """Output planes."""
         return sum(len(group.outputs) for group in self.groups)
 
+    def prepared(self, group: Group, reads: Reads, *, magnitudes: bool = False) -> Prepared:
+        """Return the kernels of a group, or their ``|w|`` in float64, laid out for windows.
 
-Reads = tuple[AxisRead, AxisRead]
-"""How a window is sampled along (y, x)."""
+        Laid out once for each way to sample a window; groups with the same kernels share it.
+        """
+        rows, columns = reads
+        sampling = (rows.stride, columns.stride), (rows.dilation, columns.dilation)
+        key = id(group.taps), magnitudes, sampling
+        found = self._prepared.get(key)
+        if found is None:
+            taps = [t.magnitudes() for t in group.taps] if magnitudes else group.taps
+            found = self.algorithm.prepare(*sampling, taps, len(group.bands))
+            self._prepared[key] = found
+        return found
 
 
 def compute_tile(
@@ -107,16 +125,14 @@ def _compute_group(
     share: np.ndarray | None,
 ) -> Counts:
     c, numbers = recipe.convolution, recipe.numbers
-    settled = [
-        _settle(c, numbers, reads, window[b], _plane(masked, b), look=share is not None)
-        for b in group.bands
-    ]
-    planes, missing = [pixels for pixels, _ in settled], [lost for _, lost in settled]
-    direct = numbers.target == numbers.compute
-    sums = [out[i] if direct else np.empty(out.shape[1:], numbers.compute) for i in group.outputs]
-    if len({plane.dtype for plane in planes}) > 1:  # the loops take planes of one dtype
-        planes = [plane.astype(numbers.compute, copy=False) for plane in planes]
-    _correlate(recipe, reads, planes, group.taps, sums)
+    planes, missing = _settle(
+        c, numbers, reads, window, masked, group.bands, look=share is not None
+    )
+    outputs = slice(group.outputs[0], group.outputs[-1] + 1)
+    sums = out[outputs]
+    if numbers.target != numbers.compute:
+        sums = np.empty(sums.shape, numbers.compute)
+    recipe.prepared(group, reads).run(planes, sums)
     if any(lost is not None for lost in missing):
         _settle_missing(recipe, group, reads, missing, sums, share)
     counts = Counts()
@@ -125,18 +141,6 @@ def _compute_group(
             np.add(values, recipe.bias[i], out=values)
         counts = counts.plus(finish(values, numbers, out[i]))
     return counts
-
-
-def _correlate(
-    recipe: Recipe,
-    reads: Reads,
-    planes: list[np.ndarray],
-    kernels: tuple[Taps, ...],
-    outs: list[np.ndarray],
-) -> None:
-    rows, columns = reads
-    stride, dilation = (rows.stride, columns.stride), (rows.dilation, columns.dilation)
-    recipe.algorithm.correlate(planes, stride, dilation, kernels, outs)
 
 
 def _plane(masked: np.ndarray | None, band: int) -> np.ndarray | None:
@@ -149,40 +153,49 @@ def _settle(
     reads: Reads,
     window: np.ndarray,
     masked: np.ndarray | None,
+    bands: tuple[int, ...],
     *,
     look: bool,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (pixels with padding and missing data put in, where they are missing or None).
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Return (bands with padding and missing data put in, where each has missing pixels or None).
 
-    The window itself where there is neither: the cast to the compute dtype is
-    then part of the loops, and gives the same numbers. Under ``propagate``
-    missing pixels are NaN and need no list, unless someone must ``look``.
+    The window's own bands where there is neither: the cast to the compute dtype is then part of
+    the loops, and gives the same numbers. Under ``propagate`` missing pixels are NaN and need no
+    list, unless someone must ``look``.
     """
     spreads = convolution.missing == "propagate"
     listed = look or convolution.require_center or not spreads
-    missing = missing_pixels(window, numbers.nodata, nan=listed)
-    if masked is not None and masked.any():
-        missing = masked.copy() if missing is None else missing | masked
+    planes = window[bands[0] : bands[-1] + 1]
+    missing = [missing_pixels(plane, numbers.nodata, nan=listed) for plane in planes]
+    for i, band in enumerate(bands):
+        hidden = _plane(masked, band)
+        if hidden is not None and hidden.any():
+            found = missing[i]
+            missing[i] = hidden.copy() if found is None else found | hidden
     outside = [read.outside for read in reads]
-    if missing is None and all(o is None for o in outside):
-        return window if numbers.source != np.float16 else window.astype(numbers.compute), None
-    pixels = buffers.zeros(window.shape, numbers.compute)
-    pixels[...] = window
+    if all(m is None for m in missing) and all(o is None for o in outside):
+        whole = planes if numbers.source != np.float16 else planes.astype(numbers.compute)
+        return whole, missing
+    pixels = buffers.zeros(planes.shape, numbers.compute)
+    pixels[...] = planes
     lost_value = np.nan
     if not spreads:
         lost_value = convolution.fill_value if convolution.missing == "fill" else 0.0
-    if missing is not None:
-        pixels[missing] = lost_value
     unseen = convolution.padding_mode == "missing"
-    for outer, place in zip(outside, (np.s_[:, None], np.s_[None, :]), strict=True):
-        if outer is None:
-            continue
-        around = np.broadcast_to(outer[place], pixels.shape)
-        pixels[around] = lost_value if unseen else convolution.padding_value
-        if unseen or missing is not None:
-            missing = np.zeros(pixels.shape, bool) if missing is None else missing
-            missing[around] = unseen
-    return pixels, missing if listed else None
+    for i, plane in enumerate(pixels):
+        lost = missing[i]
+        if lost is not None:
+            plane[lost] = lost_value
+        for outer, place in zip(outside, (np.s_[:, None], np.s_[None, :]), strict=True):
+            if outer is None:
+                continue
+            around = np.broadcast_to(outer[place], plane.shape)
+            plane[around] = lost_value if unseen else convolution.padding_value
+            if unseen or lost is not None:
+                lost = np.zeros(plane.shape, bool) if lost is None else lost
+                lost[around] = unseen
+        missing[i] = lost if listed else None
+    return pixels, missing
 
 
 def _settle_missing(
@@ -190,7 +203,7 @@ def _settle_missing(
     group: Group,
     reads: Reads,
     missing: list[np.ndarray | None],
-    sums: list[np.ndarray],
+    sums: np.ndarray,
     share: np.ndarray | None,
 ) -> None:
     """Apply the policy for missing data to the sums of a group, in place."""
@@ -198,12 +211,14 @@ def _settle_missing(
     shape = next(lost.shape for lost in missing if lost is not None)
     lost = [np.zeros(shape, bool) if plane is None else plane for plane in missing]
     if c.missing != "propagate" or share is not None:
-        weighed = tuple(_magnitudes(c, group, i) for i in range(len(group.outputs)))
-        valid = [np.empty(values.shape, np.float64) for values in sums]
-        planes = [(~plane).view(np.uint8) for plane in lost]
-        _correlate(recipe, reads, planes, weighed, valid)
-        for values, seen, taps in zip(sums, valid, weighed, strict=True):
-            total = float(np.cumsum(taps.weights)[-1]) if taps.weights.size else 0.0
+        planes = np.stack([(~plane).view(np.uint8) for plane in lost])
+        weigh = recipe.prepared(group, reads, magnitudes=True)
+        valid = np.empty(sums.shape, np.float64)
+        weigh.run(planes, valid)
+        totals = np.empty((len(valid), 1, 1))
+        field = ((k - 1) * r.dilation + 1 for r, k in zip(reads, c.kernel_shape, strict=True))
+        weigh.run(np.ones((len(planes), *field), np.uint8), totals)
+        for values, seen, total in zip(sums, valid, totals[:, 0, 0].tolist(), strict=True):
             if c.missing != "propagate":
                 values[:] = settle_sums(c.missing, values, seen, total, c.min_valid_fraction)
             if share is not None and total:
@@ -212,15 +227,6 @@ def _settle_missing(
         hidden = _centres(c, reads, np.logical_or.reduce(lost), sums[0].shape)
         for values in sums:
             values[hidden] = np.nan
-
-
-def _magnitudes(convolution: Convolution, group: Group, i: int) -> Taps:
-    """Return the taps of one output of a group with ``|w|`` in float64."""
-    weights = convolution.weights
-    taps = group.taps[i]
-    kernels = weights.reshape(convolution.count, -1, *convolution.kernel_shape)
-    kernel = kernels[group.outputs[i] % convolution.count]
-    return taps._replace(weights=np.abs(kernel[taps.band, taps.y, taps.x]))
 
 
 def _centres(

@@ -3,37 +3,66 @@
 The choice depends on kernel, stride, dilation and dtype alone, never on a
 tile's size or the number of threads: an algorithm that rounds differently is
 part of what the result means.
+
+direct     every tap of every output, one multiply-add each, in one fixed order
+separable  kernels of rank one: along the rows, then down the columns, where
+           1.5 (kw * min(stride, kh) + kh) + 4 <= kh * kw
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine import direct
+from tileconv.engine.direct import Direct
+from tileconv.engine.separable import Separable, factor, worth
 
 Pair = tuple[int, int]
 
 
+class Prepared(Protocol):
+    """Kernels laid out for the loops."""
+
+    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+        """Write the "valid" correlations of planes (bands, H, W) into out (kernels, OH, OW)."""
+
+    def scratch_bytes(self, width: int) -> int:
+        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+
+
+class _Prepare(Protocol):
+    def __call__(
+        self, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int
+    ) -> Prepared: ...
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to compute the "valid" correlations of a window, see `tileconv.engine.direct`."""
+    """A way to compute the "valid" correlations of a window."""
 
     name: str
     """What the plan calls it."""
-    correlate: Callable[
-        [Sequence[np.ndarray], Pair, Pair, Sequence[Taps], Sequence[np.ndarray]], None
-    ]
-    """(planes, stride, dilation, kernels, outs)"""
-    scratch_bytes: Callable[[int, Pair, Pair, Sequence[Taps], int], int]
-    """(bands, stride, dilation, kernels, itemsize) -> bytes per thread beside window and output"""
+    prepare: _Prepare
+    """Lay out kernels for planes sampled with a stride and dilation."""
 
 
-DIRECT = Algorithm("direct", direct.correlate, direct.scratch_bytes)
+DIRECT = Algorithm("direct", Direct.of)
+SEPARABLE = Algorithm("separable", Separable.of)
 
 
 def choose(weights: np.ndarray, stride: Pair, dilation: Pair, dtype: np.dtype) -> Algorithm:
-    """Return the algorithm for weights (..., kh, kw) computed in ``dtype``."""
-    del weights, stride, dilation, dtype  # one algorithm so far
-    return DIRECT
+    """Return the algorithm for weights (..., kh, kw) computed in ``dtype``.
+
+    Separable are kernels on one band each, if all of them are of rank one and
+    cheaper so.
+    """
+    if weights.ndim == 4 and weights.shape[1] > 1:
+        return DIRECT
+    kernels = weights.reshape(-1, *weights.shape[-2:])
+    if not all(worth(kernel, stride, dilation) for kernel in kernels):
+        return DIRECT
+    if any(factor(kernel, dtype) is None for kernel in kernels):
+        return DIRECT
+    return SEPARABLE

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llvmlite import ir
-from numba import njit, types
-from numba.core import caching, cgutils
-from numba.extending import intrinsic
+import numpy as np
+from numba import njit
+from numba.core import caching
 
 
 class _Cache(caching.FunctionCache):
@@ -78,21 +77,14 @@ def loop(function: Callable[..., Any]) -> Any:
     return dispatcher
 
 
-@intrinsic
-def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    if not (isinstance(a, types.Float) and a == b == c):
-        return None
-    name = f"llvm.fma.f{a.bitwidth}"
+def address_of(function: Any, signature: Any) -> np.uintp:
+    """Compile a `loop` for a signature of numbers and pointers and return its address.
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = args[0].type
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [kind] * 3), name
-        )
-        return builder.call(function, args)
-
-    return a(a, a, a), generate
-
-
-fma: Any = _fma
-"""``fma(a, b, c)`` is ``a * b + c`` of three equal floats, rounded once (fusedMultiplyAdd)."""
+    Others call it there (`tileconv.engine.lanes.call_at`), by the C convention. A loop that is
+    linked into its callers instead is compiled once more with each of them.
+    """
+    function.compile(signature)
+    compiled = function.overloads[signature.args]
+    return np.uintp(
+        compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+    )

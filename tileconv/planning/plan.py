@@ -228,13 +228,9 @@ def make_plan(
         layout=layout,
         compute_itemsize=numbers.compute.itemsize,
         target_itemsize=numbers.target.itemsize,
-        scratch_bytes=algorithm.scratch_bytes(
-            len(groups[0].bands),
-            convolution.stride,
-            convolution.dilation,
-            groups[0].taps,
-            numbers.compute.itemsize,
-        ),
+        scratch_bytes=algorithm.prepare(
+            convolution.stride, convolution.dilation, groups[0].taps, len(groups[0].bands)
+        ).scratch_bytes(geometry.out_shape[1]),
         wraps=convolution.padding_mode == "wrap",
         outputs=convolution.outputs(layout.read_bands) + valid_fraction,
         group=(len(groups[0].bands), len(groups[0].outputs)),

@@ -1,0 +1,168 @@
+"""Sum up rows of blocks of outputs, and say which lines of a ring they read."""
+
+from functools import cache
+
+import numpy as np
+from numba import from_dtype, types
+
+from tileconv.engine.jit import address_of, loop
+from tileconv.engine.lanes import (
+    LONG,
+    ROWS,
+    WIDE,
+    address_at,
+    float_to,
+    lanes,
+    pixel_bytes,
+    prefetch,
+    sum_3x3_block,
+    sum_block,
+    sum_long_block,
+    sum_narrow_sparse_block,
+    sum_short_block,
+    sum_sparse_block,
+)
+
+DENSE, SPARSE, DENSE_3X3 = 0, 1, 2
+"""Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1."""
+CACHE_LINE = 64
+
+
+@loop
+def input_row(number, hop, height, overlap):  # type: ignore[no-untyped-def]
+    """Return the row that line ``number`` of a class holds, counted in rows of the class."""
+    return number if hop == overlap else number // height * hop + number % height
+
+
+@loop
+def write_steps(steps, first, layout, weights_shape, overlap, kernel, count):  # type: ignore[no-untyped-def]
+    """Write which lines the rows of a block read; return how many steps that takes.
+
+    steps          (S, 3) intp, see `tileconv.engine.lanes.sum_block`
+    first          number of the line that the first row of the block begins with
+    layout         lines in the ring, numbers in each
+    weights_shape  (kernels, bands, height, T)
+    overlap        lines from one output row to the next
+    kernel, count  the rows are ``count`` kernels from ``kernel`` on; or, if that is negative,
+                   ``count`` output rows
+    """
+    ring, row_size = layout
+    _, bands, height, tap_count = weights_shape
+    lines = height if kernel >= 0 else (count - 1) * overlap + height
+    used = 0
+    for band in range(bands):
+        for r in range(lines):
+            low, high = 0, count
+            weight = ((kernel * bands + band) * height + r) * tap_count
+            if kernel < 0:
+                low = max(0, (r - height + overlap) // overlap)
+                high = min(count, r // overlap + 1)
+                weight = (band * height + r - low * overlap) * tap_count
+            if low < high:
+                steps[used, 0] = ((first + r) % ring * bands + band) * row_size
+                steps[used, 1] = low * (ROWS + 1) + high
+                steps[used, 2] = weight
+                used += 1
+    return used
+
+
+@cache
+def summer(number: np.dtype) -> np.uintp:
+    """Return the address of `_sum_rows` for lines of a dtype."""
+    floats, index = types.CPointer(from_dtype(number)), types.CPointer(types.intp)
+    addresses, i, u = types.CPointer(types.uintp), types.intp, types.uintp
+    kinds = (floats, i, index, i, index, i, floats, i, i, u, i, i, floats, addresses, i, i)
+    return address_of(_sum_rows, types.void(*kinds))
+
+
+@loop
+def _sum_rows(  # type: ignore[no-untyped-def]
+    lines,
+    columns,
+    steps,
+    step_count,
+    places,
+    place_count,
+    weights,
+    apart,
+    which,
+    out,
+    pitch,
+    count,
+    buffer,
+    ahead,
+    ahead_count,
+    step,
+):
+    """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
+
+    lines .. apart  see `tileconv.engine.lanes.sum_block`
+    which           DENSE, SPARSE or DENSE_3X3
+    out             address of the first output; the next row lies ``pitch`` numbers further on
+    buffer          pointer to float, room for a block: those that stick out go there first
+    ahead           pointer to addresses of input rows to fetch into the cache meanwhile, ``step``
+                    bytes for each column
+    """
+    n = lanes(lines)
+    size = pixel_bytes(lines)
+    wide = WIDE * n
+    aside = address_at(buffer)
+    x = 0
+    while x < columns:
+        left = columns - x
+        taken = wide if left > n else n
+        for k in range(ahead_count):
+            here = ahead[k] + np.uintp(x * step)
+            for byte in range(0, taken * step, CACHE_LINE):
+                prefetch(here + np.uintp(byte))
+        place = out + np.uintp(x * size)
+        whole = count == ROWS and left >= taken
+        where, next_row = (place, pitch) if whole else (aside, taken)
+        if taken == n:
+            sum_narrow_sparse_block(
+                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+            )
+        elif which == SPARSE:
+            sum_sparse_block(
+                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+            )
+        elif which == DENSE_3X3 and count == ROWS:
+            sum_3x3_block(
+                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+            )
+        else:
+            sum_block(
+                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+            )
+        if not whole:
+            some = min(taken, left)
+            for j in range(count):
+                for i in range(some):
+                    float_to(buffer[j * taken + i], place + np.uintp((j * pitch + i) * size))
+        x += taken
+
+
+@cache
+def row_summer(number: np.dtype) -> np.uintp:
+    """Return the address of `_sum_row` for lines of a dtype."""
+    floats, index, i = types.CPointer(from_dtype(number)), types.CPointer(types.intp), types.intp
+    return address_of(_sum_row, types.void(floats, i, index, index, i, floats, types.uintp))
+
+
+@loop
+def _sum_row(lines, columns, step, places, place_count, weights, out):  # type: ignore[no-untyped-def]
+    """Sum up a single row of outputs, to ``out``; there has to be room for whole blocks.
+
+    ``step`` is a pointer to one step, see `tileconv.engine.lanes.sum_block`.
+    """
+    n = lanes(lines)
+    size = pixel_bytes(lines)
+    x = 0
+    while x < columns:
+        place = out + np.uintp(x * size)
+        if columns - x > n:
+            sum_long_block(lines, x, step, 1, places, place_count, weights, 0, place, 0)
+            x += LONG * n
+        else:
+            sum_short_block(lines, x, step, 1, places, place_count, weights, 0, place, 0)
+            x += n

@@ -1,0 +1,152 @@
+"""Kernels laid out for the loops: which lines they read, and where in them each tap lies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tileconv.convolution import Taps
+from tileconv.engine.lanes import ROWS, VECTOR_BYTES, WIDE
+from tileconv.engine.lines import UNUSED
+
+Pair = tuple[int, int]
+
+RING_BYTES = 1 << 18
+"""Lines of a strip: half of a second-level cache of 512 KiB."""
+MOST_COLUMNS = 2016
+"""Most outputs in a row of a strip: many blocks of any vector width."""
+LONG_REACH = 512
+"""A strip is at least as wide as its taps reach, up to this: all of the reach is dealt out again
+for every strip."""
+CACHE_LINE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Some kernels that read the same bands at the same places.
+
+    Dilation along y is taken apart: outputs ``classes`` rows apart read every
+    ``row_step``-th input row from some row on, and no other class reads these.
+    Within a class, output ``i`` reads the rows ``i * hop .. i * hop + height - 1``
+    of them.
+    """
+
+    weights: np.ndarray
+    """(kernels, bands, height, T), float32 or float64; 0 is no tap."""
+    offsets: np.ndarray
+    """(T,) intp, pixels from the left of the field to each column of taps."""
+    stride: Pair
+    classes: int
+    row_step: int
+    hop: int
+
+    @property
+    def height(self) -> int:
+        """Rows of taps."""
+        return self.weights.shape[2]
+
+    @property
+    def overlap(self) -> int:
+        """Lines from one output row to the next: rows in a gap get none."""
+        return min(self.hop, self.height)
+
+    @property
+    def sampling(self) -> tuple[int, ...]:
+        """Where rows and columns lie, as the loops take it."""
+        return (*self.stride, self.classes, self.row_step, self.hop, self.overlap)
+
+    @cached_property
+    def sparse(self) -> bool:
+        """Some weight is 0."""
+        return not self.weights.all()
+
+    @property
+    def lanes(self) -> int:
+        """Numbers in a vector."""
+        return VECTOR_BYTES // self.weights.itemsize
+
+    @cached_property
+    def phases(self) -> np.ndarray:
+        """(S,) intp, S a multiple of a vector's lanes: the line of each phase, or UNUSED."""
+        size = -(-self.stride[1] // self.lanes) * self.lanes
+        lines = np.full(size, UNUSED, np.intp)
+        used = np.unique(self.offsets % self.stride[1])
+        lines[used] = np.arange(used.size)
+        return lines
+
+    @cached_property
+    def line_count(self) -> int:
+        """Lines of an input row, with one for what turning squares of pixels brings up besides."""
+        used = int(self.phases.max()) + 1
+        return used if used == self.phases.size else used + 1
+
+    @cached_property
+    def reach(self) -> int:
+        """Numbers of a line that an output reads beyond its own place."""
+        return int(self.offsets.max()) // self.stride[1]
+
+    @property
+    def ring(self) -> int:
+        """Input rows that are held at a time."""
+        kernels = self.weights.shape[0]
+        return self.height if kernels > 1 else (ROWS - 1) * self.overlap + self.height
+
+    def line_size(self, columns: int) -> int:
+        """Return the numbers in a line that serves ``columns`` outputs.
+
+        An odd number of cache lines: lines a power of two apart would crowd into few places of a
+        cache.
+        """
+        block = WIDE * self.lanes
+        numbers = -(-columns // block) * block + self.reach + self.lanes
+        line = CACHE_LINE // self.weights.itemsize
+        return (-(-numbers // line) | 1) * line
+
+    def columns(self, width: int) -> int:
+        """Return the outputs in a row of a strip."""
+        block = WIDE * self.lanes
+        row = self.ring * self.weights.shape[1] * self.line_count * self.weights.itemsize
+        fit = RING_BYTES // row - self.reach - 2 * self.lanes
+        most = max(fit, min(self.reach, LONG_REACH), block) // block * block
+        return min(width, most, MOST_COLUMNS)
+
+    def row_size(self, columns: int) -> int:
+        """Return the numbers in all lines of an input row of one band."""
+        return self.line_count * self.line_size(columns)
+
+    def tables(self, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (where in the lines of a row each column of taps lies, and each phase begins)."""
+        line = self.line_size(columns)
+        places = np.where(self.phases == UNUSED, self.line_count - 1, self.phases) * line
+        phase, start = self.offsets % self.stride[1], self.offsets // self.stride[1]
+        return self.phases[phase] * line + start, places
+
+    def ring_size(self, columns: int) -> int:
+        """Return the numbers in the ring."""
+        return self.ring * self.weights.shape[1] * self.row_size(columns)
+
+    def scratch_bytes(self, width: int) -> int:
+        """Return the memory that computing outputs ``width`` wide takes beside in- and output."""
+        return self.ring_size(self.columns(width)) * self.weights.itemsize
+
+
+def lay_out(stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> Program | None:
+    """Lay out kernels of one dtype; None if none of them has a tap."""
+    height = max((int(t.y.max(initial=-1)) for t in kernels), default=-1) + 1
+    if not height:
+        return None
+    columns = np.unique(np.concatenate([t.x for t in kernels]))
+    dtype = kernels[0].weights.dtype
+    weights = np.zeros((len(kernels), bands, height, columns.size), dtype)
+    for plane, taps in zip(weights, kernels, strict=True):
+        plane[taps.band, taps.y, np.searchsorted(columns, taps.x)] = taps.weights
+    common = int(np.gcd(stride[0], dilation[0]))
+    return Program(
+        weights=weights,
+        offsets=(columns * dilation[1]).astype(np.intp),
+        stride=stride,
+        classes=dilation[0] // common,
+        row_step=dilation[0],
+        hop=stride[0] // common,
+    )

@@ -1,0 +1,270 @@
+"""Kernels that are a column times a row: a pass along the rows, then one down the columns.
+
+A kernel of kh x kw taps of rank one takes kh + kw multiply-adds instead of
+kh * kw. The sums are rounded differently from the direct ones, so whether a
+kernel is computed so depends on kernel, stride, dilation and dtype alone, and
+is part of what the result means.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+
+from tileconv.convolution import Taps
+from tileconv.engine.blocks import (
+    DENSE,
+    SPARSE,
+    input_row,
+    row_summer,
+    summer,
+    write_steps,
+)
+from tileconv.engine.jit import loop
+from tileconv.engine.lanes import LONG, ROWS, WIDE, call_at
+from tileconv.engine.lines import dealer
+from tileconv.engine.memory import address
+from tileconv.engine.program import Pair, Program, lay_out
+
+DEARER = 1.5
+"""What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
+SET_UP = 4
+"""Multiply-adds that pay for the second pass, per output."""
+
+_ONE_STEP = np.array([[0, 1, 0]], np.intp)
+"""A line from its beginning on, to the only row of sums, with weights from the first on."""
+_HERE = np.zeros(1, np.intp)
+"""Down the columns, every line holds one tap, at its beginning."""
+
+
+def factor(kernel: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return (column, row) whose products are ``kernel`` to within rounding, or None.
+
+    The test is elementwise: no product differs from its weight by more than
+    2 eps of ``dtype`` relative to it, and none is 0 where the weight is not.
+    Whole numbers stay whole, so that sums which are exact stay exact.
+
+    >>> factor(np.outer([1, 2, 1], [1, 0, -1]), np.dtype("float32"))
+    (array([1., 2., 1.]), array([ 1.,  0., -1.]))
+    >>> factor(np.eye(2), np.dtype("float32")) is None
+    True
+    """
+    y, x = np.unravel_index(np.argmax(np.abs(kernel)), kernel.shape)
+    if not kernel[y, x]:
+        return None
+    if (kernel == np.rint(kernel)).all() and np.abs(kernel).max() < 2**53:
+        row = kernel[y] / gcd(*(int(w) for w in kernel[y]))
+    else:
+        row = kernel[y] / np.exp2(np.floor(np.log2(np.abs(kernel[y, x])) / 2))
+    column = kernel[:, x] / row[x]
+    bound = 2 * np.finfo(dtype).eps * np.abs(kernel)
+    if not (np.abs(np.outer(column, row) - kernel) <= bound).all():
+        return None
+    parts = column.astype(dtype), row.astype(dtype)
+    for part, exact in zip(parts, (column, row), strict=True):
+        small = np.abs(part[exact != 0])
+        if not (small >= np.finfo(dtype).tiny).all() or not np.isfinite(part).all():
+            return None  # out of the range in which dtype is accurate
+    return column, row
+
+
+def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
+    """Say whether two passes over a kernel of rank one are cheaper than all its taps."""
+    rows, columns = (int(kernel.any(axis=axis).sum()) for axis in (1, 0))
+    between = min(stride[0] // gcd(stride[0], dilation[0]), kernel.shape[0])
+    return DEARER * (columns * between + rows) + SET_UP <= np.count_nonzero(kernel)
+
+
+@dataclass(frozen=True, eq=False)
+class Separable:
+    """Some kernels of rank one on one band, ready to run one after the other."""
+
+    passes: tuple[tuple[Program, Program], ...]
+    """Along the rows and down the columns, for each kernel."""
+
+    @classmethod
+    def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Separable":
+        """Lay out kernels that `factor` takes; ``bands`` is 1."""
+        del bands
+        passes = []
+        for taps in kernels:
+            kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
+            kernel[taps.y, taps.x] = taps.exact
+            dtype = taps.weights.dtype
+            parts = factor(kernel, dtype)
+            if parts is None:
+                raise ValueError("the kernel is not of rank one")
+            along = _line_taps(parts[1], dtype, row=True), (1, stride[1]), (1, dilation[1])
+            down = _line_taps(parts[0], dtype, row=False), (stride[0], 1), (dilation[0], 1)
+            programs = [lay_out(s, d, [t], 1) for t, s, d in (along, down)]
+            passes.append(tuple(p for p in programs if p is not None))
+        return cls(tuple(passes))  # type: ignore[arg-type]
+
+    def scratch_bytes(self, width: int) -> int:
+        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+        return max(self._scratch(pair, width) for pair in self.passes)
+
+    @staticmethod
+    def _scratch(pair: tuple[Program, Program], width: int) -> int:
+        along, down = pair
+        columns = _columns(along, down, width)
+        numbers = along.row_size(_padded(along, columns))
+        numbers += down.ring * down.line_size(_padded(down, columns))
+        return numbers * down.weights.itemsize
+
+    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+        """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
+        for (along, down), target in zip(self.passes, out, strict=True):
+            columns = _columns(along, down, target.shape[1])
+            padded = _padded(along, columns)
+            dtype = target.dtype
+            taps, places = along.tables(padded)
+            between = down.line_size(padded)
+            lines = np.zeros(along.row_size(padded), dtype)
+            sums = np.zeros(down.ring * between, dtype)
+            steps = np.empty((down.ring, 3), np.intp)
+            ahead = np.empty(ROWS * down.overlap, np.uintp)
+            buffer = np.empty(ROWS * WIDE * down.lanes, dtype)
+            tables = (lines, along.phases, places, taps, along.weights, _ONE_STEP)
+            more = (sums, steps, ahead, buffer, _HERE, down.weights)
+            correlate(
+                (dealer(planes.dtype, dtype), row_summer(dtype), summer(dtype)),
+                address(planes),
+                planes.shape,
+                planes.strides,
+                address(target),
+                target.shape,
+                (target.strides[0] // target.itemsize, target.itemsize),
+                down.weights.shape,
+                (along.stride[1], along.reach, taps.size),
+                down.sampling,
+                (down.ring, between, columns, SPARSE if down.sparse else DENSE),
+                steps,
+                ahead,
+                tuple(address(table) for table in tables),
+                tuple(address(table) for table in more),
+            )
+
+
+def _line_taps(line: np.ndarray, dtype: np.dtype, *, row: bool) -> Taps:
+    """Return the taps of a kernel of one row, or of one column."""
+    place = np.flatnonzero(line)
+    nought = np.zeros_like(place)
+    y, x = (nought, place) if row else (place, nought)
+    return Taps(nought, y, x, line[place].astype(dtype), line[place])
+
+
+def _columns(along: Program, down: Program, width: int) -> int:
+    return min(along.columns(width), down.columns(width))
+
+
+def _padded(program: Program, columns: int) -> int:
+    """Return the columns that whole blocks of LONG vectors may come to cover."""
+    return columns + LONG * program.lanes
+
+
+@loop
+def correlate(  # type: ignore[no-untyped-def]
+    functions,
+    source,
+    shape,
+    strides,
+    target,
+    out_shape,
+    out_pitch,
+    weights_shape,
+    along,
+    sampling,
+    layout,
+    steps,
+    ahead,
+    along_tables,
+    tables,
+):
+    """Compute all outputs of one kernel on one band, strip by strip.
+
+    functions       addresses from `dealer`, `row_summer` and `summer`
+    weights_shape   (1, 1, height, 1), of the pass down the columns
+    along           stride, reach and number of taps along x
+    sampling        as of a kernel of one column
+    layout          rows of sums in the ring, numbers in each, columns in a strip, DENSE or SPARSE
+    along_tables    addresses: the lines of an input row; phases, places, taps and weights of the
+                    pass along the rows; its one step
+    tables          addresses: the ring of sums; steps; ahead; room for a block; where along a row
+                    of sums the one tap lies; weights of the pass down the columns
+
+    What is not named here is as for `tileconv.engine.direct.correlate`.
+    """
+    deal, sum_row, sum_rows = functions
+    lines_at, phases_at, places_at, taps_at, row_weights_at, one_step_at = along_tables
+    sums_at, steps_at, ahead_at, buffer_at, here_at, weights_at = tables
+    stride_x, reach, row_taps = along
+    stride_y, _, classes, row_step, hop, overlap = sampling
+    ring, row_size, most_columns, which = layout
+    _, _, in_width = shape
+    out_height, out_width = out_shape
+    pitch, size = out_pitch
+    _, _, height, _ = weights_shape
+    for x in range(0, out_width, most_columns):
+        columns = min(most_columns, out_width - x)
+        left = source + np.uintp(x * stride_x * strides[2])
+        width = in_width - x * stride_x
+        for c in range(classes):
+            rows = (out_height - c + classes - 1) // classes
+            ready = 0  # lines of the class that are in the ring, or were
+            for i in range(0, rows, ROWS):
+                count = min(ROWS, rows - i)
+                ready = max(ready, i * overlap)
+                while ready < (i + count - 1) * overlap + height:
+                    row = c * stride_y + input_row(ready, hop, height, overlap) * row_step
+                    call_at(
+                        deal,
+                        left + np.uintp(row * strides[1]),
+                        strides[2],
+                        width,
+                        stride_x,
+                        phases_at,
+                        places_at,
+                        columns + reach,
+                        lines_at,
+                    )
+                    call_at(
+                        sum_row,
+                        lines_at,
+                        columns,
+                        one_step_at,
+                        taps_at,
+                        row_taps,
+                        row_weights_at,
+                        sums_at + np.uintp(ready % ring * row_size * size),
+                    )
+                    ready += 1
+                coming = 0
+                last = (rows - 1) * overlap + height
+                for later in range(ready, min(ready + ROWS * overlap, last)):
+                    row = c * stride_y + input_row(later, hop, height, overlap) * row_step
+                    ahead[coming] = left + np.uintp(row * strides[1])
+                    coming += 1
+                used = write_steps(
+                    steps, i * overlap, (ring, row_size), weights_shape, overlap, -1, count
+                )
+                call_at(
+                    sum_rows,
+                    sums_at,
+                    columns,
+                    steps_at,
+                    used,
+                    here_at,
+                    1,
+                    weights_at,
+                    -overlap,
+                    which,
+                    target + np.uintp(((c + i * classes) * pitch + x) * size),
+                    classes * pitch,
+                    count,
+                    buffer_at,
+                    ahead_at,
+                    coming,
+                    stride_x * strides[2],
+                )
