@@ -1,21 +1,25 @@
 """Measure tileconv beside what people would use instead, and print ratios: nothing passes or fails.
 
-    python scripts/bench.py                  all parts: a few minutes on two cores
-    python scripts/bench.py arrays files     some of them
-    python scripts/bench.py --quick --json figures.json
+    python scripts/bench.py                              all parts: about 20 minutes on two cores
+    python scripts/bench.py arrays files                 some of them
+    python scripts/bench.py --quick --json figures.json  smaller arrays and rasters
+    python scripts/bench.py arrays --list                the cases of the table, by name
+    python scripts/bench.py arrays --only 'stride: u16'  some of them
+    python scripts/bench.py arrays --all                 hundreds of cases: about an hour
 
-arrays  `tileconv.convolve` beside OpenCV, torch, SciPy and a plain Numba loop, those installed.
-        Each gets one thread. All must compute the same numbers before
-        any is timed; then they take turns. OpenCV and SciPy know no stride: they compute every
-        output, and what was not asked for is cut away. SciPy is slow: it gets as many rows as it
-        manages in about a second, and its time is scaled up and marked ~ if those are not all.
+arrays  `tileconv.convolve` beside the limit of this machine, which is measured first, and beside
+        OpenCV, torch, onnxruntime, SciPy and a plain Numba loop, those installed. All get two
+        threads, compute the same numbers before any is timed, and take turns. OpenCV and SciPy
+        know no stride: they compute every output, and what was not asked for is cut away. Who is
+        slow gets fewer rows, and its time is scaled up and marked ~.
+calls   What a call costs beside its loops: importing tileconv, compiling, Python's share on a
+        small array, and memory.
 files   `tileconv.run` on a compressed GeoTIFF over its floor: decoding each block that a receptive
         field touches exactly once, by as many threads with a handle each, and then writing the
         same output from memory. Beside it a loop over windows, as one writes it by hand with
         rasterio and OpenCV.
 memory  The peak of a process that runs a job on a raster half as large as its memory limit, and
         the peak that the job's plan foretells.
-
 graphs  What building the graph of a lazy convolution takes per chunk, beside dask's map_overlap.
 
 A time is the median of a few rounds after a warm-up. With glibc's own defaults torch is measured
@@ -29,27 +33,62 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arrays import arrays
+from benchmarks.arrays import arrays, selected
+from benchmarks.calls import calls
 from benchmarks.files import files, memory
 from benchmarks.graphs import graphs
-from benchmarks.machine import HUGE_PAGES, machine, print_machine
+from benchmarks.machine import HUGE_PAGES, describe, machine, print_machine
+from benchmarks.tables import write_between_marks
 
-PARTS = {"arrays": arrays, "files": files, "memory": memory, "graphs": graphs}
+PARTS = ("arrays", "calls", "files", "memory", "graphs")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=["all", *PARTS], default="all")
+    parser.add_argument("--quick", action="store_true", help="smaller arrays and rasters")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    group = parser.add_argument_group("arrays")
+    group.add_argument("--list", action="store_true", help="name the cases, and measure nothing")
+    group.add_argument("--all", action="store_true", help="every case, not the short table's")
+    group.add_argument("--only", metavar="REGEX", help="cases whose 'suite: name' it is found in")
+    group.add_argument("--no-peers", action="store_true", help="tileconv and the limit alone")
+    group.add_argument("--side", type=int, metavar="N", help="pixels a side, at the most")
+    group.add_argument("--rounds", type=int, metavar="N", help="most rounds of each contender")
+    group.add_argument("--seconds", type=float, metavar="S", help="of each contender in each case")
+    group.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the table between the marks of a page, or as a page of its own",
+    )
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=["all", *PARTS], default="all")
-    parser.add_argument("--quick", action="store_true", help="take smaller rasters")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
-    options = parser.parse_args()
+    options = arguments().parse_args()
+    if options.list:
+        print("\n".join(f"{case.suite}: {case.name}" for case in selected(options)))
+        return
     if not HUGE_PAGES.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **HUGE_PAGES})
     about = machine()
     print_machine(about)
     figures: dict[str, Any] = {"machine": about}
+    smaller = 2 if options.quick else 1
     for name in PARTS if "all" in options.parts else options.parts:
-        figures[name] = PARTS[name](2 if options.quick else 1)
+        if name == "arrays":
+            found = arrays(options)
+            figures[name] = found.to_dict()
+            if options.markdown:
+                text = f"{describe(about)}\n\n{found.to_markdown()}"
+                write_between_marks(options.markdown, text)
+        elif name == "calls":
+            figures[name] = calls(options)
+        else:
+            figures[name] = {"files": files, "memory": memory, "graphs": graphs}[name](smaller)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,117 +1,126 @@
-"""`tileconv.convolve` beside what people would use instead."""
+"""`tileconv.convolve` beside the machine's limit, and beside what people would use instead."""
 
-from collections.abc import Iterator
-from functools import partial
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numba
-import numpy as np
+from benchmarks import results, roofline, scaling
+from benchmarks.cases import Case, all_cases, readme_cases
+from benchmarks.machine import THREADS, pin, use_threads
+from benchmarks.race import Race, Settings, race
+from benchmarks.roofline import Rates
+from benchmarks.tables import Row, markdown, print_table
 
-import tileconv
-from benchmarks.images import cut, landscape, outputs
-from benchmarks.machine import INSTALLED
-from benchmarks.tables import Row, Scaled, print_table
-from benchmarks.turns import take_turns
-
-if "OpenCV" in INSTALLED:
-    import cv2
-if "torch" in INSTALLED:
-    import torch
-if "SciPy" in INSTALLED:
-    from scipy import ndimage
-ARRAY_CASES = ((3, 1), (3, 4), (7, 1), (7, 4), (15, 4), (31, 8), (3, 16))
-"""(kernel, stride)."""
-TOLERANCE = 3e-6
-"""Of the largest sum that could be: float32 products, added in different orders."""
-SCIPY_PRODUCTS = 3e8
-"""What SciPy manages in about a second."""
+QUICK_SIDE = 1024
 
 
-def arrays(smaller: int) -> list[Row]:
-    side = 4096 // smaller
-    title = f"arrays: {side} x {side}, one thread each; peers: their time / tileconv's"
-    return print_table(title, array_rows(side, rounds=5))
+@dataclass(frozen=True)
+class Figures:
+    """What the part measured."""
+
+    settings: Settings
+    single: Rates
+    rates: Rates
+    races: Sequence[Race]
+    threads: Sequence[Row]
+    strides: Sequence[Row]
+    variants: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for programs."""
+        return {
+            "settings": vars(self.settings),
+            "rates": [self.single.figures(), self.rates.figures()],
+            "cases": [results.figures(each, self.rates) for each in self.races],
+            "threads": list(self.threads),
+            "strides": list(self.strides),
+            "summary": results.summary(self.races, self.rates),
+            "variants": self.variants,
+        }
+
+    def to_markdown(self) -> str:
+        """Return the table and what it comes to, for a page."""
+        rows = [results.table_row(each, self.rates) for each in self.races]
+        parts = [
+            "\n".join(f"- {roofline.describe(each)}" for each in (self.single, self.rates)),
+            markdown(rows),
+            f"{legend(self.settings)}.",
+            "\n".join(f"- {line}" for line in results.summary(self.races, self.rates)),
+        ]
+        parts += [markdown(table) for table in (self.threads, self.strides) if table]
+        return "\n\n".join(part.strip() for part in parts if part)
 
 
-def array_rows(side: int, rounds: int) -> Iterator[Row]:
-    """Time every contender on every case."""
-    use_one_thread()
-    for dtype in ("uint16", "float32"):
-        image = landscape(side, side).astype(dtype)
-        for size, stride in ARRAY_CASES:
-            kernel = np.random.default_rng(size).normal(size=(size, size)).astype(np.float32)
-            timed = race(image, kernel, stride, rounds)
-            ours = timed.pop("tileconv")
-            case = {"dtype": dtype, "kernel": size, "stride": stride, "tileconv ms": 1e3 * ours}
-            yield case | {name: type(theirs)(theirs / ours) for name, theirs in timed.items()}
+def legend(settings: Settings) -> str:
+    """Say what the columns hold."""
+    return (
+        f"Arrays of {settings.side} x {settings.side} where the case does not say, "
+        f"{THREADS} threads each; ms: tileconv's time, limit: the least that this machine allows, "
+        "share: of it, in percent; peers: their time over tileconv's (~ scaled up from a part of "
+        "the rows), masked: tileconv's time over its own where no pixel can be missing"
+    )
 
 
-def race(image: np.ndarray, kernel: np.ndarray, stride: int, rounds: int) -> dict[str, float]:
-    """Return each contender's seconds for the whole image."""
-    expected = CONTENDERS["tileconv"](image, kernel, stride)
-    largest = np.abs(kernel).sum() * float(image.max())
-    jobs, scale = {}, {}
-    for name in ("tileconv", *INSTALLED):
-        convolve, part = CONTENDERS[name], image
-        if name == "SciPy":
-            rows = int(SCIPY_PRODUCTS / (image.shape[1] * kernel.size))
-            part = image[: max(rows, 2 * kernel.shape[0])]
-        found = convolve(part, kernel, stride)  # the warm-up, too
-        error = np.abs(found - expected[: found.shape[0]]).max() / largest
-        if not error <= TOLERANCE:
-            raise SystemExit(f"{name} computes something else: {error:.1e} of the largest sum")
-        jobs[name] = partial(convolve, part, kernel, stride)
-        scale[name] = image.shape[0] / part.shape[0]
-    timed = take_turns(jobs, rounds)
-    return {n: Scaled(timed[n] * scale[n]) if scale[n] > 1 else timed[n] for n in jobs}
+def settings_of(options: Namespace) -> Settings:
+    """Return what the command line asks for."""
+    given = {
+        name: value
+        for name in ("side", "rounds", "seconds")
+        if (value := getattr(options, name)) is not None
+    }
+    settings = Settings(peers=not options.no_peers)
+    if options.quick:
+        settings = replace(settings, side=QUICK_SIDE, rounds=3, seconds=0.3, cap=True)
+    return replace(settings, **given, cap=options.quick or options.side is not None)
 
 
-def with_tileconv(image: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    return tileconv.convolve(image, kernel, stride=stride, threads=1)
+def selected(options: Namespace) -> list[Case]:
+    """Return the cases that the command line asks for."""
+    cases = all_cases() if options.all else readme_cases()
+    if options.only:
+        pattern = re.compile(options.only)
+        cases = [case for case in cases if pattern.search(f"{case.suite}: {case.name}")]
+        if not cases:
+            raise SystemExit(f"no case matches --only {options.only!r}; --list shows their names")
+    return cases
 
 
-def with_opencv(image: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    return cut(cv2.filter2D(image, cv2.CV_32F, kernel), kernel.shape[0], stride)
+def arrays(options: Namespace) -> Figures:
+    """Measure and print the roofline, the table, and what it comes to."""
+    pin()
+    use_threads()
+    settings, cases = settings_of(options), selected(options)
+    print("\nroofline: the best of some rounds of loops that do nothing else\n")
+    single = roofline.measure(1, options.quick)
+    rates = roofline.best(single, roofline.measure(THREADS, options.quick))
+    print(f"{roofline.describe(single)}\n{roofline.describe(replace(rates, threads=THREADS))}")
+    races: list[Race] = []
+
+    def rows() -> Iterator[Row]:
+        for case in cases:
+            races.append(race(case, settings))
+            yield results.table_row(races[-1], rates)
+
+    print_table(legend(settings), rows(), max(len(case.name) for case in cases))
+    again = roofline.measure(THREADS, options.quick)
+    rates = roofline.best(rates, again)  # a busy moment at the start may have passed
+    print(f"\nat the end: {roofline.describe(again)}; the summary takes the best of all\n")
+    for line in results.summary(races, rates):
+        print(line)
+    extras = not options.only and not options.quick
+    threads, strides = follow(settings) if extras else ([], [])
+    variants = scaling.compiled_variants()
+    print(f"\ncompiled variants of tileconv's loops in all of this: {variants}")
+    return Figures(settings, single, rates, races, threads, strides, variants)
 
 
-def with_torch(image: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    pixels, weights = torch.from_numpy(image).to(torch.float32), torch.from_numpy(kernel)
-    with torch.inference_mode():
-        return torch.conv2d(pixels[None, None], weights[None, None], stride=stride)[0, 0].numpy()
-
-
-def with_scipy(image: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    return cut(ndimage.correlate(image, kernel, output=np.float32), kernel.shape[0], stride)
-
-
-def with_numba(image: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
-    out = np.empty([outputs(n, kernel.shape[0], stride) for n in image.shape], np.float32)
-    four_loops(image, kernel, stride, out)
-    return out
-
-
-@numba.njit(parallel=True, fastmath=True)
-def four_loops(image, kernel, stride, out):
-    for y in numba.prange(out.shape[0]):
-        for x in range(out.shape[1]):
-            total = np.float32(0)
-            for i in range(kernel.shape[0]):
-                for j in range(kernel.shape[1]):
-                    total += kernel[i, j] * np.float32(image[y * stride + i, x * stride + j])
-            out[y, x] = total
-
-
-CONTENDERS = {
-    "tileconv": with_tileconv,
-    "OpenCV": with_opencv,
-    "torch": with_torch,
-    "SciPy": with_scipy,
-    "Numba": with_numba,
-}
-
-
-def use_one_thread() -> None:
-    numba.set_num_threads(1)
-    if "OpenCV" in INSTALLED:
-        cv2.setNumThreads(1)
-    if "torch" in INSTALLED:
-        torch.set_num_threads(1)
+def follow(settings: Settings) -> tuple[list[Row], list[Row]]:
+    """Print how the time follows threads and strides, and return both tables."""
+    threads = "threads: milliseconds, and how many times faster"
+    strides = "strides: milliseconds, and how many times less (the outputs are 64 times fewer)"
+    return (
+        print_table(threads, scaling.thread_rows(settings), 26),
+        print_table(strides, scaling.stride_rows(settings), 26),
+    )
