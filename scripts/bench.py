@@ -6,12 +6,14 @@
     python scripts/bench.py arrays --list                the cases of the table, by name
     python scripts/bench.py arrays --only 'stride: u16'  some of them
     python scripts/bench.py arrays --all                 hundreds of cases: about an hour
+    python scripts/bench.py --from figures.json --markdown docs/benchmarks.md   a page of it
 
 arrays  `tileconv.convolve` beside the limit of this machine, which is measured first, and beside
         OpenCV, torch, onnxruntime, SciPy and a plain Numba loop, those installed. All get two
         threads, compute the same numbers before any is timed, and take turns. OpenCV and SciPy
         know no stride: they compute every output, and what was not asked for is cut away. Who is
         slow gets fewer rows, and its time is scaled up and marked ~.
+scaling How tileconv's time follows the number of threads and the stride.
 calls   What a call costs beside its loops: importing tileconv, compiling, Python's share on a
         small array, and memory.
 files   `tileconv.run` on a compressed GeoTIFF over its floor: decoding each block that a receptive
@@ -30,17 +32,20 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arrays import arrays, selected
+from benchmarks.arrays import arrays, selected, settings_of
 from benchmarks.calls import calls
 from benchmarks.files import files, memory
 from benchmarks.graphs import graphs
-from benchmarks.machine import HUGE_PAGES, describe, machine, print_machine
+from benchmarks.machine import HUGE_PAGES, machine, print_machine
+from benchmarks.pages import joined, page
+from benchmarks.scaling import scaling
 from benchmarks.tables import write_between_marks
 
-PARTS = ("arrays", "calls", "files", "memory", "graphs")
+PARTS = ("arrays", "scaling", "calls", "files", "memory", "graphs")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -50,6 +55,20 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("parts", nargs="*", choices=["all", *PARTS], default="all")
     parser.add_argument("--quick", action="store_true", help="smaller arrays and rasters")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write tables between the marks of a page, or as a page of their own",
+    )
+    parser.add_argument(
+        "--from",
+        dest="earlier",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: join the figures that earlier runs on this machine wrote",
+    )
     group = parser.add_argument_group("arrays")
     group.add_argument("--list", action="store_true", help="name the cases, and measure nothing")
     group.add_argument("--all", action="store_true", help="every case, not the short table's")
@@ -58,12 +77,6 @@ def arguments() -> argparse.ArgumentParser:
     group.add_argument("--side", type=int, metavar="N", help="pixels a side, at the most")
     group.add_argument("--rounds", type=int, metavar="N", help="most rounds of each contender")
     group.add_argument("--seconds", type=float, metavar="S", help="of each contender in each case")
-    group.add_argument(
-        "--markdown",
-        type=Path,
-        metavar="FILE",
-        help="write the table between the marks of a page, or as a page of its own",
-    )
     return parser
 
 
@@ -72,25 +85,37 @@ def main() -> None:
     if options.list:
         print("\n".join(f"{case.suite}: {case.name}" for case in selected(options)))
         return
+    if options.earlier:
+        report(options, [json.loads(path.read_text()) for path in options.earlier])
+        return
     if not HUGE_PAGES.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **HUGE_PAGES})
     about = machine()
     print_machine(about)
-    figures: dict[str, Any] = {"machine": about}
     smaller = 2 if options.quick else 1
+    parts: dict[str, Callable[[], object]] = {
+        "arrays": lambda: arrays(options).to_dict(),
+        "scaling": lambda: scaling(settings_of(options)),
+        "calls": lambda: calls(quick=options.quick),
+        "files": lambda: files(smaller),
+        "memory": lambda: memory(smaller),
+        "graphs": lambda: graphs(smaller),
+    }
+    figures: dict[str, Any] = {"machine": about}
     for name in PARTS if "all" in options.parts else options.parts:
-        if name == "arrays":
-            found = arrays(options)
-            figures[name] = found.to_dict()
-            if options.markdown:
-                text = f"{describe(about)}\n\n{found.to_markdown()}"
-                write_between_marks(options.markdown, text)
-        elif name == "calls":
-            figures[name] = calls(options)
-        else:
-            figures[name] = {"files": files, "memory": memory, "graphs": graphs}[name](smaller)
+        figures[name] = parts[name]()
+    report(options, [figures])
+
+
+def report(options: argparse.Namespace, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Write what was asked for."""
+    figures = joined(runs)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.markdown:
+        write_between_marks(options.markdown, page(figures))
+    elif options.earlier:
+        print(page(figures))
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks import results, roofline, scaling
+from benchmarks import results, roofline
 from benchmarks.cases import Case, all_cases, readme_cases
 from benchmarks.machine import THREADS, pin, use_threads
 from benchmarks.race import Race, Settings, race
 from benchmarks.roofline import Rates
-from benchmarks.tables import Row, markdown, print_table
+from benchmarks.scaling import compiled_variants
+from benchmarks.tables import Row, print_table
 
 QUICK_SIDE = 1024
 
@@ -24,42 +25,32 @@ class Figures:
     single: Rates
     rates: Rates
     races: Sequence[Race]
-    threads: Sequence[Row]
-    strides: Sequence[Row]
     variants: int
+    """Loops of tileconv that were compiled."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for programs."""
         return {
-            "settings": vars(self.settings),
-            "rates": [self.single.figures(), self.rates.figures()],
-            "cases": [results.figures(each, self.rates) for each in self.races],
-            "threads": list(self.threads),
-            "strides": list(self.strides),
+            "settings": asdict(self.settings),
+            "rates": [asdict(self.single), asdict(self.rates)],
+            "cases": [results.to_dict(each, self.rates) for each in self.races],
             "summary": results.summary(self.races, self.rates),
             "variants": self.variants,
         }
 
-    def to_markdown(self) -> str:
-        """Return the table and what it comes to, for a page."""
-        rows = [results.table_row(each, self.rates) for each in self.races]
-        parts = [
-            "\n".join(f"- {roofline.describe(each)}" for each in (self.single, self.rates)),
-            markdown(rows),
-            f"{legend(self.settings)}.",
-            "\n".join(f"- {line}" for line in results.summary(self.races, self.rates)),
-        ]
-        parts += [markdown(table) for table in (self.threads, self.strides) if table]
-        return "\n\n".join(part.strip() for part in parts if part)
+
+LEGEND = (
+    "ms: tileconv's time; limit: the least that this machine allows, set by memory or by "
+    "multiply-adds (FMA); share of it in percent; peers: their time over tileconv's, ~ where it is "
+    "scaled up from a part of the rows; masked: tileconv's time over its own where no pixel can be "
+    "missing."
+)
 
 
-def legend(settings: Settings) -> str:
-    """Say what the columns hold."""
+def title(settings: Settings) -> str:
     return (
-        f"Arrays of {settings.side} x {settings.side} where the case does not say, "
-        f"{THREADS} threads each; ms: tileconv's time, limit: the least that this machine allows, "
-        "share: of it, in percent; peers: their time over tileconv's (~ scaled up from a part of "
-        "the rows), masked: tileconv's time over its own where no pixel can be missing"
+        f"Arrays of {settings.side} x {settings.side} where the case does not say; "
+        f"{THREADS} threads each; medians of up to {settings.rounds} rounds"
     )
 
 
@@ -103,24 +94,12 @@ def arrays(options: Namespace) -> Figures:
             races.append(race(case, settings))
             yield results.table_row(races[-1], rates)
 
-    print_table(legend(settings), rows(), max(len(case.name) for case in cases))
+    print_table(f"{title(settings)}\n{LEGEND}", rows(), max(len(case.name) for case in cases))
     again = roofline.measure(THREADS, options.quick)
     rates = roofline.best(rates, again)  # a busy moment at the start may have passed
     print(f"\nat the end: {roofline.describe(again)}; the summary takes the best of all\n")
     for line in results.summary(races, rates):
         print(line)
-    extras = not options.only and not options.quick
-    threads, strides = follow(settings) if extras else ([], [])
-    variants = scaling.compiled_variants()
+    variants = compiled_variants()
     print(f"\ncompiled variants of tileconv's loops in all of this: {variants}")
-    return Figures(settings, single, rates, races, threads, strides, variants)
-
-
-def follow(settings: Settings) -> tuple[list[Row], list[Row]]:
-    """Print how the time follows threads and strides, and return both tables."""
-    threads = "threads: milliseconds, and how many times faster"
-    strides = "strides: milliseconds, and how many times less (the outputs are 64 times fewer)"
-    return (
-        print_table(threads, scaling.thread_rows(settings), 26),
-        print_table(strides, scaling.stride_rows(settings), 26),
-    )
+    return Figures(settings, single, rates, races, variants)

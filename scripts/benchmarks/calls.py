@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,14 +80,14 @@ print(kib("VmHWM") * 1024 - before * 1024 - out.nbytes, pixels.nbytes)
 """Resets the peak that the system keeps, and tells how much a call added to it."""
 
 
-def calls(options: Namespace) -> dict[str, list[Row]]:
+def calls(*, quick: bool) -> dict[str, list[Row]]:
     """Measure and print all of it."""
     pin()
     tables = {
         "overhead": print_table(
             f"calls: {SMALL} x {SMALL}, microseconds, medians of {CALLS}; "
             "loop: a plain compiled loop that does the same work",
-            overhead_rows(200 if options.quick else CALLS),
+            overhead_rows(200 if quick else CALLS),
             16,
         ),
         "import": print_table("import tileconv, a process of its own: seconds", import_rows(), 16),
@@ -100,7 +99,7 @@ def calls(options: Namespace) -> dict[str, list[Row]]:
     }
     tables["memory"] = print_table(
         "memory of a call beside its input and its output: MiB, and percent of the input",
-        memory_rows(2048 if options.quick else 8192),
+        memory_rows(2048 if quick else 8192),
         16,
     )
     return tables

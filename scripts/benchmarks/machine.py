@@ -60,24 +60,28 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: import_module(name).__version__ for name in modules},
         "gdal": rasterio.__gdal_version__,
+        "environment": " ".join(f"{name}={os.environ.get(name, '')}" for name in HUGE_PAGES),
     }
 
 
+def libraries(about: Mapping[str, str]) -> str:
+    """Return the libraries of `machine` with their versions."""
+    others = ("cpu", "cores", "system", "environment")
+    return ", ".join(f"{name} {number}" for name, number in about.items() if name not in others)
+
+
 def describe(about: Mapping[str, str]) -> str:
-    """Say it in two sentences, for a page."""
-    libraries = ", ".join(f"{name} {number}" for name, number in [*about.items()][3:])
-    settings = " ".join(f"{name}={os.environ[name]}" for name in HUGE_PAGES)
+    """Say it in a sentence, for a page."""
     return (
         f"Measured on {about['cpu']}, {about['cores']} cores, {about['system']}, "
-        f"with {libraries}; {settings}."
+        f"with {libraries(about)}; {about['environment']}."
     )
 
 
 def print_machine(about: Mapping[str, str]) -> None:
-    libraries = [f"{name} {number}" for name, number in about.items()][3:]
     print(f"{about['cpu']}, {about['cores']} cores, {about['system']}")
-    print(", ".join(libraries))
-    print(f"environment: {' '.join(f'{k}={os.environ[k]}' for k in HUGE_PAGES)}")
+    print(libraries(about))
+    print(f"environment: {about['environment']}")
     absent = [name for name in PEERS if name not in INSTALLED]
     if absent:
         print(f"not installed: {', '.join(absent)}")

@@ -1,13 +1,13 @@
 """What the races say: rows of the table, figures for programs, and a summary in a few lines."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.cases import Case
-from benchmarks.race import Race
+from benchmarks.cases import Case, Work
+from benchmarks.race import Race, Timing
 from benchmarks.roofline import Rates
 from benchmarks.tables import Row, Scaled
 
@@ -71,18 +71,31 @@ def table_row(race: Race, rates: Rates) -> Row:
     return row
 
 
-def figures(race: Race, rates: Rates) -> dict[str, Any]:
+def to_dict(race: Race, rates: Rates) -> dict[str, Any]:
     """Return everything that is known of a case, for programs."""
     return {
         "case": race.case.name,
-        **asdict(race.case),
-        **asdict(race.work),
+        "what": asdict(race.case),
+        "work": asdict(race.work),
         "tileconv": asdict(race.tileconv),
-        "without": race.without and asdict(race.without),
         "peers": {name: asdict(timing) for name, timing in race.peers.items()},
+        "without": race.without and asdict(race.without),
         "limits": limits(race, rates),
         "share": share(race, rates),
     }
+
+
+def from_dict(figures: Mapping[str, Any]) -> Race:
+    """Return what `to_dict` was given."""
+    pairs = {name: tuple(figures["what"][name]) for name in ("kernel", "stride", "dilation")}
+    without = figures["without"]
+    return Race(
+        Case(**{**figures["what"], **pairs}),
+        Work(**figures["work"]),
+        Timing(**figures["tileconv"]),
+        {name: Timing(**timing) for name, timing in figures["peers"].items()},
+        without and Timing(**without),
+    )
 
 
 # the summary

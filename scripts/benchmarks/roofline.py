@@ -25,7 +25,7 @@ STEPS = 1 << 24
 """Of the loop that multiplies and adds: about a tenth of a second."""
 CHAINS = 12
 """Sums that grow independently: two units that take four to five cycles each need ten."""
-ROUNDS = 12
+ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,10 @@ class Rates:
         """Return what it takes to add up some products of ``dtype``."""
         return multiply_adds / (self.fma32 if dtype == np.float32 else self.fma64)
 
-    def figures(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def best(*rates: Rates) -> Rates:
     """Return the best of several measurements: what the machine can do if it is let."""
-    figures = [each.figures() for each in rates]
+    figures = [asdict(each) for each in rates]
     return Rates(**{name: max(each[name] for each in figures) for name in figures[0]})
 
 
@@ -204,7 +201,7 @@ def _sgemm(threads: int, side: int) -> float:
 
 def describe(rates: Rates) -> str:
     """One line for people."""
-    giga = {name: value / 1e9 for name, value in rates.figures().items()}
+    giga = {name: value / 1e9 for name, value in asdict(rates).items()}
     return (
         f"{rates.threads} thread{'s' if rates.threads > 1 else ' '}: "
         f"read {giga['read']:.1f} GB/s, write {giga['write']:.1f} "

@@ -7,9 +7,9 @@ from numba.core.dispatcher import Dispatcher
 
 from benchmarks.cases import Case
 from benchmarks.images import image
-from benchmarks.machine import THREADS
+from benchmarks.machine import THREADS, pin
 from benchmarks.race import Settings, ours
-from benchmarks.tables import Row
+from benchmarks.tables import Row, print_table
 from benchmarks.turns import take_turns
 
 THREADED = (
@@ -25,14 +25,38 @@ STRIDED = (("float32", 7), ("uint16", 7), ("float32", 31))
 """(dtype, kernel)"""
 
 
+def scaling(settings: Settings) -> dict[str, list[Row]]:
+    """Print how the time follows threads and strides, and return both tables."""
+    pin()
+    return {
+        "threads": print_table(
+            "scaling: milliseconds with 1 thread and with more, and how many times faster",
+            thread_rows(settings),
+            26,
+        ),
+        "strides": print_table(
+            "scaling: milliseconds with stride 1 and with 8, and how many times less "
+            "(there are 64 times fewer outputs)",
+            stride_rows(settings),
+            26,
+        ),
+    }
+
+
 def thread_rows(settings: Settings) -> Iterator[Row]:
     """Time tileconv with one thread and with two."""
     for case in THREADED:
         pixels = image(case.dtype, case.bands, _side(case, settings))
         jobs = {str(n): ours(case, pixels, n) for n in (1, THREADS)}
+        jobs["1"]()  # the warm-up
         taken = take_turns(jobs, settings.rounds)
         one, more = taken["1"], taken[str(THREADS)]
-        yield {"case": case.name, "1 thread": 1e3 * one, f"{THREADS}": 1e3 * more, "x": one / more}
+        yield {
+            "case": case.name,
+            "1 thread": 1e3 * one,
+            f"{THREADS} threads": 1e3 * more,
+            "faster": one / more,
+        }
 
 
 def stride_rows(settings: Settings) -> Iterator[Row]:
@@ -41,12 +65,14 @@ def stride_rows(settings: Settings) -> Iterator[Row]:
         pixels = image(dtype, 0, settings.side)
         cases = [Case("stride", dtype, (size, size), (s, s)) for s in (1, 8)]
         jobs = {case.name: ours(case, pixels) for case in cases}
+        for job in jobs.values():
+            job()  # the warm-up
         dense, strided = take_turns(jobs, settings.rounds).values()
         yield {
             "case": f"{dtype} {size}x{size}",
             "s1": 1e3 * dense,
             "s8": 1e3 * strided,
-            "1 /": dense / strided,
+            "less": dense / strided,
         }
 
 
