@@ -82,13 +82,13 @@ def test_separable_kernels_have_a_limit_of_their_own(benchmarks):
 
 def test_the_table_is_made_and_joined(tmp_path):
     figures, page = tmp_path / "figures.json", tmp_path / "page.md"
-    only = "f32 3x3 s2$|u16 31x31 s8 gaussian|4->64 3x3 s1 on|renormalize, third"
+    only = "f32 3x3 s2$|f32 31x31 s1 gaussian|4->64 3x3 s1 on|renormalize, third"
     done = bench("arrays", *TINY, "--only", only, "--json", figures)
     assert done.returncode == 0, done.stderr
     written = json.loads(figures.read_text())["arrays"]
     assert [case["case"] for case in written["cases"]] == [
         "f32 3x3 s2",
-        "u16 31x31 s8 gaussian",
+        "f32 31x31 s1 gaussian",
         "f32 4->64 3x3 s1 on 2048",
         "u16 5x5 s1 renormalize, third missing",
     ]

@@ -4,6 +4,7 @@ import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from textwrap import fill
 from typing import Any
 
 from benchmarks import results, roofline
@@ -40,10 +41,10 @@ class Figures:
 
 
 LEGEND = (
-    "ms: tileconv's time; limit: the least that this machine allows, set by memory or by "
-    "multiply-adds (FMA); share of it in percent; peers: their time over tileconv's, ~ where it is "
-    "scaled up from a part of the rows; masked: tileconv's time over its own where no pixel can be "
-    "missing."
+    "ms: tileconv's time; limit: the fewest milliseconds that this machine allows, set by memory "
+    "or by multiply-adds (FMA); share: how much of the limit's speed is reached; peers: their time "
+    "over tileconv's, ~ where it is scaled up from a part of the rows; masked: tileconv's time "
+    "over its own where no pixel can be missing."
 )
 
 
@@ -94,7 +95,9 @@ def arrays(options: Namespace) -> Figures:
             races.append(race(case, settings))
             yield results.table_row(races[-1], rates)
 
-    print_table(f"{title(settings)}\n{LEGEND}", rows(), max(len(case.name) for case in cases))
+    print_table(
+        f"{title(settings)}\n{fill(LEGEND, 100)}", rows(), max(len(case.name) for case in cases)
+    )
     again = roofline.measure(THREADS, options.quick)
     rates = roofline.best(rates, again)  # a busy moment at the start may have passed
     print(f"\nat the end: {roofline.describe(again)}; the summary takes the best of all\n")

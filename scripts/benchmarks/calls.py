@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -14,7 +16,7 @@ import numpy as np
 
 import tileconv
 from benchmarks.images import landscape, outputs
-from benchmarks.machine import THREADS, pin
+from benchmarks.machine import HUGE_PAGES, THREADS, pin
 from benchmarks.tables import Row, print_table
 from benchmarks.turns import timed
 
@@ -110,21 +112,19 @@ def calls(*, quick: bool) -> dict[str, list[Row]]:
 
 def overhead_rows(rounds: int) -> Iterator[Row]:
     """Time a call on a small array, and the loop alone."""
-    for dtype, size, stride in (("float32", 3, 1), ("uint16", 3, 1), ("float32", 7, 1)):
+    for dtype, size in (("float32", 3), ("uint16", 3), ("float32", 7)):
         pixels = landscape(SMALL, SMALL).astype(dtype)
         kernel = np.random.default_rng(size).normal(size=(size, size)).astype(np.float32)
-        out = np.empty([outputs(n, size, stride) for n in pixels.shape], np.float32)
+        out = np.empty([outputs(n, size, 1) for n in pixels.shape], np.float32)
         taken: dict[str, list[float]] = {"call": [], "loop": []}
         for _ in range(rounds):
-            taken["call"].append(
-                timed(lambda: tileconv.convolve(pixels, kernel, stride=stride))  # noqa: B023
-            )
-            taken["loop"].append(timed(lambda: row_loop(pixels, kernel, out)))  # noqa: B023
+            taken["call"].append(timed(partial(tileconv.convolve, pixels, kernel)))
+            taken["loop"].append(timed(partial(row_loop, pixels, kernel, out)))
         call, loop = (1e6 * statistics.median(taken[name]) for name in ("call", "loop"))
         yield {"case": f"{dtype} {size}x{size}", "call": call, "loop": loop, "over": call - loop}
 
 
-@numba.njit(fastmath=True)
+@numba.njit(fastmath=True, cache=True)
 def row_loop(image, kernel, out):
     """Taps outside, columns inside: the fastest loop of its length."""
     for y in range(out.shape[0]):
@@ -142,10 +142,11 @@ def row_loop(image, kernel, out):
 
 
 def child(program: str, *arguments: str, **environment: str) -> str:
-    """Run a program in a process of its own, and return what it prints."""
+    """Run a program in a process with the user's own environment, and return what it prints."""
+    own = {name: value for name, value in os.environ.items() if HUGE_PAGES.get(name) != value}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env={**os.environ, **environment},
+        env={**own, **environment},
         stdout=subprocess.PIPE,
         check=True,
         text=True,
@@ -177,7 +178,7 @@ def first_call_rows() -> Iterator[Row]:
 
 def memory_rows(side: int) -> Iterator[Row]:
     """Measure how far a call drives the peak above its input and its output."""
-    if not os.path.exists("/proc/self/clear_refs"):  # noqa: PTH110
+    if not Path("/proc/self/clear_refs").exists():
         print("left out: only Linux tells a process its own peak")
         return
     for dtype, size, stride in (

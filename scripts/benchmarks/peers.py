@@ -261,7 +261,7 @@ def plain_loop(case: Case, image: np.ndarray) -> list[Way]:
     return [run]
 
 
-@numba.njit(parallel=True, fastmath=True)
+@numba.njit(parallel=True, fastmath=True, cache=True)
 def nested_loops(planes, weights, sy, sx, dy, dx, groups, out):
     kernels, bands, kh, kw = weights.shape
     rows = out.shape[1]

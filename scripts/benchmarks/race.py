@@ -91,7 +91,6 @@ def race(case: Case, settings: Settings) -> Race:
             entrant = enter(peer, case, pixels, check, settings)
             if entrant:
                 entrants[name] = entrant
-    del expected
     taken = take_cold_turns(
         {name: each.run for name, each in entrants.items()},
         {name: each.rounds for name, each in entrants.items()},

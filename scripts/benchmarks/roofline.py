@@ -107,7 +107,7 @@ def _best_seconds(pool: ThreadPoolExecutor, loop: Callable[[int], object], threa
     return float(best)
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=True)
 def _read(array):
     total = np.uint64(0)
     for i in range(array.size):
@@ -115,13 +115,13 @@ def _read(array):
     return total
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=True)
 def _write(array, value):
     for i in range(array.size):
         array[i] = value
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=True)
 def _copy(source, target):
     for i in range(source.size):
         target[i] = source[i]
@@ -171,7 +171,7 @@ def _chains(typingctx: Any, steps: Any, seed: Any) -> Any:
     return seed(steps, seed), generate
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=True)
 def _multiply_add(steps, seed):
     return _chains(steps, seed)
 
@@ -203,7 +203,7 @@ def describe(rates: Rates) -> str:
     """One line for people."""
     giga = {name: value / 1e9 for name, value in asdict(rates).items()}
     return (
-        f"{rates.threads} thread{'s' if rates.threads > 1 else ' '}: "
+        f"{rates.threads} thread{'s' if rates.threads > 1 else ''}: "
         f"read {giga['read']:.1f} GB/s, write {giga['write']:.1f} "
         f"({giga['write_fresh']:.1f} into fresh pages), copy {giga['copy']:.1f}; "
         f"multiply-adds {giga['fma32']:.1f} G/s float32, {giga['fma64']:.1f} float64"
