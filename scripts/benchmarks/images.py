@@ -1,5 +1,7 @@
 """Test images, and the outputs that a convolution has on them."""
 
+from functools import lru_cache
+
 import numpy as np
 
 STRIP = 1024
@@ -17,12 +19,14 @@ NODATA = {"uint8": 0, "uint16": 0, "int16": -32768}
 """What says that a pixel is missing; NaN for floats."""
 
 
+@lru_cache(maxsize=2)
 def image(
     dtype: str, bands: int, side: int, missing: str = "none", layout: str = "contiguous"
 ) -> np.ndarray:
     """Return a landscape (side, side) or (bands, side, side), some pixels missing.
 
-    Its bands are shifted against each other, as a scene's are alike but not the same.
+    Its bands are shifted against each other, as a scene's are alike but not the same. It is made
+    once for cases that follow each other: nobody may write to it.
     """
     planes = _empty(dtype, max(bands, 1), side, layout)
     for band, plane in enumerate(planes):

@@ -72,7 +72,7 @@ def best(*rates: Rates) -> Rates:
 
 def measure(threads: int, quick: bool = False) -> Rates:
     """Measure the rates of ``threads`` threads; takes a few seconds, ``quick`` a tenth of that."""
-    size, steps, side = (n // 8 if quick else n for n in (BYTES, STEPS, 2048))
+    size, steps, side = (n // 8 if quick else n for n in (BYTES, STEPS, 1024))
     source, target = np.ones(size // 8, np.uint64), np.ones(size // 8, np.uint64)
     sources, targets = np.array_split(source, threads), np.array_split(target, threads)
     with ThreadPoolExecutor(threads) as pool:
