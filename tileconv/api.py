@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def convolve(
     >>> tileconv.convolve(image, tileconv.kernels.box(2), nodata=1, missing="renormalize")[0]
     array([4.3333335, 4.5      , 5.5      ], dtype=float32)
     """
-    convolution = Convolution.of(
+    convolution = _convolution(
         kernel,
         stride=stride,
         dilation=dilation,
@@ -167,6 +168,38 @@ def convolve(
     whole = hasattr(array, "data_vars")
     work = labelled.convolve_dataset if whole else labelled.convolve_dataarray
     return work(array, convolution, compute, dims, nodata)  # type: ignore[arg-type]
+
+
+REMEMBERED = 64
+"""Convolutions that are kept ready for the next call that asks for the same."""
+SMALL_KERNEL_BYTES = 1 << 16
+"""Larger kernels are not kept: laying them out is nothing beside computing with them."""
+
+
+def _convolution(kernel: ArrayLike, **options: Any) -> Convolution:
+    """Return `Convolution.of`, the same value for the same arguments if they are simple."""
+    try:
+        array = np.asarray(kernel)
+    except ValueError:
+        return Convolution.of(kernel, **options)
+    if array.dtype.kind not in "iuf" or array.nbytes > SMALL_KERNEL_BYTES:
+        return Convolution.of(kernel, **options)
+    plain = tuple(
+        (name, type(value), tuple(value) if isinstance(value, list) else value)
+        for name, value in options.items()
+    )
+    try:
+        return _same_convolution(array.tobytes(), array.dtype, array.shape, plain)
+    except TypeError:  # something that has no hash, such as a bias
+        return Convolution.of(kernel, **options)
+
+
+@lru_cache(REMEMBERED)
+def _same_convolution(
+    data: bytes, dtype: np.dtype, shape: tuple[int, ...], options: tuple[tuple[str, type, Any], ...]
+) -> Convolution:
+    kernel = np.frombuffer(data, dtype).reshape(shape)
+    return Convolution.of(kernel, **{name: value for name, _, value in options})
 
 
 def _convolve_plain(
@@ -238,6 +271,7 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
         raise ConvolutionError(f"dtype {dtype!r} is not one that numpy knows") from None
 
 
+@lru_cache(REMEMBERED)
 def _numbers(source: np.dtype, wanted: np.dtype | None, nodata: float | None) -> Numbers:
     """Return how numbers come in and go out; for complex input, those of its parts."""
     if source.kind != "c":

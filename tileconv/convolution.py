@@ -6,6 +6,7 @@ the plan prices it and a tile runs it. It is checked once, here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,7 +188,7 @@ class Convolution:
             for g in range(self.groups)
         )
 
-    @property
+    @cached_property
     def tap_count(self) -> int:
         """Non-zero weights of the output that has most."""
         kernels = self.weights.reshape(self.count, -1)

@@ -6,6 +6,7 @@ pixels nor files. Sampling is torch's and ONNX's: output ``o`` reads the inputs
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tileconv.errors import ConvolutionError
 from tileconv.padding import LARGEST, Padding, same_amounts
@@ -172,6 +173,7 @@ class Geometry:
         )
 
 
+@lru_cache(256)
 def lay_out(
     shape: tuple[int, int],
     kernel: tuple[int, int],

@@ -1,21 +1,36 @@
 """Convolve a numpy array: tiles of views where no padding is met, small copies where it is."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from tileconv import buffers
 from tileconv.arrays.threads import run_all
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
-from tileconv.geometry import Axis, Geometry
+from tileconv.geometry import Axis
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Reads, Recipe, compute_tile
 
-TILE = 2048
-"""Most outputs per side of a tile: bounds the copies that padding and missing data need."""
+TILE = 4096
+"""Most outputs in a row of a tile that copies its window."""
+TILE_PIXELS = 1 << 19
+"""Input pixels that such a tile aims at: 2.5 MiB of float32 and mask, a part of the third-level
+cache."""
 FEWEST_ROWS = 64
-"""Fewest rows of a tile: below it, splitting the rows again costs more than a thread gains."""
+"""Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""
+MOST_ROWS = 2048
+"""Most rows of a tile, so that threads finish together."""
+FEW = 16
+"""Tiles of an array that are worth keeping for the next one of its shape: Python's share of a call
+shows for small arrays."""
+REMEMBERED = 64
+"""Recipes and cuts that are kept."""
+SMALL_KERNEL_BYTES = 1 << 16
+"""Weights of a convolution whose recipe is kept."""
 SMALL = 1 << 18
 """Multiply-adds that are not worth a second thread."""
 
@@ -40,56 +55,79 @@ def convolve_numpy(
     array: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int = 1
 ) -> np.ndarray:
     """Convolve ``array`` (..., H, W) into `out_shape` of ``numbers.target``."""
-    out = np.empty(out_shape(array.shape, convolution), numbers.target)
-    geometry = convolution.geometry((array.shape[-2], array.shape[-1]))
-    work = _Work(convolution, numbers, geometry, _readable(array), out)
-    threads = threads if work.cost > SMALL else 1
-    run_all(work.tile, work.tiles(threads), threads)
+    out = buffers.result(out_shape(array.shape, convolution), numbers.target)
+    single = convolution.weights.ndim == 2
+    lead = array.shape[:-2] if single else array.shape[:-3]
+    bands = 1 if single or array.ndim == 2 else array.shape[-3]
+    threads = threads if out.size * convolution.tap_count > SMALL else 1
+    recipe = _recipe(convolution, numbers, bands)
+    source, target = _readable(array), out.reshape(*lead, -1, *out.shape[-2:])
+    cuts = _cut(recipe, array.shape[-2:], threads)
+
+    def compute(item: tuple[tuple[int, ...], Cut]) -> None:
+        index, (y, x, reads) = item
+        planes = source[index]
+        planes = planes if planes.ndim == 3 else planes[None]
+        window = take_window(planes, reads, numbers.source)
+        compute_tile(recipe, reads, window, None, target[index][:, y, x])
+
+    run_all(compute, itertools.product(np.ndindex(*lead), cuts), threads)
     return out
 
 
-class _Work:
-    """Tiles of an array, each of some leading index and some outputs."""
+Cut = tuple[slice, slice, Reads]
+"""Output rows and columns of a tile, and what they read."""
 
-    def __init__(
-        self,
-        convolution: Convolution,
-        numbers: Numbers,
-        geometry: Geometry,
-        array: np.ndarray,
-        out: np.ndarray,
-    ) -> None:
-        single = convolution.weights.ndim == 2
-        lead = array.shape[:-2] if single else array.shape[:-3]
-        self._bands = 1 if single or array.ndim == 2 else array.shape[-3]
-        self._array, self._lead = array, lead
-        self._out = out.reshape(*lead, -1, *out.shape[-2:])
-        self._geometry = geometry
-        self._recipe = Recipe.of(convolution, numbers, self._bands)
-        self.cost = out.size * convolution.tap_count
+_recipes: dict[tuple[int, int, int], Recipe] = {}
+_cuts_of: dict[tuple[int, tuple[int, ...], int], tuple[Recipe, list[Cut]]] = {}
 
-    def tiles(self, threads: int) -> Iterator[tuple[tuple[int, ...], Range, Range]]:
-        """Leading index, output rows and output columns of each tile."""
-        rows = self._geometry.y.out_size
-        share = -(-rows // (4 * threads)) if threads > 1 else TILE
-        most = min(TILE, max(FEWEST_ROWS, -(-share // FEWEST_ROWS) * FEWEST_ROWS))
-        for index in np.ndindex(*self._lead):
-            for y in _cuts(self._geometry.y, most):
-                for x in _cuts(self._geometry.x, TILE):
-                    yield index, y, x
 
-    def tile(self, tile: tuple[tuple[int, ...], Range, Range]) -> None:
-        """Compute one tile into the output."""
-        index, y, x = tile
-        c, numbers = self._recipe.convolution, self._recipe.numbers
-        reads = (
-            read_axis(self._geometry.y, *y, c.padding_mode),
-            read_axis(self._geometry.x, *x, c.padding_mode),
-        )
-        planes = self._array[index]
-        planes = planes if planes.ndim == 3 else planes[None]
-        window = take_window(planes, reads, numbers.source)
-        compute_tile(self._recipe, reads, window, None, self._out[index][:, slice(*y), slice(*x)])
+def _recipe(convolution: Convolution, numbers: Numbers, bands: int) -> Recipe:
+    """Return the recipe, the same for the same objects: laying out kernels takes its time.
+
+    A recipe holds the objects, so that none of the numbers it is found by is used again.
+    """
+    key = id(convolution), id(numbers), bands
+    found = _recipes.get(key)
+    if found is None:
+        found = Recipe.of(convolution, numbers, bands)
+        if convolution.weights.nbytes <= SMALL_KERNEL_BYTES:
+            _remember(_recipes, key, found)
+    return found
+
+
+def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
+    if len(memory) >= REMEMBERED:
+        memory.clear()
+    memory[key] = value
+
+
+def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
+    """Cut the outputs into tiles, those with padding apart from those without."""
+    key = id(recipe), shape, threads
+    found = _cuts_of.get(key)
+    if found is not None:
+        return found[1]
+    c, numbers = recipe.convolution, recipe.numbers
+    geometry = c.geometry((shape[0], shape[1]))
+    rows, columns = geometry.out_shape
+    copies = numbers.nodata is not None or (
+        numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
+    )
+    wide = TILE if copies else columns
+    share = -(-rows // (4 * threads)) if threads > 1 else rows
+    most = min(max(share, FEWEST_ROWS), MOST_ROWS, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))
+    if not copies:
+        most = min(max(share, FEWEST_ROWS), MOST_ROWS)
+    cuts = []
+    for y in _ranges(geometry.y, most):
+        read_y = read_axis(geometry.y, *y, c.padding_mode)
+        for x in _ranges(geometry.x, wide):
+            reads = read_y, read_axis(geometry.x, *x, c.padding_mode)
+            cuts.append((slice(*y), slice(*x), reads))
+    if len(cuts) <= FEW:
+        _remember(_cuts_of, key, (recipe, cuts))
+    return cuts
 
 
 def convolve_complex(
@@ -161,8 +199,8 @@ def take_window(planes: np.ndarray, reads: Reads, source: np.dtype) -> np.ndarra
     return window if window.dtype == source else window.astype(source)
 
 
-def _cuts(axis: Axis, most: int) -> Iterator[Range]:
-    """Cut the outputs into tiles, those with padding apart from those without."""
+def _ranges(axis: Axis, most: int) -> Iterator[Range]:
+    """Cut the outputs of an axis, those with padding apart from those without."""
     first, end = axis.interior
     for low, high in ((0, first), (first, end), (end, axis.out_size)):
         for start in range(low, high, most):

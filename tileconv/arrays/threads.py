@@ -9,7 +9,7 @@ unless it asks: its siblings are busy with the rest.
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from tileconv.errors import ConvolutionError
@@ -49,6 +49,8 @@ class _Helpers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._busy = 0
+        self._size = 0
+        self._threads: ThreadPoolExecutor | None = None
 
     def take(self, most: int) -> int:
         """Take helpers until ``most`` are busy in the whole process."""
@@ -56,6 +58,16 @@ class _Helpers:
             taken = max(0, most - self._busy)
             self._busy += taken
             return taken
+
+    def submit(self, function: Callable[..., None], *arguments: object) -> "Future[None]":
+        """Have a helper that was taken call ``function``; its thread stays for the next one."""
+        with self._lock:
+            if self._threads is None or self._size < self._busy:
+                if self._threads is not None:
+                    self._threads.shutdown(wait=False)
+                self._size = self._busy
+                self._threads = ThreadPoolExecutor(self._size, "tileconv-array")
+            return self._threads.submit(function, *arguments)
 
     def give_back(self, taken: int) -> None:
         with self._lock:
@@ -88,12 +100,12 @@ def run_all(function: Callable[[Item], None], items: Iterable[Item], threads: in
             for item in waiting:
                 function(item)
             return
-        with ThreadPoolExecutor(taken, thread_name_prefix="tileconv-array") as pool:
-            futures = [pool.submit(_drain, function, waiting) for _ in range(taken)]
-            try:
-                _drain(function, waiting)
-            finally:
-                waiting.stop()
+        futures = [helpers.submit(_drain, function, waiting) for _ in range(taken)]
+        try:
+            _drain(function, waiting)
+        finally:
+            waiting.stop()
+            wait(futures)
         for future in futures:
             future.result()
     finally:

@@ -38,7 +38,7 @@ def input_row(number, hop, height, overlap):  # type: ignore[no-untyped-def]
 def write_steps(steps, first, layout, weights_shape, overlap, kernel, count):  # type: ignore[no-untyped-def]
     """Write which lines the rows of a block read; return how many steps that takes.
 
-    steps          (S, 3) intp, see `tileconv.engine.lanes.sum_block`
+    steps          (3 * S,) intp, see `tileconv.engine.lanes.sum_block`
     first          number of the line that the first row of the block begins with
     layout         lines in the ring, numbers in each
     weights_shape  (kernels, bands, height, T)
@@ -59,9 +59,9 @@ def write_steps(steps, first, layout, weights_shape, overlap, kernel, count):  #
                 high = min(count, r // overlap + 1)
                 weight = (band * height + r - low * overlap) * tap_count
             if low < high:
-                steps[used, 0] = ((first + r) % ring * bands + band) * row_size
-                steps[used, 1] = low * (ROWS + 1) + high
-                steps[used, 2] = weight
+                steps[3 * used] = ((first + r) % ring * bands + band) * row_size
+                steps[3 * used + 1] = low * (ROWS + 1) + high
+                steps[3 * used + 2] = weight
                 used += 1
     return used
 

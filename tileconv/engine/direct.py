@@ -12,7 +12,9 @@ rows of a block are
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,7 @@ class Direct:
 
     program: Program | None
     """None if no kernel has a tap."""
+    _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Direct":
@@ -52,14 +55,11 @@ class Direct:
         if p is None:
             out[:] = 0
             return
-        columns = p.columns(out.shape[2])
-        taps, places = p.tables(columns)
+        columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
-        lines = np.zeros(p.ring_size(columns), out.dtype)
-        steps = np.empty((bands * p.ring, 3), np.intp)
-        ahead = np.empty(bands * ROWS * p.overlap, np.uintp)
-        buffer = np.empty(ROWS * WIDE * p.lanes, out.dtype)
-        tables = (lines, steps, ahead, buffer, p.phases, places, taps, p.weights)
+        floats = np.zeros(ring_size + ROWS * WIDE * p.lanes, out.dtype)
+        numbers = np.empty(3 * bands * p.ring + bands * ROWS * p.overlap, np.intp)
+        row_pitch = out.strides[1] // out.itemsize
         correlate(
             (dealer(planes.dtype, out.dtype), summer(out.dtype)),
             address(planes),
@@ -67,19 +67,31 @@ class Direct:
             planes.strides,
             address(out),
             out.shape,
-            (out.strides[0] // out.itemsize, out.strides[1] // out.itemsize, out.itemsize),
+            (out.strides[0] // out.itemsize, row_pitch, out.itemsize),
             p.weights.shape,
             p.sampling,
-            (p.ring, p.row_size(columns), columns, p.reach, self._block(p)),
-            steps,
-            ahead,
-            tuple(address(table) for table in tables),
+            (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size),
+            numbers,
+            (address(floats), address(numbers), *fixed),
         )
+        del tables  # until here the addresses in ``fixed`` are good
 
-    @staticmethod
-    def _block(p: Program) -> int:
-        """Return which block the sums are made in."""
-        if p.sparse:
+    def _laid_out(self, p: Program, width: int) -> Any:
+        """Return what outputs ``width`` wide take: columns, size of the ring, addresses, owners."""
+        found = self._layouts.get(width)
+        if found is None:
+            columns = p.columns(width)
+            taps, places = p.tables(columns)
+            tables = (p.phases, places, taps, p.weights)
+            found = columns, p.ring_size(columns), tuple(address(t) for t in tables), tables
+            self._layouts[width] = found
+        return found
+
+    @cached_property
+    def _block(self) -> int:
+        """Which block the sums are made in."""
+        p = self.program
+        if p is None or p.sparse:
             return SPARSE
         small = p.weights.shape == (1, 1, 3, 3) and p.stride[1] == 1 and p.overlap == 1
         return DENSE_3X3 if small and p.offsets.tolist() == [0, 1, 2] else DENSE
@@ -97,8 +109,7 @@ def correlate(  # type: ignore[no-untyped-def]
     weights_shape,
     sampling,
     layout,
-    steps,
-    ahead,
+    numbers,
     tables,
 ):
     """Compute all outputs, strip by strip. It knows no dtype: `functions` do.
@@ -110,22 +121,25 @@ def correlate(  # type: ignore[no-untyped-def]
     weights_shape
                (kernels, bands, height, T)
     sampling   stride along y and x, classes, row_step, hop, overlap
-    layout     input rows in the ring, numbers in all lines of a row, columns in a strip, reach,
-               and one of DENSE, SPARSE and DENSE_3X3
-    steps      (bands * ring, 3) intp, overwritten
-    ahead      (bands * ROWS * overlap,) uintp, overwritten
-    tables     addresses: the ring, float; steps; ahead; room for a block, float; phases and places
+    layout     input rows in the ring, numbers in all lines of a row, columns in a strip, reach, one
+               of DENSE, SPARSE and DENSE_3X3, numbers in the ring
+    numbers    intp, overwritten: three for each step (bands * ring), then the addresses of coming
+               input rows (bands * ROWS * overlap)
+    tables     addresses: the ring and then room for a block, float; numbers; phases and places
                (see `tileconv.engine.lines`); where along the lines of a row each tap of output
                column 0 lies, (T,) intp; weights
     """
     deal, sum_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
-    ring, row_size, most_columns, reach, which = layout
-    lines_at, steps_at, ahead_at, buffer_at, phases_at, places_at, taps_at, weights_at = tables
+    ring, row_size, most_columns, reach, which, ring_size = layout
+    lines_at, steps_at, phases_at, places_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     kernels, out_height, out_width = out_shape
     kernel_pitch, row_pitch, size = out_pitch
     _, _, height, tap_count = weights_shape
+    buffer_at = lines_at + np.uintp(ring_size * size)
+    first_ahead = 3 * bands * ring
+    ahead_at = steps_at + np.uintp(first_ahead * np.intp(8))
     bank = kernels > 1
     together = 1 if bank else ROWS
     for x in range(0, out_width, most_columns):
@@ -161,7 +175,7 @@ def correlate(  # type: ignore[no-untyped-def]
                     row = c * stride_y + input_row(later, hop, height, overlap) * row_step
                     for band in range(bands):
                         place = left + np.uintp(row * strides[1])
-                        ahead[coming] = place + np.uintp(band * strides[0])
+                        numbers[first_ahead + coming] = np.intp(place) + band * strides[0]
                         coming += 1
                 out = target + np.uintp(((c + i * classes) * row_pitch + x) * size)
                 for kernel in range(0, kernels, ROWS):
@@ -170,7 +184,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         count = min(ROWS, kernels - kernel)
                         apart, pitch = bands * height * tap_count, kernel_pitch
                     used = write_steps(
-                        steps,
+                        numbers,
                         i * overlap,
                         (ring, row_size),
                         weights_shape,

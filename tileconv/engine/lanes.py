@@ -40,6 +40,11 @@ def _vector_bytes() -> int:
 VECTOR_BYTES = _vector_bytes()
 
 
+def _step(typer: Callable[..., Any]) -> Any:
+    """Make a function for compiled code of one that returns (signature, code generator)."""
+    return intrinsic(typer)
+
+
 def _lanes(kind: Any) -> int:
     """Numbers of a floating type that a vector holds."""
     return VECTOR_BYTES * 8 // kind.bitwidth
@@ -182,7 +187,7 @@ def _intrinsic(generate: Callable[..., Any]) -> Any:
         kinds = lines, i, steps, i, places, i, weights, i, types.uintp, i
         return types.void(*kinds), generate
 
-    return intrinsic(typer)
+    return _step(typer)
 
 
 sum_block = _intrinsic(_generate_block(WIDE))
@@ -307,7 +312,7 @@ class _Deal:
         _store(self.builder, floats, self.builder.gep(self._lines, [at]), self.float_bytes)
 
 
-@intrinsic
+@_step
 def lanes(typingctx: Any, lines: Any) -> Any:
     """Return how many numbers of ``lines``, an array or a pointer, a vector holds."""
 
@@ -317,7 +322,7 @@ def lanes(typingctx: Any, lines: Any) -> Any:
     return types.intp(lines), generate
 
 
-@intrinsic
+@_step
 def pixel_bytes(typingctx: Any, source: Any) -> Any:
     """Return the bytes of a pixel at the pointer ``source``."""
 
@@ -327,7 +332,7 @@ def pixel_bytes(typingctx: Any, source: Any) -> Any:
     return types.intp(source), generate
 
 
-@intrinsic
+@_step
 def pixel_at(typingctx: Any, source: Any, offset: Any) -> Any:
     """Return the pixel ``offset`` bytes from ``source``."""
 
@@ -340,7 +345,7 @@ def pixel_at(typingctx: Any, source: Any, offset: Any) -> Any:
     return source.dtype(source, types.intp), generate
 
 
-@intrinsic
+@_step
 def float_to(typingctx: Any, value: Any, address: Any) -> Any:
     """Store ``value`` at ``address``."""
 
@@ -352,7 +357,7 @@ def float_to(typingctx: Any, value: Any, address: Any) -> Any:
     return types.void(value, types.uintp), generate
 
 
-@intrinsic
+@_step
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at ``address``, soon to be read; any address will do."""
 
@@ -367,7 +372,7 @@ def prefetch(typingctx: Any, address: Any) -> Any:
     return types.void(types.uintp), generate
 
 
-@intrinsic
+@_step
 def copy_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, at: Any) -> Any:
     """Write a vector of neighbouring pixels, ``offset`` bytes on, to ``lines[at:]``."""
 
@@ -379,7 +384,7 @@ def copy_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, at: Any) ->
     return types.void(source, lines, types.intp, types.intp), generate
 
 
-@intrinsic
+@_step
 def unzip_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, even: Any, odd: Any) -> Any:
     """Write two vectors of pixels one by turns to ``lines[even:]`` and to ``lines[odd:]``."""
 
@@ -395,7 +400,7 @@ def unzip_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, even: Any,
     return types.void(source, lines, types.intp, types.intp, types.intp), generate
 
 
-@intrinsic
+@_step
 def turn_lanes(
     typingctx: Any, source: Any, lines: Any, offset: Any, apart: Any, places: Any, at: Any
 ) -> Any:
@@ -432,7 +437,7 @@ def turn_lanes(
     return types.void(source, lines, types.intp, types.intp, places, types.intp), generate
 
 
-@intrinsic
+@_step
 def pointer_to(typingctx: Any, pointer: Any, count: Any) -> Any:
     """Return ``pointer`` moved on by ``count`` items."""
 
@@ -442,7 +447,7 @@ def pointer_to(typingctx: Any, pointer: Any, count: Any) -> Any:
     return pointer(pointer, types.intp), generate
 
 
-@intrinsic
+@_step
 def address_at(typingctx: Any, pointer: Any) -> Any:
     """Return the address that ``pointer`` holds."""
 
@@ -452,7 +457,7 @@ def address_at(typingctx: Any, pointer: Any) -> Any:
     return types.uintp(pointer), generate
 
 
-@intrinsic
+@_step
 def call_at(typingctx: Any, function: Any, *numbers: Any) -> Any:
     """Call the compiled function at an address; pointers are passed as the numbers they are."""
 
@@ -463,7 +468,7 @@ def call_at(typingctx: Any, function: Any, *numbers: Any) -> Any:
         return context.get_dummy_value()
 
     if len(numbers) == 1 and isinstance(numbers[0], types.BaseTuple):
-        numbers = tuple(numbers[0])
+        numbers = tuple(numbers[0].types)  # type: ignore[attr-defined]
     taken = types.StarArgTuple.from_types([_whole(number) for number in numbers])
     return types.void(types.uintp, taken), generate
 

@@ -46,12 +46,12 @@ class Program:
         """Rows of taps."""
         return self.weights.shape[2]
 
-    @property
+    @cached_property
     def overlap(self) -> int:
         """Lines from one output row to the next: rows in a gap get none."""
         return min(self.hop, self.height)
 
-    @property
+    @cached_property
     def sampling(self) -> tuple[int, ...]:
         """Where rows and columns lie, as the loops take it."""
         return (*self.stride, self.classes, self.row_step, self.hop, self.overlap)
@@ -61,7 +61,7 @@ class Program:
         """Some weight is 0."""
         return not self.weights.all()
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         """Numbers in a vector."""
         return VECTOR_BYTES // self.weights.itemsize
@@ -86,7 +86,7 @@ class Program:
         """Numbers of a line that an output reads beyond its own place."""
         return int(self.offsets.max()) // self.stride[1]
 
-    @property
+    @cached_property
     def ring(self) -> int:
         """Input rows that are held at a time."""
         kernels = self.weights.shape[0]

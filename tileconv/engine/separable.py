@@ -123,7 +123,7 @@ class Separable:
             between = down.line_size(padded)
             lines = np.zeros(along.row_size(padded), dtype)
             sums = np.zeros(down.ring * between, dtype)
-            steps = np.empty((down.ring, 3), np.intp)
+            steps = np.empty(3 * down.ring, np.intp)
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             buffer = np.empty(ROWS * WIDE * down.lanes, dtype)
             tables = (lines, along.phases, places, taps, along.weights, _ONE_STEP)
