@@ -13,7 +13,9 @@ from tileconv.engine.lanes import (
     address_at,
     float_to,
     lanes,
+    pixel_at,
     pixel_bytes,
+    pointer_like,
     prefetch,
     sum_3x3_block,
     sum_block,
@@ -35,35 +37,44 @@ def input_row(number, hop, height, overlap):  # type: ignore[no-untyped-def]
 
 
 @loop
-def write_steps(steps, first, layout, weights_shape, overlap, kernel, count):  # type: ignore[no-untyped-def]
-    """Write which lines the rows of a block read; return how many steps that takes.
+def write_row_steps(steps, first, layout, weights_shape, overlap, count):  # type: ignore[no-untyped-def]
+    """Write which lines the rows of a block read, for ``count`` output rows; return how many steps.
 
     steps          (3 * S,) intp, see `tileconv.engine.lanes.sum_block`
     first          number of the line that the first row of the block begins with
     layout         lines in the ring, numbers in each
-    weights_shape  (kernels, bands, height, T)
+    weights_shape  (1, bands, height, T)
     overlap        lines from one output row to the next
-    kernel, count  the rows are ``count`` kernels from ``kernel`` on; or, if that is negative,
-                   ``count`` output rows
     """
     ring, row_size = layout
     _, bands, height, tap_count = weights_shape
-    lines = height if kernel >= 0 else (count - 1) * overlap + height
     used = 0
     for band in range(bands):
-        for r in range(lines):
-            low, high = 0, count
-            weight = ((kernel * bands + band) * height + r) * tap_count
-            if kernel < 0:
-                low = max(0, (r - height + overlap) // overlap)
-                high = min(count, r // overlap + 1)
-                weight = (band * height + r - low * overlap) * tap_count
+        for r in range((count - 1) * overlap + height):
+            low = max(0, (r - height + overlap) // overlap)
+            high = min(count, r // overlap + 1)
             if low < high:
                 steps[3 * used] = ((first + r) % ring * bands + band) * row_size
                 steps[3 * used + 1] = low * (ROWS + 1) + high
-                steps[3 * used + 2] = weight
+                steps[3 * used + 2] = (band * height + r - low * overlap) * tap_count
                 used += 1
     return used
+
+
+@loop
+def write_places(places, at, first, layout, weights_shape, taps):  # type: ignore[no-untyped-def]
+    """Write where in the ring all taps of one output row lie, as ``places[at:]``.
+
+    taps  (T,) intp, where along the lines of a row each lies; else as for `write_row_steps`
+    """
+    ring, row_size = layout
+    _, bands, height, _ = weights_shape
+    for band in range(bands):
+        for r in range(height):
+            line = ((first + r) % ring * bands + band) * row_size
+            for t in range(taps.size):
+                places[at] = line + taps[t]
+                at += 1
 
 
 @cache
@@ -71,7 +82,7 @@ def summer(number: np.dtype) -> np.uintp:
     """Return the address of `_sum_rows` for lines of a dtype."""
     floats, index = types.CPointer(from_dtype(number)), types.CPointer(types.intp)
     addresses, i, u = types.CPointer(types.uintp), types.intp, types.uintp
-    kinds = (floats, i, index, i, index, i, floats, i, i, u, i, i, floats, addresses, i, i)
+    kinds = (floats, i, index, i, index, i, floats, i, i, u, i, i, floats, addresses, i, i, i)
     return address_of(_sum_rows, types.void(*kinds))
 
 
@@ -93,6 +104,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     ahead,
     ahead_count,
     step,
+    more,
 ):
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
@@ -102,6 +114,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     buffer          pointer to float, room for a block: those that stick out go there first
     ahead           pointer to addresses of input rows to fetch into the cache meanwhile, ``step``
                     bytes for each column
+    more            not 0: the sums go on from what lies at ``out``
     """
     n = lanes(lines)
     size = pixel_bytes(lines)
@@ -118,24 +131,72 @@ def _sum_rows(  # type: ignore[no-untyped-def]
         place = out + np.uintp(x * size)
         whole = count == ROWS and left >= taken
         where, next_row = (place, pitch) if whole else (aside, taken)
+        some = min(taken, left)
+        if more != 0 and not whole:
+            for j in range(count):
+                for i in range(some):
+                    here = place + np.uintp((j * pitch + i) * size)
+                    float_to(
+                        pixel_at(pointer_like(lines, here), 0),
+                        aside + np.uintp((j * taken + i) * size),
+                    )
         if taken == n:
             sum_narrow_sparse_block(
-                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
             )
         elif which == SPARSE:
             sum_sparse_block(
-                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
             )
         elif which == DENSE_3X3 and count == ROWS:
             sum_3x3_block(
-                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
             )
         else:
             sum_block(
-                lines, x, steps, step_count, places, place_count, weights, apart, where, next_row
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
             )
         if not whole:
-            some = min(taken, left)
             for j in range(count):
                 for i in range(some):
                     float_to(buffer[j * taken + i], place + np.uintp((j * pitch + i) * size))
@@ -161,8 +222,8 @@ def _sum_row(lines, columns, step, places, place_count, weights, out):  # type: 
     while x < columns:
         place = out + np.uintp(x * size)
         if columns - x > n:
-            sum_long_block(lines, x, step, 1, places, place_count, weights, 0, place, 0)
+            sum_long_block(lines, x, step, 1, places, place_count, weights, 0, place, 0, False)
             x += LONG * n
         else:
-            sum_short_block(lines, x, step, 1, places, place_count, weights, 0, place, 0)
+            sum_short_block(lines, x, step, 1, places, place_count, weights, 0, place, 0, False)
             x += n

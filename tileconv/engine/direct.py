@@ -19,12 +19,26 @@ from typing import Any
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.blocks import DENSE, DENSE_3X3, SPARSE, input_row, summer, write_steps
+from tileconv.engine.blocks import (
+    DENSE,
+    DENSE_3X3,
+    SPARSE,
+    input_row,
+    summer,
+    write_places,
+    write_row_steps,
+)
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import address
 from tileconv.engine.program import Pair, Program, lay_out
+
+CHUNK = 192
+"""Taps of a bank that are added at a time: their pixels stay in the first-level cache (18 KiB)
+while all kernels go over them."""
+INDEX = 8
+"""Bytes of an intp."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +72,8 @@ class Direct:
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
         floats = np.zeros(ring_size + ROWS * WIDE * p.lanes, out.dtype)
-        numbers = np.empty(3 * bands * p.ring + bands * ROWS * p.overlap, np.intp)
+        counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
+        numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
         correlate(
             (dealer(planes.dtype, out.dtype), summer(out.dtype)),
@@ -69,12 +84,12 @@ class Direct:
             out.shape,
             (out.strides[0] // out.itemsize, row_pitch, out.itemsize),
             p.weights.shape,
+            tables[2],
             p.sampling,
-            (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size),
+            (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size, counts[0]),
             numbers,
             (address(floats), address(numbers), *fixed),
         )
-        del tables  # until here the addresses in ``fixed`` are good
 
     def _laid_out(self, p: Program, width: int) -> Any:
         """Return what outputs ``width`` wide take: columns, size of the ring, addresses, owners."""
@@ -107,6 +122,7 @@ def correlate(  # type: ignore[no-untyped-def]
     out_shape,
     out_pitch,
     weights_shape,
+    taps,
     sampling,
     layout,
     numbers,
@@ -120,26 +136,27 @@ def correlate(  # type: ignore[no-untyped-def]
                one kernel and one row to the next, bytes of a number
     weights_shape
                (kernels, bands, height, T)
+    taps       (T,) intp, where along the lines of a row each tap of output column 0 lies
     sampling   stride along y and x, classes, row_step, hop, overlap
     layout     input rows in the ring, numbers in all lines of a row, columns in a strip, reach, one
-               of DENSE, SPARSE and DENSE_3X3, numbers in the ring
-    numbers    intp, overwritten: three for each step (bands * ring), then the addresses of coming
-               input rows (bands * ROWS * overlap)
+               of DENSE, SPARSE and DENSE_3X3, numbers in the ring, most numbers of all steps
+    numbers    intp, overwritten: steps; addresses of coming input rows (bands * ROWS * overlap);
+               where all taps of a bank lie
     tables     addresses: the ring and then room for a block, float; numbers; phases and places
-               (see `tileconv.engine.lines`); where along the lines of a row each tap of output
-               column 0 lies, (T,) intp; weights
+               (see `tileconv.engine.lines`); taps; weights
     """
     deal, sum_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
-    ring, row_size, most_columns, reach, which, ring_size = layout
+    ring, row_size, most_columns, reach, which, ring_size, first_ahead = layout
     lines_at, steps_at, phases_at, places_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     kernels, out_height, out_width = out_shape
     kernel_pitch, row_pitch, size = out_pitch
     _, _, height, tap_count = weights_shape
     buffer_at = lines_at + np.uintp(ring_size * size)
-    first_ahead = 3 * bands * ring
-    ahead_at = steps_at + np.uintp(first_ahead * np.intp(8))
+    ahead_at = steps_at + np.uintp(first_ahead * INDEX)
+    first_place = first_ahead + bands * ROWS * overlap
+    all_taps = bands * height * tap_count
     bank = kernels > 1
     together = 1 if bank else ROWS
     for x in range(0, out_width, most_columns):
@@ -178,19 +195,40 @@ def correlate(  # type: ignore[no-untyped-def]
                         numbers[first_ahead + coming] = np.intp(place) + band * strides[0]
                         coming += 1
                 out = target + np.uintp(((c + i * classes) * row_pitch + x) * size)
-                for kernel in range(0, kernels, ROWS):
-                    apart, pitch = -overlap * tap_count, classes * row_pitch
-                    if bank:
-                        count = min(ROWS, kernels - kernel)
-                        apart, pitch = bands * height * tap_count, kernel_pitch
-                    used = write_steps(
-                        numbers,
-                        i * overlap,
-                        (ring, row_size),
-                        weights_shape,
-                        overlap,
-                        kernel if bank else -1,
-                        count,
+                if bank:
+                    here = (ring, row_size)
+                    write_places(numbers, first_place, i * overlap, here, weights_shape, taps)
+                    numbers[0] = 0
+                    for chunk in range(0, all_taps, CHUNK):
+                        places_here = steps_at + np.uintp((first_place + chunk) * INDEX)
+                        for kernel in range(0, kernels, ROWS):
+                            count = min(ROWS, kernels - kernel)
+                            numbers[1] = count
+                            numbers[2] = kernel * all_taps + chunk
+                            call_at(
+                                sum_rows,
+                                lines_at,
+                                columns,
+                                steps_at,
+                                1,
+                                places_here,
+                                min(CHUNK, all_taps - chunk),
+                                weights_at,
+                                all_taps,
+                                which,
+                                out + np.uintp(kernel * kernel_pitch * size),
+                                kernel_pitch,
+                                count,
+                                buffer_at,
+                                ahead_at,
+                                coming,
+                                stride_x * strides[2],
+                                chunk,
+                            )
+                            coming = 0
+                else:
+                    used = write_row_steps(
+                        numbers, i * overlap, (ring, row_size), weights_shape, overlap, count
                     )
                     call_at(
                         sum_rows,
@@ -201,14 +239,14 @@ def correlate(  # type: ignore[no-untyped-def]
                         taps_at,
                         tap_count,
                         weights_at,
-                        apart,
+                        -overlap * tap_count,
                         which,
-                        out + np.uintp(kernel * kernel_pitch * size),
-                        pitch,
+                        out,
+                        classes * row_pitch,
                         count,
                         buffer_at,
                         ahead_at,
                         coming,
                         stride_x * strides[2],
+                        0,
                     )
-                    coming = 0

@@ -92,7 +92,7 @@ def _generate_block(wide: int, *, rows: int = ROWS, sparse: bool = False) -> Cal
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
         lines, column, steps_at, step_count, places_at, place_count, weights_at = args[:7]
-        apart, out, pitch = args[7:]
+        apart, out, pitch, more = args[7:]
         number = signature.args[0].dtype
         kind, size = context.get_data_type(number), number.bitwidth // 8
         vector = ir.VectorType(kind, _lanes(number))
@@ -104,6 +104,13 @@ def _generate_block(wide: int, *, rows: int = ROWS, sparse: bool = False) -> Cal
         for row in sums:
             for register in row:
                 builder.store(nought, register)
+        with builder.if_then(more):
+            before = builder.inttoptr(out, kind.as_pointer())
+            for row in sums:
+                for i, register in enumerate(row):
+                    place = builder.gep(before, [_constant_index(i * vector.count)])
+                    builder.store(_load(builder, place, vector, size), register)
+                before = builder.gep(before, [pitch])
 
         def add_taps(low: int, high: int, line: ir.Value, weight: ir.Value) -> None:
             """Add the taps of one line to the sums ``low .. high - 1``."""
@@ -182,9 +189,10 @@ def _intrinsic(generate: Callable[..., Any]) -> Any:
         apart: Any,
         out: Any,
         pitch: Any,
+        more: Any,
     ) -> Any:
         i = types.intp
-        kinds = lines, i, steps, i, places, i, weights, i, types.uintp, i
+        kinds = lines, i, steps, i, places, i, weights, i, types.uintp, i, types.boolean
         return types.void(*kinds), generate
 
     return _step(typer)
@@ -202,9 +210,10 @@ places, place_count pointer to intp: where along a line each tap lies
 weights, apart      pointer to float; those of the next row of sums lie ``apart`` further on
 out, pitch          address of the block's first output; the next row lies ``pitch`` numbers
                     further on
+more                the sums go on from what lies at ``out``, instead of from 0
 
-All ROWS rows are written, WIDE vectors each. Every sum starts at 0 and adds its
-taps step by step in the order of ``places``, each by one fused multiply-add.
+All ROWS rows are written, WIDE vectors each. Every sum adds its taps step by
+step in the order of ``places``, each by one fused multiply-add.
 """
 sum_sparse_block = _intrinsic(_generate_block(WIDE, sparse=True))
 """`sum_block` that passes over weights of 0: they are no taps."""
@@ -222,7 +231,7 @@ def _generate_square(size: int) -> Callable[..., Any]:
     """Return the code generator of output rows of a dense kernel at stride 1, unrolled."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        lines, column, steps_at, _, _, _, weights_at, _, out, pitch = args
+        lines, column, steps_at, _, _, _, weights_at, _, out, pitch, _ = args
         number = signature.args[0].dtype
         kind, width = context.get_data_type(number), number.bitwidth // 8
         vector = ir.VectorType(kind, _lanes(number))
@@ -259,8 +268,8 @@ def _generate_square(size: int) -> Callable[..., Any]:
 
 
 sum_3x3_block = _intrinsic(_generate_square(3))
-"""`sum_block` for output rows of a dense 3 x 3 kernel at stride 1. Larger ones gain nothing from
-being unrolled: the compiler then moves loads apart from their use and runs out of registers."""
+"""`sum_block` for output rows of a dense 3 x 3 kernel at stride 1, from 0. Larger ones gain nothing
+from being unrolled: the compiler moves loads apart from their use and runs out of registers."""
 
 
 # pixels
@@ -445,6 +454,16 @@ def pointer_to(typingctx: Any, pointer: Any, count: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return pointer(pointer, types.intp), generate
+
+
+@_step
+def pointer_like(typingctx: Any, pointer: Any, address: Any) -> Any:
+    """Return a pointer of the kind of ``pointer`` to ``address``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[1], args[0].type)
+
+    return pointer(pointer, types.uintp), generate
 
 
 @_step

@@ -12,8 +12,9 @@ from tileconv.engine.lines import UNUSED
 
 Pair = tuple[int, int]
 
-RING_BYTES = 1 << 18
-"""Lines of a strip: half of a second-level cache of 512 KiB."""
+RING_BYTES = 3 << 17
+"""Lines of a strip: three quarters of a second-level cache of 512 KiB. Wide strips pay, since every
+row of one is a new start for the memory system."""
 MOST_COLUMNS = 2016
 """Most outputs in a row of a strip: many blocks of any vector width."""
 LONG_REACH = 512

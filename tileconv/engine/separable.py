@@ -19,7 +19,7 @@ from tileconv.engine.blocks import (
     input_row,
     row_summer,
     summer,
-    write_steps,
+    write_row_steps,
 )
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import LONG, ROWS, WIDE, call_at
@@ -246,8 +246,8 @@ def correlate(  # type: ignore[no-untyped-def]
                     row = c * stride_y + input_row(later, hop, height, overlap) * row_step
                     ahead[coming] = left + np.uintp(row * strides[1])
                     coming += 1
-                used = write_steps(
-                    steps, i * overlap, (ring, row_size), weights_shape, overlap, -1, count
+                used = write_row_steps(
+                    steps, i * overlap, (ring, row_size), weights_shape, overlap, count
                 )
                 call_at(
                     sum_rows,
@@ -267,4 +267,5 @@ def correlate(  # type: ignore[no-untyped-def]
                     ahead_at,
                     coming,
                     stride_x * strides[2],
+                    0,
                 )
