@@ -268,8 +268,11 @@ def _generate_square(size: int) -> Callable[..., Any]:
 
 
 sum_3x3_block = _intrinsic(_generate_square(3))
-"""`sum_block` for output rows of a dense 3 x 3 kernel at stride 1, from 0. Larger ones gain nothing
-from being unrolled: the compiler moves loads apart from their use and runs out of registers."""
+"""`sum_block` for output rows of a dense 3 x 3 kernel at stride 1, from 0.
+
+Larger kernels gain nothing from being unrolled: the compiler moves loads away
+from their use and runs out of registers.
+"""
 
 
 # pixels

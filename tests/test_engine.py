@@ -1,0 +1,207 @@
+"""What holds for every algorithm: the same bits for any tiling, threads, layout and vectors."""
+
+import itertools
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tileconv
+from tileconv.arrays import eager
+from tileconv.convolution import Convolution
+from tileconv.dtypes import Numbers
+from tileconv.engine.choose import DIRECT, SEPARABLE, choose
+from tileconv.engine.direct import CHUNK
+from tileconv.engine.program import lay_out
+from tileconv.engine.separable import factor
+from tileconv.geometry import Axis
+from tileconv.planning.reads import read_axis
+from tileconv.tile import Recipe, compute_tile
+
+RNG = np.random.default_rng(20261125)
+GAUSS = np.outer(np.exp(-(np.linspace(-2, 2, 9) ** 2)), np.exp(-(np.linspace(-1, 1, 7) ** 2)))
+HOLES = RNG.normal(size=(5, 6)) * (RNG.random((5, 6)) < 0.5)
+BIG = RNG.normal(size=(9, 3, 9, 9))  # more taps than a chunk, more kernels than a block
+KERNELS = {
+    "3x3": RNG.normal(size=(3, 3)),
+    "dense": RNG.normal(size=(5, 7)),
+    "row": RNG.normal(size=(1, 11)),
+    "column": RNG.normal(size=(11, 1)),
+    "holes": HOLES,
+    "separable": GAUSS,
+    "separable with holes": np.outer([1, 2, 0, 2, 1, 1], [1, -1, 0, 0, 1, 3, 1]),
+    "box": np.ones((8, 8)),
+    "bank": RNG.normal(size=(5, 3, 4)),
+    "separable bank": np.stack([GAUSS, np.ones_like(GAUSS)]),
+    "mix": RNG.normal(size=(6, 3, 3, 3)),
+    "big mix": BIG,
+}
+SAMPLINGS = [
+    {"stride": 1},
+    {"stride": 2},
+    {"stride": (3, 1), "dilation": (2, 3)},
+    {"stride": (1, 4), "dilation": (3, 1)},
+    {"stride": (4, 8)},
+    {"stride": (20, 17)},
+]
+
+
+def choice(kernel, *, stride=1, dilation=1, dtype=np.float32):
+    convolution = Convolution.of(kernel, stride=stride, dilation=dilation)
+    return choose(convolution.weights, convolution.stride, convolution.dilation, np.dtype(dtype))
+
+
+def test_every_kind_of_kernel_meets_its_algorithm():
+    chosen = {name: choice(kernel) for name, kernel in KERNELS.items()}
+    separable = {"separable", "separable with holes", "box", "separable bank"}
+    assert {name for name, algorithm in chosen.items() if algorithm is SEPARABLE} == separable
+    assert choice(GAUSS, stride=9) is DIRECT  # fields lie apart: nothing is shared
+    assert BIG[0].size > CHUNK
+    assert chosen["big mix"] is DIRECT
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("name", KERNELS)
+def test_bits_depend_on_no_tiling_thread_or_layout(name, sampling, monkeypatch):
+    kernel = KERNELS[name]
+    bands = 3 if kernel.ndim == 4 else 2
+    for dtype in ("uint16", "float32", "float64"):
+        array = RNG.integers(0, 60000, (bands, 151, 187)).astype(dtype)
+        expected = tileconv.convolve(array, kernel, threads=1, **sampling)
+        reference = naive.convolve(
+            array,
+            kernel,
+            stride=Convolution.of(kernel, **sampling).stride,
+            dilation=Convolution.of(kernel, **sampling).dilation,
+        )
+        naive.assert_close(expected, reference, expected.dtype)
+        for layout in layouts(array):
+            assert np.array_equal(array, layout)
+            again = tileconv.convolve(layout, kernel, **sampling)
+            assert again.tobytes() == expected.tobytes()
+        for small, threads in itertools.product((3, 40), (1, 2, 5)):
+            with monkeypatch.context() as patch:
+                for limit in ("FEWEST_ROWS", "MOST_ROWS", "TILE", "SMALL"):
+                    patch.setattr(eager, limit, small)
+                patch.setattr(eager, "_recipes", {})
+                patch.setattr(eager, "_cuts_of", {})
+                again = tileconv.convolve(array, kernel, threads=threads, **sampling)
+            assert again.tobytes() == expected.tobytes()
+
+
+def layouts(array):
+    """The same numbers, lying differently in memory."""
+    yield np.asfortranarray(array)
+    yield np.ascontiguousarray(array.transpose(1, 2, 0)).transpose(2, 0, 1)  # pixel by pixel
+    yield np.ascontiguousarray(array[:, ::-1, ::-1])[:, ::-1, ::-1]
+    yield np.repeat(array, 3, axis=2)[:, :, ::3]
+    yield array.astype(array.dtype.newbyteorder())
+    odd = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    odd[:] = array
+    yield odd
+    locked = array.copy()
+    locked.setflags(write=False)
+    yield locked
+
+
+@given(st.data())
+def test_a_tile_of_any_size_has_the_bits_of_the_whole(data):
+    name = data.draw(st.sampled_from(sorted(KERNELS)))
+    kernel, sampling = KERNELS[name], data.draw(st.sampled_from(SAMPLINGS))
+    bands = 3 if kernel.ndim == 4 else 1
+    array = RNG.normal(size=(bands, 140, 150)).astype(np.float32)
+    whole = tileconv.convolve(array, kernel, **sampling)
+    convolution = Convolution.of(kernel, **sampling)
+    recipe = Recipe.of(convolution, Numbers.of(array.dtype), bands)
+    geometry = convolution.geometry(array.shape[1:])
+    cuts = []
+    for axis in (geometry.y, geometry.x):
+        first = data.draw(st.integers(0, axis.out_size - 1))
+        cuts.append((first, data.draw(st.integers(first + 1, axis.out_size))))
+    block = data.draw(st.sampled_from([None, 1, 16]))  # 1 and 16 pack what lies apart
+    reads = tuple(
+        read_axis(axis, *cut, "constant", block)
+        for axis, cut in zip((geometry.y, geometry.x), cuts, strict=True)
+    )
+    window = array[:, np.maximum(reads[0].index, 0)][:, :, np.maximum(reads[1].index, 0)]
+    shape = [end - first for first, end in cuts]
+    out = np.empty((recipe.outputs, *shape), np.float32)
+    compute_tile(recipe, reads, window, None, out)
+    expected = whole.reshape(-1, *whole.shape[-2:])[:, slice(*cuts[0]), slice(*cuts[1])]
+    assert out.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_factors_multiply_to_the_kernel_or_are_refused(dtype):
+    dtype = np.dtype(dtype)
+    for rows, columns in itertools.product((2, 3, 8), (1, 5)):
+        column, row = RNG.normal(size=rows), RNG.normal(size=columns)
+        found = factor(np.outer(column, row) / 7, dtype)
+        assert found is not None
+        np.testing.assert_allclose(np.outer(*found), np.outer(column, row) / 7, rtol=1e-14)
+    assert factor(RNG.normal(size=(3, 3)), dtype) is None
+    bent = np.outer([1.0, 2.0, 3.0], [1.0, 5.0, 1.0])
+    bent[2, 2] *= 1 + 64 * np.finfo(dtype).eps
+    assert factor(bent, dtype) is None
+    holed = np.ones((5, 5))
+    holed[2, 2] = 0  # no tap, where a product of factors would make one
+    assert factor(holed, dtype) is None
+    assert factor(np.zeros((2, 2)), dtype) is None
+
+
+def test_whole_numbers_stay_whole_in_two_passes():
+    kernel = np.outer([1, 3, 3, 1, 5], [1, 7, 21, 7, 1, 2])
+    assert choice(kernel) is SEPARABLE
+    image = RNG.integers(0, 200, (64, 80)).astype(np.uint8)
+    exact = naive.convolve(image, kernel)[0].astype(float)
+    np.testing.assert_array_equal(tileconv.convolve(image, kernel), exact)
+
+
+@pytest.mark.parametrize("kernel", [KERNELS["dense"], GAUSS], ids=["direct", "separable"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_in_the_fields_that_hold_it(kernel, value):
+    image = RNG.normal(size=(60, 70)).astype(np.float32)
+    clean = tileconv.convolve(image, kernel)
+    image[31, 40] = value
+    spoilt = tileconv.convolve(image, kernel)
+    kh, kw = kernel.shape
+    hit = np.zeros(clean.shape, bool)
+    hit[31 - kh + 1 : 32, 40 - kw + 1 : 41] = True
+    assert (spoilt[~hit] == clean[~hit]).all()
+    assert not np.isfinite(spoilt[hit]).any()
+
+
+def test_a_weight_too_small_for_float32_is_still_a_tap():
+    image = np.ones((4, 4), np.float32)
+    image[1, 1] = np.nan
+    out = tileconv.convolve(image, [[1.0, 1e-60]])
+    assert np.isnan(out).tolist() == np.isnan(tileconv.convolve(image, [[1.0, 1.0]])).tolist()
+
+
+def test_scratch_is_bounded_for_any_kernel():
+    for size, stride, dilation in [(1, 1, 1), (63, 1, 1), (31, 8, 1), (9, 64, 1), (5, 1, 40)]:
+        convolution = Convolution.of(np.ones((size, size)), stride=stride, dilation=dilation)
+        taps = convolution.plan_groups(1, np.dtype(np.float32))[0].taps
+        program = lay_out(convolution.stride, convolution.dilation, taps, 1)
+        axis = Axis(50_000, size, stride, dilation)
+        assert program.scratch_bytes(axis.out_size) < 2 << 20
+
+
+def test_memory_of_a_result_is_used_again_only_when_nobody_holds_it(monkeypatch):
+    monkeypatch.setenv("TILECONV_KEEP_BYTES", str(1 << 30))
+    image = RNG.normal(size=(1100, 1100)).astype(np.float32)
+    first = tileconv.convolve(image, KERNELS["3x3"])
+    address, part, copy = first.ctypes.data, first[5:9], first[5:9].copy()
+    del first
+    second = tileconv.convolve(image + 1, KERNELS["3x3"])
+    assert second.ctypes.data != address
+    np.testing.assert_array_equal(part, copy)
+    del part
+    third = tileconv.convolve(image, KERNELS["3x3"])
+    assert third.ctypes.data == address
+    monkeypatch.setenv("TILECONV_KEEP_BYTES", "0")
+    address = third.ctypes.data
+    del third
+    np.testing.assert_array_equal(second, tileconv.convolve(image + 1, KERNELS["3x3"]))
