@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
 DRIVER = "GTiff"
 """The one driver that inputs are opened with: a guessed VRT reads other files and the network."""
 
-GDAL_ERRORS = (RasterioError, OSError, ValueError, MemoryError)
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
 
 
 def environment() -> rasterio.Env:
     """Return the GDAL settings of a thread; tileconv never passes on any from a job."""
     return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
+
+
+def writing() -> rasterio.Env:
+    """Return the settings for writing: nothing goes into files beside the one that is written."""
+    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PAM_ENABLED="NO")
 
 
 def open_dataset(path: Path) -> DatasetReader:
