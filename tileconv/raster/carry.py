@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
@@ -22,7 +23,6 @@ from rasterio.transform import Affine
 from tileconv.raster import gdal
 
 if TYPE_CHECKING:
-    from rasterio.crs import CRS
     from rasterio.io import DatasetReader, DatasetWriter
 
     from tileconv.geometry import Geometry
@@ -130,7 +130,7 @@ class Metadata:
             if tags:
                 dataset.update_tags(**({"ns": domain} if domain else {}), **tags)
         if self.gcps:
-            dataset.gcps = (list(self.gcps), self.gcps_crs)
+            dataset.gcps = (list(self.gcps), self.gcps_crs or CRS())
         if self.rpcs is not None:
             dataset.rpcs = self.rpcs
         if any(band.colour not in _COLOURS for band in self.bands):
