@@ -361,6 +361,34 @@ def test_no_band_of_bytes_becomes_a_colour_or_a_mask(make_raster, tmp_path, coun
     np.testing.assert_array_equal(read(tmp_path / "out.tif"), array[:, ::2, ::2])
 
 
+def test_texts_in_another_encoding_are_dropped_with_a_warning(make_raster, tmp_path):
+    items = (
+        '<Item name="place">Z\xfcrich</Item>'
+        '<Item name="DESCRIPTION" sample="0" role="description">gr\xfcn</Item>'
+        '<Item name="UNITTYPE" sample="0" role="unittype">\xb5m</Item>'
+    )
+    source = make_raster(PIXELS)
+    tag = f"<GDALMetadata>{items}</GDALMetadata>".encode("latin-1")
+    tifffile.imwrite(source, PIXELS[0], extratags=[(42112, "s", 0, tag, True)], metadata=None)
+    report = tileconv.run(job_for(source, tmp_path / "out.tif"))
+    texts = "descriptions and units and tags are no text in UTF-8, and are dropped"
+    assert report.warnings == (texts,)
+    np.testing.assert_array_equal(read(tmp_path / "out.tif")[0], PIXELS[0])
+
+
+def test_tags_that_rasterio_cannot_write_are_dropped_with_a_warning(make_raster, tmp_path):
+    source = make_raster(PIXELS)
+    tag = b'<GDALMetadata><Item name="ns">x</Item><Item name="kept">y</Item></GDALMetadata>'
+    tifffile.imwrite(source, PIXELS[0], extratags=[(42112, "s", 0, tag, True)], metadata=None)
+    report = tileconv.run(job_for(source, tmp_path / "out.tif"))
+    assert report.warnings == ("tags named ns are dropped",)
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        made = rasterio.open(tmp_path / "out.tif")
+    with made:
+        assert made.tags()["kept"] == "y"
+        assert made.tag_namespaces() == ["IMAGE_STRUCTURE", "TILECONV", "DERIVED_SUBDATASETS"]
+
+
 def test_xmp_is_dropped_with_a_warning(make_raster, tmp_path):
     source = make_raster(PIXELS)
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'

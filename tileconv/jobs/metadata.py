@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileconv.raster.carry import Metadata, Origin, follow, own_tags, storable_crs
+from tileconv.raster.carry import Metadata
+from tileconv.raster.follow import Origin, follow, own_tags, storable_crs
 from tileconv.version import __version__
 
 if TYPE_CHECKING:

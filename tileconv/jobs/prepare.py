@@ -15,7 +15,7 @@ from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.metadata import output_metadata, what_is_lost
 from tileconv.planning.plan import Plan, make_plan
-from tileconv.raster.carry import storable_crs
+from tileconv.raster.follow import storable_crs
 from tileconv.raster.metadata import Header, Wanted, check_file, read_header
 from tileconv.raster.sink import OutputSpec
 

@@ -1,58 +1,28 @@
-"""What a raster's file says beside its pixels, and how it follows them into the output.
-
-Whatever holds positions in pixels (ground control points, RPCs) is mapped by the
-rule of the transform: an output pixel's centre lies on its field's centre. What
-is no longer true of the output (statistics, palettes, the encoding of numbers)
-is left behind.
-"""
+"""What a raster's file says beside its pixels: one value, read from a file and written to one."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.io import MemoryFile
-from rasterio.rpc import RPC
-from rasterio.transform import Affine
 
 from tileconv.raster import gdal
 
 if TYPE_CHECKING:
+    from rasterio.control import GroundControlPoint
     from rasterio.io import DatasetReader, DatasetWriter
-
-    from tileconv.geometry import Geometry
+    from rasterio.rpc import RPC
 
 Tags = Mapping[str, str]
 
 DOMAIN = "TILECONV"
 """The domain of tileconv's own tags."""
 
-_COLOURS = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.palette, ColorInterp.alpha)
+NO_COLOURS = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.palette, ColorInterp.alpha)
 """Interpretations that say nothing, or nothing that is true of sums of pixels."""
-
-_NO_LONGER_TRUE = (
-    "STATISTICS_",
-    "TIFFTAG_MINSAMPLEVALUE",
-    "TIFFTAG_MAXSAMPLEVALUE",
-    "TIFFTAG_SOFTWARE",  # names what made the file: now tileconv
-    "OVR_RESAMPLING_ALG",
-    "METADATATYPE",  # GDAL's own, for files that come with others
-    # CF's words for how numbers are stored, and between which they lie, as rioxarray writes them
-    "_FillValue",
-    "missing_value",
-    "scale_factor",
-    "add_offset",
-    "valid_min",
-    "valid_max",
-    "valid_range",
-    "actual_range",
-)
-"""Beginnings of tags that describe the input's numbers or file."""
 
 _OF_THE_FILE = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", DOMAIN)
 """Domains that GDAL derives from the file, or that are written in another way."""
@@ -84,28 +54,36 @@ class Metadata:
 
     @classmethod
     def of(
-        cls, dataset: DatasetReader, bands: Iterable[int], colours: Sequence[ColorInterp]
+        cls,
+        dataset: DatasetReader,
+        bands: Iterable[int],
+        colours: Sequence[ColorInterp],
+        notes: list[str],
     ) -> Metadata:
         """Read what ``dataset`` says of the given bands (1-based); ``colours`` are of all bands."""
+        texts = _Texts(dataset)
+        descriptions, units = texts.of_bands("descriptions"), texts.of_bands("units")
         gcps, gcps_crs = dataset.gcps
-        domains = [name for name in dataset.tag_namespaces() if name not in ("", *_OF_THE_FILE)]
-        return cls(
+        made = cls(
             bands=tuple(
                 Band(
-                    description=dataset.descriptions[band - 1],
-                    unit=dataset.units[band - 1] or None,
+                    description=descriptions[band - 1],
+                    unit=units[band - 1] or None,
                     scale=dataset.scales[band - 1],
                     offset=dataset.offsets[band - 1],
                     colour=colours[band - 1],
-                    tags=dataset.tags(band),
+                    tags=texts.tags(band),
                 )
                 for band in bands
             ),
-            tags={"": dataset.tags()} | {name: dataset.tags(ns=name) for name in domains},
+            tags={name: texts.tags(domain=name) for name in texts.domains()},
             gcps=tuple(gcps),
             gcps_crs=gcps_crs,
             rpcs=dataset.rpcs,
         )
+        if texts.unreadable:
+            notes.append(f"{' and '.join(texts.unreadable)} are no text in UTF-8, and are dropped")
+        return made
 
     @property
     def is_point(self) -> bool:
@@ -133,7 +111,7 @@ class Metadata:
             dataset.gcps = (list(self.gcps), self.gcps_crs or CRS())
         if self.rpcs is not None:
             dataset.rpcs = self.rpcs
-        if any(band.colour not in _COLOURS for band in self.bands):
+        if any(band.colour not in NO_COLOURS for band in self.bands):
             dataset.colorinterp = [band.colour for band in self.bands]
         if any(band.unit for band in self.bands):
             dataset.units = [band.unit or "" for band in self.bands]
@@ -147,182 +125,31 @@ class Metadata:
                 dataset.update_tags(number, **band.tags)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where an output band comes from."""
+class _Texts:
+    """Reads the texts of a dataset; those that are not in UTF-8 are named, and left out."""
 
-    description: str | None
-    sums: Mapping[int, float] = field(default_factory=dict)
-    """Position of each input band that has weights, and the sum of these."""
-    alone: bool = False
-    """No other output comes from this input band."""
+    def __init__(self, dataset: DatasetReader) -> None:
+        self._dataset = dataset
+        self.unreadable: dict[str, None] = {}
+        """In the order of reading."""
 
+    def of_bands(self, name: str) -> tuple[str | None, ...]:
+        """Return ``descriptions`` or ``units``, one of each band in the file."""
+        try:
+            return tuple(getattr(self._dataset, name))
+        except UnicodeDecodeError:
+            self.unreadable[name] = None
+            return (None,) * int(self._dataset.count)
 
-def follow(
-    given: Metadata,
-    geometry: Geometry,
-    origins: Sequence[Origin],
-    *,
-    scaled: bool,
-    skips: bool,
-    placed: bool,
-) -> tuple[Metadata, tuple[str, ...]]:
-    """Return what is true of the output, and a note for each thing that had to be dropped.
+    def domains(self) -> tuple[str, ...]:
+        """Return the domains whose tags are the raster's own; "" is the default one."""
+        named = (name for name in self._dataset.tag_namespaces() if name not in _OF_THE_FILE)
+        return tuple(dict.fromkeys(("", *named)))
 
-    Parameters
-    ----------
-    scaled
-        Scale and offset were applied while reading.
-    skips
-        Missing pixels count as the stored value 0.
-    placed
-        The output has a transform.
-    """
-    notes: list[str] = []
-    bands = tuple(_band(given, origin, scaled=scaled, skips=skips) for origin in origins)
-    _note_bands(given, origins, bands, notes, scaled=scaled, skips=skips)
-    gcps = () if placed else tuple(_gcp(point, geometry) for point in given.gcps)
-    if given.gcps and placed:
-        notes.append(
-            f"{len(given.gcps)} ground control points are dropped: a GeoTIFF has a transform or "
-            "these, not both"
-        )
-    tags = _tags(given, geometry, notes)
-    if gcps and given.is_point:
-        tags[""]["AREA_OR_POINT"] = "Area"
-        notes.append(
-            "AREA_OR_POINT is Area in the output: GDAL moves ground control points of a raster "
-            "of points by a pixel"
-        )
-    rpcs = None if given.rpcs is None else _rpc(given.rpcs, geometry)
-    return Metadata(bands, tags, gcps, given.gcps_crs if gcps else None, rpcs), tuple(notes)
-
-
-def storable_crs(crs: CRS | None) -> CRS | None:
-    """Return ``crs`` if a GeoTIFF can hold it, else None: a few projections have no keys there."""
-    if crs is None:
-        return None
-    shape = {"width": 1, "height": 1, "count": 1, "dtype": "uint8"}
-    place = Affine(1.0, 0.0, 9.0, 0.0, -1.0, 9.0)
-    with gdal.writing(), gdal.quietly(), MemoryFile() as memory:
-        with memory.open(driver="GTiff", crs=crs, transform=place, **shape):
-            pass
-        with memory.open() as dataset:
-            return crs if dataset.crs == crs else None
-
-
-def _gcp(point: GroundControlPoint, geometry: Geometry) -> GroundControlPoint:
-    """Move a ground control point; GDAL counts from the corner of the first pixel."""
-    return GroundControlPoint(
-        row=(point.row - geometry.y.shift) / geometry.y.stride,
-        col=(point.col - geometry.x.shift) / geometry.x.stride,
-        x=point.x,
-        y=point.y,
-        z=point.z,
-        id=point.id,
-        info=point.info,
-    )
-
-
-def _rpc(given: RPC, geometry: Geometry) -> RPC:
-    """Move RPCs; they count from the centre of the first pixel."""
-    y, x = geometry.y, geometry.x
-    return RPC(
-        **{
-            **given.to_dict(),
-            "line_off": (given.line_off + 0.5 - y.shift) / y.stride - 0.5,
-            "line_scale": given.line_scale / y.stride,
-            "samp_off": (given.samp_off + 0.5 - x.shift) / x.stride - 0.5,
-            "samp_scale": given.samp_scale / x.stride,
-        }
-    )
-
-
-def _band(given: Metadata, origin: Origin, *, scaled: bool, skips: bool) -> Band:
-    sources = [given.bands[i] for i in origin.sums]
-    made = Band(description=origin.description)
-    if not sources:
-        return made
-    if len({band.unit for band in sources}) == 1:
-        made = replace(made, unit=sources[0].unit)
-    if len(sources) == 1:
-        colour = sources[0].colour
-        keep = origin.alone and colour not in _COLOURS
-        made = replace(
-            made,
-            tags=_without_what_is_no_longer_true(sources[0].tags),
-            colour=colour if keep else ColorInterp.undefined,
-        )
-    if not scaled and _same_scale(sources, skips=skips):
-        offset = sum(given.bands[i].offset * total for i, total in origin.sums.items())
-        made = replace(made, scale=sources[0].scale, offset=offset)
-    return made
-
-
-def _same_scale(sources: Sequence[Band], *, skips: bool) -> bool:
-    """Say whether sums of stored values still have a scale and an offset.
-
-    With one scale ``a`` for all, ``sum w (a s + b) = a (sum w s) + sum w b``. A
-    pixel that counts as 0 is stored as no 0, unless there is no offset.
-    """
-    return len({band.scale for band in sources}) == 1 and not (
-        skips and any(band.offset for band in sources)
-    )
-
-
-def _note_bands(
-    given: Metadata,
-    origins: Sequence[Origin],
-    bands: Sequence[Band],
-    notes: list[str],
-    *,
-    scaled: bool,
-    skips: bool,
-) -> None:
-    used = [(origin, band) for origin, band in zip(origins, bands, strict=True) if origin.sums]
-    sources = [[given.bands[i] for i in origin.sums] for origin, _ in used]
-    if scaled and given.scaled_bands:
-        notes.append("scale and offset are applied, so the output has none")
-    elif not all(_same_scale(each, skips=skips) for each in sources):
-        notes.append(
-            "scale and offset are dropped where sums of stored values have none; "
-            "input.scaled applies them first"
-        )
-    if any(given.bands[i].unit and not band.unit for origin, band in used for i in origin.sums):
-        notes.append("units are dropped where bands of different units are summed")
-    if any(len(origin.sums) > 1 for origin, _ in used) and any(
-        _without_what_is_no_longer_true(band.tags) for band in given.bands
-    ):
-        notes.append("tags of bands are dropped where bands are summed")
-    if any(band.colour == ColorInterp.palette for band in given.bands):
-        notes.append("the colour palette is dropped: sums of codes are no codes")
-
-
-def _tags(given: Metadata, geometry: Geometry, notes: list[str]) -> dict[str, dict[str, str]]:
-    """Return the tags of the dataset that are still true."""
-    kept: dict[str, dict[str, str]] = {"": {}}
-    opaque = []
-    for domain, tags in given.tags.items():
-        if ":" in domain or domain in ("EXIF", "COLOR_PROFILE", "GEOLOCATION"):
-            opaque.append(domain)
-        else:
-            kept[domain] = _without_what_is_no_longer_true(tags)
-    if opaque:
-        notes.append(f"tags of the domain {' and '.join(sorted(opaque))} are dropped")
-    plain = kept[""]
-    strides = {"TIFFTAG_XRESOLUTION": geometry.x.stride, "TIFFTAG_YRESOLUTION": geometry.y.stride}
-    for name, stride in strides.items():
-        with contextlib.suppress(ValueError):  # a text that is no number is no resolution
-            if text := plain.pop(name, None):
-                plain[name] = f"{float(text) / stride:.9g}"
-    return kept
-
-
-def _without_what_is_no_longer_true(tags: Tags) -> dict[str, str]:
-    return {name: text for name, text in tags.items() if not name.startswith(_NO_LONGER_TRUE)}
-
-
-def own_tags(metadata: Metadata, software: str, tags: Tags) -> Metadata:
-    """Return ``metadata`` with the name of the software and tileconv's own tags."""
-    plain = {**metadata.tags.get("", {}), "TIFFTAG_SOFTWARE": software}
-    return replace(metadata, tags={**metadata.tags, "": plain, DOMAIN: dict(tags)})
+    def tags(self, band: int = 0, domain: str = "") -> Tags:
+        """Return the tags of a band, or of the dataset."""
+        with gdal.undecoded() as missed:
+            tags = dict(self._dataset.tags(band, ns=domain or None))
+        if missed:
+            self.unreadable["tags"] = None
+        return tags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -50,6 +51,25 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+@contextlib.contextmanager
+def undecoded() -> Iterator[list[str]]:
+    """Collect what rasterio logs of tags that are not in UTF-8, which it leaves out."""
+    told: list[str] = []
+
+    def collect(record: logging.LogRecord) -> bool:
+        undecodable = "decode metadata item" in str(record.msg)
+        if undecodable:
+            told.append(record.getMessage())
+        return not undecodable
+
+    log = logging.getLogger("rasterio._base")
+    log.addFilter(collect)
+    try:
+        yield told
+    finally:
+        log.removeFilter(collect)
 
 
 def cause(error: BaseException) -> str:

@@ -152,7 +152,7 @@ def _read(path: Path, dataset: DatasetReader, wanted: Wanted) -> Header:
     alpha = [i for i, colour in enumerate(colours, 1) if colour == ColorInterp.alpha]
     bands = _choose_bands(path, wanted, colours, alpha)
     notes: list[str] = []
-    metadata = Metadata.of(dataset, bands, colours)
+    metadata = Metadata.of(dataset, bands, colours, notes)
     nodata, decoding = _decoding(path, dataset, wanted, metadata, bands, alpha, notes)
     transform = tuple(dataset.transform)[:6]
     if dataset.subdatasets:
