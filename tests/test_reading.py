@@ -183,6 +183,17 @@ def test_overviews_are_not_read(make_raster, tmp_path, rng):
     assert source.read_bytes() == before
 
 
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_blocks_that_are_not_stored_are_counted(make_raster, tmp_path, nodata):
+    array = np.full((1, 96, 96), nodata or 0, "uint8")
+    array[0, 40, 40] = 5
+    source = make_raster(array, block=(32, 32), SPARSE_OK=True, nodata=nodata)
+    report = tileconv.run(job_for(source, tmp_path / "out.tif", **{"input.mask": "none"}))
+    np.testing.assert_array_equal(read(tmp_path / "out.tif"), array)
+    value = "0" if nodata is None else "nodata"
+    assert report.warnings == (f"8 of 9 blocks are not stored: their pixels read as {value}",)
+
+
 def test_the_first_of_many_images_is_read(make_raster, tmp_path, rng):
     first, second = (rng.integers(0, 255, (30, 40)).astype("uint8") for _ in range(2))
     with tifffile.TiffWriter(tmp_path / "in.tif") as writer:

@@ -25,7 +25,7 @@ from tileconv.raster.decoding import (
     find_nodata,
     in_dtype,
 )
-from tileconv.raster.structure import stored_bytes
+from tileconv.raster.structure import sparse_blocks, stored_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,6 +157,12 @@ def _read(path: Path, dataset: DatasetReader, wanted: Wanted) -> Header:
     transform = tuple(dataset.transform)[:6]
     if dataset.subdatasets:
         notes.append(f"the file holds {len(dataset.subdatasets)} images; the first one is read")
+    sparse, blocks = sparse_blocks(path)
+    if sparse:
+        value = "0" if dataset.nodata is None else "nodata"
+        notes.append(
+            f"{sparse:,} of {blocks:,} blocks are not stored: their pixels read as {value}"
+        )
     beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
     notes += [f"{name} is read beside the raster" for name in beside]
     return Header(
@@ -219,8 +225,14 @@ def _decoding(
     dtypes = {dataset.dtypes[band - 1] for band in dataset.indexes}
     if len(dtypes) > 1:
         raise InputError(f"{path}: bands of different dtypes ({', '.join(sorted(dtypes))})")
+    name = dtypes.pop()
+    if name.startswith("complex"):
+        raise InputError(
+            f"{path}: complex input ({name}) is not supported yet; write .real and .imag into "
+            "rasters of their own, and convolve these"
+        )
     try:
-        stored = check_input(dtypes.pop())
+        stored = check_input(name)
     except TileconvError as error:
         raise InputError(f"{path}: {error}") from None
     scales: tuple[tuple[float, float], ...] = ()
