@@ -128,6 +128,16 @@ def test_a_coordinate_system_that_geotiff_has_no_keys_for(make_raster, tmp_path)
     assert names == ["in.tif", "in.tif.aux.xml", "out.tif"]
 
 
+def test_a_world_file_is_told(make_raster, tmp_path):
+    source = unplaced(make_raster)
+    (tmp_path / "in.tfw").write_text("2\n0\n0\n-3\n101\n498.5\n")  # centre of the first pixel
+    report = tileconv.run(job_for(source, tmp_path / "out.tif", stride=2))
+    assert report.warnings == ("in.tfw is read beside the raster",)
+    with rasterio.open(tmp_path / "out.tif") as made:
+        # Outputs are centred on every second pixel's centre.
+        assert made.transform == rasterio.Affine(4, 0, 99, 0, -6, 501.5)
+
+
 # ---- Ground control points and RPCs
 
 

@@ -248,6 +248,14 @@ def test_bands_with_different_nodata(make_raster, tmp_path, bands, dtype):
     check(source, tmp_path / "out.tif", values, nothing, **{"input.mask": "none"})
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_nodata_beside_a_raster_of_long_integers_counts(tmp_path, bands, dtype, make_raster):
+    source = make_raster(bands.astype(dtype), block=(32, 16), nodata=7)
+    beside(source, [9, 9, 9])
+    tileconv.run(job_for(source, tmp_path / "out.tif"))
+    np.testing.assert_array_equal(np.isnan(read(tmp_path / "out.tif")), bands == 9)
+
+
 def test_different_nodata_and_a_mask(make_raster, tmp_path, bands, rng):
     shown = rng.random((90, 80)) > 0.02
     source = make_raster(bands, block=(32, 16), mask=np.where(shown, 255, 0).astype("uint8"))

@@ -159,7 +159,7 @@ def find_nodata(
     for band in bands:
         value = dataset.nodatavals[band - 1]
         if value is not None and dtype.kind in "iu":
-            value = _exact(path, value, dtype)
+            value = _exact(path, dataset, value, dtype)
             if not _holds(dtype, value):
                 note = f"nodata {value:g} is not a value of {dtype}, so no pixel can equal it"
                 notes.extend([note] if note not in notes else [])
@@ -191,14 +191,15 @@ def in_dtype(values: tuple[Nodata, ...], dtype: np.dtype) -> tuple[np.generic | 
     )
 
 
-def _exact(path: Path, value: float, dtype: np.dtype) -> float | int:
-    """Return nodata as the file has it: rasterio passes it through a double."""
+def _exact(path: Path, dataset: DatasetReader, value: float, dtype: np.dtype) -> float | int:
+    """Return nodata as it is written: rasterio passes it through a double."""
     if dtype.itemsize < 8:
         return value
     text = nodata_text(path)
-    if text is not None and text.lstrip("+-").isdigit():
+    if text is not None and text.lstrip("+-").isdigit() and float(text) == value:
         return int(text)
-    if text is not None and not _says(text, value):  # GDAL takes the 1 of 1e18
+    beside = any(name.endswith(".aux.xml") for name in dataset.files[1:])  # its value counts
+    if not beside and text is not None and not _says(text, value):  # GDAL takes the 1 of 1e18
         raise InputError(
             f"{path}: nodata is written as {text}, which is no exact {dtype}; "
             "correct the file, or set input.mask to none to take all pixels as valid"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rasterio.control import GroundControlPoint
@@ -101,6 +102,7 @@ def follow(
     return Metadata(bands, tags, gcps, given.gcps_crs if gcps else None, rpcs), tuple(notes)
 
 
+@lru_cache(16)
 def storable_crs(crs: CRS | None) -> CRS | None:
     """Return ``crs`` if a GeoTIFF can hold it, else None: a few projections have no keys there."""
     if crs is None:
