@@ -323,6 +323,20 @@ def test_alpha_is_a_mask_unless_named(make_raster, tmp_path, bands, rng, interle
         assert not any(rasterio.enums.MaskFlags.alpha in f for f in made.mask_flag_enums)
 
 
+@pytest.mark.parametrize("each", [False, True])
+def test_alpha_and_a_mask_both_hide(make_raster, tmp_path, bands, rng, each):
+    alpha = np.where(rng.random((90, 80)) > 0.02, 255, 0).astype("uint8")
+    shown = rng.random((4, 90, 80)) > 0.02
+    shown = shown if each else np.broadcast_to(shown[0], shown.shape)
+    array = np.concatenate([bands, alpha[None]])
+    source = make_raster(array, block=(32, 32), photometric="RGB", alpha="YES")
+    mask = make_raster(np.where(shown, 255, 0).astype("uint8"), "in.tif.msk", block=(64, 64))
+    with rasterio.open(mask, "r+") as dataset:
+        flags = 0 if each else 2
+        dataset.update_tags(**{f"INTERNAL_MASK_FLAGS_{i}": flags for i in range(1, 5)})
+    check(source, tmp_path / "out.tif", bands, ~shown[:3] | (alpha == 0))
+
+
 def test_nan_is_missing_beside_any_nodata(make_raster, tmp_path, bands):
     values = bands.astype("float32")
     values[:, 5, 5], values[:, 40, 40] = np.nan, -9999.1

@@ -108,7 +108,7 @@ def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
         )
         reasons = {
             "the input has nodata": header.has_nodata,
-            "the input has a mask": header.decoding.mask is not None,
+            "the input has a mask": header.decoding.masks,
             "the input is floating point and may hold NaN": source.kind == "f",
             "padding_mode is missing": padded and convolution.padding_mode == "missing",
         }

@@ -24,28 +24,11 @@ if TYPE_CHECKING:
     from rasterio.windows import Window
 
 Nodata = float | int | None
+Mask = Literal["dataset", "bands"]
+"""A mask of the whole dataset, or one for each band."""
 
 _EXACT_INTEGERS = 1 << 53
 """Beyond it a float no longer holds every integer."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """What hides pixels beside nodata and NaN."""
-
-    kind: Literal["dataset", "bands", "alpha"]
-    """A mask of the whole dataset, one for each band, or an alpha band."""
-    band: int = 0
-    """The alpha band."""
-
-    def planes(self, bands: int) -> int:
-        """Return how many planes of marks ``bands`` bands have."""
-        return bands if self.kind == "bands" else 1
-
-    def read(self, dataset: DatasetReader, bands: tuple[int, ...], window: Window) -> np.ndarray:
-        """Return (planes, h, w) booleans, True where a pixel is hidden; not of an alpha band."""
-        chosen = bands if self.kind == "bands" else bands[:1]
-        return dataset.read_masks(list(chosen), window=window) == 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +45,10 @@ class Decoding:
     stored: np.dtype
     """Native byte order."""
     dtype: np.dtype
+    alpha: int | None = None
+    """A band that hides pixels where it is 0."""
     mask: Mask | None = None
+    """What else hides pixels."""
     nodata: tuple[np.generic | None, ...] = ()
     """Of each band, where it must be found while reading; else tiles compare with one value."""
     scales: tuple[tuple[float, float], ...] = ()
@@ -73,18 +59,24 @@ class Decoding:
         """Planes of marks that go with the pixels: none, one, or one a band."""
         if self.dtype.kind != "f" and any(value is not None for value in self.nodata):
             return len(self.bands)
-        return 0 if self.mask is None else self.mask.planes(len(self.bands))
+        if self.mask == "bands":
+            return len(self.bands)
+        return 0 if self.mask is None and self.alpha is None else 1
+
+    @property
+    def masks(self) -> bool:
+        """A mask or an alpha band hides pixels."""
+        return self.mask is not None or self.alpha is not None
 
     def read(self, dataset: DatasetReader, window: Window) -> Pixels:
         """Read a window; the marks are (1 or B, h, w), or None."""
         read = self._read_bands
         values = buffers.zeros((len(read), int(window.height), int(window.width)), self.stored)
         dataset.read(indexes=list(read), window=window, out=values)
-        masked = None
-        if self.mask is not None and self.mask.kind == "alpha":
-            values, masked = values[:-1], values[-1:] == 0
-        elif self.mask is not None:
-            masked = self.mask.read(dataset, self.bands, window)
+        masked = self._read_mask(dataset, window)
+        if self.alpha is not None:
+            values, clear = values[:-1], values[-1:] == 0
+            masked = clear if masked is None else masked | clear
         if not self.nodata and not self.scales:
             return Pixels(values, masked)
         return self._convert(values, masked)
@@ -92,9 +84,14 @@ class Decoding:
     @property
     def _read_bands(self) -> tuple[int, ...]:
         """Bands to read at one go: blocks that hold all bands are decoded once, alpha included."""
-        if self.mask is None or self.mask.kind != "alpha":
-            return self.bands
-        return (*self.bands, self.mask.band)
+        return self.bands if self.alpha is None else (*self.bands, self.alpha)
+
+    def _read_mask(self, dataset: DatasetReader, window: Window) -> np.ndarray | None:
+        """Return (1 or B, h, w) booleans, True where a mask hides the pixel."""
+        if self.mask is None:
+            return None
+        chosen = self.bands if self.mask == "bands" else self.bands[:1]
+        return dataset.read_masks(list(chosen), window=window) == 0
 
     def _convert(self, values: np.ndarray, masked: np.ndarray | None) -> Pixels:
         """Find nodata, then apply scale and offset; plane by plane, to hold little at a time."""
@@ -123,29 +120,24 @@ class Decoding:
         self, *, interleaved: bool
     ) -> Iterator[tuple[str, Callable[[DatasetReader, Window], object]]]:
         """Yield what a block consists of, by name, and how to decode it alone."""
-        bands, mask = self._read_bands, self.mask
+        bands = self._read_bands
         for group in (bands,) if interleaved else tuple((band,) for band in bands):
             name = "all bands" if interleaved else f"band {group[0]}"
             yield name, partial(_read, group)
-        if mask is not None and mask.kind != "alpha":
-            yield "the mask", lambda dataset, window: mask.read(dataset, self.bands, window)
+        if self.mask is not None:
+            yield "the mask", self._read_mask
 
 
 def _read(bands: tuple[int, ...], dataset: DatasetReader, window: Window) -> np.ndarray:
     return dataset.read(list(bands), window=window)
 
 
-def find_mask(dataset: DatasetReader, bands: tuple[int, ...], alpha: list[int]) -> Mask | None:
-    """Return what hides pixels beside nodata.
-
-    An alpha band is a mask unless ``bands`` names it: then it is data.
-    """
-    if alpha and alpha[0] not in bands:
-        return Mask("alpha", alpha[0])
+def find_mask(dataset: DatasetReader, bands: tuple[int, ...]) -> Mask | None:
+    """Return what hides pixels beside nodata and alpha."""
     flags = [dataset.mask_flag_enums[band - 1] for band in bands]
     if any(MaskFlags.per_dataset in f and MaskFlags.alpha not in f for f in flags):
-        return Mask("dataset")
-    return Mask("bands") if any(not f for f in flags) else None
+        return "dataset"
+    return "bands" if any(not f for f in flags) else None
 
 
 def find_nodata(

@@ -176,7 +176,7 @@ def _read(path: Path, dataset: DatasetReader, wanted: Wanted) -> Header:
             read_bands=len(bands),
             interleaved=dataset.count > 1 and dataset.profile.get("interleave") == "pixel",
             marks=decoding.marks,
-            alpha=decoding.mask is not None and decoding.mask.kind == "alpha",
+            alpha=decoding.alpha is not None,
             stored=decoding.stored if decoding.scales else None,
         ),
         bands=bands,
@@ -252,7 +252,8 @@ def _decoding(
         bands=bands,
         stored=stored,
         dtype=compute_dtype(stored, wanted.target) if scales else stored,
-        mask=find_mask(dataset, bands, alpha) if wanted.masks else None,
+        alpha=alpha[0] if wanted.masks and alpha and alpha[0] not in bands else None,
+        mask=find_mask(dataset, bands) if wanted.masks else None,
         nodata=sought,
         scales=scales,
     )
