@@ -399,6 +399,16 @@ def test_tags_that_rasterio_cannot_write_are_dropped_with_a_warning(make_raster,
         assert made.tag_namespaces() == ["IMAGE_STRUCTURE", "TILECONV", "DERIVED_SUBDATASETS"]
 
 
+def test_tags_of_bands_in_other_domains_are_dropped_with_a_warning(make_raster, tmp_path):
+    source = make_raster(PIXELS)
+    with rasterio.open(source, "r+") as dataset:
+        dataset.update_tags(2, ns="SENSOR", gain="3")
+    report = tileconv.run(job_for(source, tmp_path / "out.tif"))
+    assert report.warnings == ("tags of bands in the domain SENSOR are dropped",)
+    report = tileconv.run(job_for(source, tmp_path / "out.tif", **{"input.bands": [1]}))
+    assert report.warnings == ()
+
+
 def test_xmp_is_dropped_with_a_warning(make_raster, tmp_path):
     source = make_raster(PIXELS)
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"/>'

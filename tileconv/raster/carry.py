@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class Metadata:
     def of(
         cls,
         dataset: DatasetReader,
-        bands: Iterable[int],
+        bands: Sequence[int],
         colours: Sequence[ColorInterp],
         notes: list[str],
     ) -> Metadata:
@@ -81,6 +81,8 @@ class Metadata:
             gcps_crs=gcps_crs,
             rpcs=dataset.rpcs,
         )
+        if lost := texts.domains_of(bands):
+            notes.append(f"tags of bands in the domain {' and '.join(lost)} are dropped")
         if texts.unreadable:
             notes.append(f"{' and '.join(texts.unreadable)} are no text in UTF-8, and are dropped")
         return made
@@ -145,6 +147,11 @@ class _Texts:
         """Return the domains whose tags are the raster's own; "" is the default one."""
         named = (name for name in self._dataset.tag_namespaces() if name not in _OF_THE_FILE)
         return tuple(dict.fromkeys(("", *named)))
+
+    def domains_of(self, bands: Sequence[int]) -> list[str]:
+        """Return the domains, beside the default one, in which bands have tags."""
+        named = {name for band in bands for name in self._dataset.tag_namespaces(band)}
+        return sorted(named.difference(("", *_OF_THE_FILE)))
 
     def tags(self, band: int = 0, domain: str = "") -> Tags:
         """Return the tags of a band, or of the dataset."""
