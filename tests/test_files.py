@@ -280,7 +280,7 @@ def test_metadata_follows(make_raster, tmp_path, rng):
         assert made.crs == given.crs
         assert made.descriptions == (None, "near infrared")
         assert made.tags()["AREA_OR_POINT"] == "Point"
-        assert made.tags()["TILECONV_STRIDE"] == "3 7"
+        assert made.tags(ns="TILECONV")["STRIDE"] == "3 7"
         for row, column in ((0, 0), (2, 3)):
             expected = apply(given.transform, column * 7 - 2 + 9 / 2, row * 3 - 1 + 7 / 2)
             centre = apply(made.transform, column + 0.5, row + 0.5)

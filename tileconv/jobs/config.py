@@ -76,6 +76,10 @@ class InputConfig(_Section):
     """1-based; default all but an alpha band."""
     mask: Literal["auto", "none"] = "auto"
     """auto: nodata, mask and alpha make pixels missing; none: every pixel counts."""
+    scaled: bool = False
+    """Apply scale and offset tags."""
+    palette: bool = False
+    """Take the class codes of a band with a colour palette as numbers."""
 
 
 class KernelConfig(_Section):
@@ -155,7 +159,7 @@ class JobConfig(_Section):
 
 
 PLANNED: Mapping[str, Sequence[str]] = {
-    "input": ("scaled", "mosaic", "remote"),
+    "input": ("mosaic", "remote"),
     "output": ("overviews", "creation_options", "layout"),
     "compute": ("cluster",),
 }

@@ -51,6 +51,10 @@ class Job:
     bands: tuple[int, ...] | None = None
     masks: bool = True
     """Nodata, mask and alpha make pixels missing."""
+    scaled: bool = False
+    """Scale and offset tags are applied."""
+    palette: bool = False
+    """Class codes of a band with a colour palette are taken as numbers."""
     dtype: np.dtype | None = None
     nodata: float | None = None
     compress: str | None = "deflate"
@@ -202,6 +206,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         options=options,
         bands=None if config.input.bands is None else tuple(config.input.bands),
         masks=config.input.mask == "auto",
+        scaled=config.input.scaled,
+        palette=config.input.palette,
         dtype=dtype,
         nodata=config.output.nodata,
         compress=None if config.output.compress == "none" else config.output.compress,

@@ -13,10 +13,11 @@ from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
+from tileconv.jobs.metadata import output_metadata, what_is_lost
 from tileconv.planning.plan import Plan, make_plan
-from tileconv.raster.metadata import Header, check_file, read_header
+from tileconv.raster.follow import storable_crs
+from tileconv.raster.metadata import Header, Wanted, check_file, read_header
 from tileconv.raster.sink import OutputSpec
-from tileconv.version import __version__
 
 
 def plan_job(job: Job) -> Plan:
@@ -31,7 +32,16 @@ def read_source(job: Job) -> Header:
     """Read the header of the job's input, once it is sure that the output is another file."""
     check_file(job.source)
     check_distinct(job.source, job.target, "the output")
-    return read_header(job.source, job.bands, masks=job.masks)
+    return read_header(
+        job.source,
+        Wanted(
+            bands=job.bands,
+            masks=job.masks,
+            scaled=job.scaled,
+            palette=job.palette,
+            target=job.dtype,
+        ),
+    )
 
 
 def check_distinct(source: Path, target: Path, what: str) -> None:
@@ -68,7 +78,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             descriptions=header.descriptions,
             stored_bytes=header.stored_bytes,
             details=_details(job, header),
-            notes=header.notes,
+            notes=(*header.notes, *what_is_lost(job, convolution, header)),
         )
     except ConfigError as error:
         raise ConfigError(f"{job.name}: {error}") from None
@@ -97,8 +107,8 @@ def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
             for axis in (g.y, g.x)
         )
         reasons = {
-            "the input has nodata": header.nodata is not None,
-            "the input has a mask": header.mask_band is not None,
+            "the input has nodata": header.has_nodata,
+            "the input has a mask": header.decoding.masks,
             "the input is floating point and may hold NaN": source.kind == "f",
             "padding_mode is missing": padded and convolution.padding_mode == "missing",
         }
@@ -133,18 +143,8 @@ def _details(job: Job, header: Header) -> dict[str, str]:
 
 def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
     """Return the GeoTIFF that ``plan`` writes."""
-    c, target = plan.convolution, plan.numbers.target
+    target = plan.numbers.target
     predictor = job.predictor or (3 if target.kind == "f" else 2)
-    y, x = plan.geometry.y, plan.geometry.x
-    tags = {
-        "TILECONV_VERSION": __version__,
-        "TILECONV_KERNEL": f"{c.kernel_shape[0]} x {c.kernel_shape[1]}",
-        "TILECONV_STRIDE": f"{y.stride} {x.stride}",
-        "TILECONV_DILATION": f"{y.dilation} {x.dilation}",
-        "TILECONV_PADDING": f"{y.before} {x.before} {y.after} {x.after} {c.padding_mode}",
-    }
-    if header.area_or_point:
-        tags["AREA_OR_POINT"] = header.area_or_point
     return OutputSpec(
         path=job.target,
         shape=plan.out_shape,
@@ -152,24 +152,11 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         nodata=plan.numbers.fill,
         block=plan.choice.block,
         transform=plan.out_transform,
-        crs=header.crs,
+        crs=storable_crs(header.crs),
         compress=job.compress,
         predictor=predictor if job.compress else 1,
         level=job.level,
-        descriptions=_descriptions(plan),
-        tags=tags,
+        metadata=output_metadata(job, plan, header),
         threads=plan.threads,
         overwrite=job.overwrite,
     )
-
-
-def _descriptions(plan: Plan) -> tuple[str | None, ...]:
-    """Return the names of the output's bands: the input's, or ``kernel:band`` for a bank."""
-    c = plan.convolution
-    names: list[str | None] = list(plan.descriptions)
-    if c.mixes_bands:
-        names = [f"output {m}" for m in range(1, c.count + 1)]
-    elif c.weights.ndim == 3:
-        bands = [text or f"band {b}" for text, b in zip(names, plan.bands, strict=True)]
-        names = [f"kernel {k}:{band}" for band in bands for k in range(1, c.count + 1)]
-    return (*names, *["valid fraction"] * plan.valid_fraction)

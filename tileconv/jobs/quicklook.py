@@ -69,7 +69,8 @@ class Quicklook:
         if nodata is not None:
             seen[read == nodata] = np.nan
         if window.masked is not None:
-            seen[:, window.masked[np.ix_(at_y, at_x)]] = np.nan
+            hidden = np.broadcast_to(window.masked, window.bands.shape)
+            seen[hidden[self._bands][:, at_y][:, :, at_x]] = np.nan
         with self._lock:
             self._out.put(rows, columns, drawn)
             self._in.put(y_samples, x_samples, seen)

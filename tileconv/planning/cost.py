@@ -70,9 +70,8 @@ class Work:
         """Bytes of one read: a few blocks, at least one."""
         block = self.layout.block[0] * self.layout.block[1]
         pixels = self.layout.shape[0] * self.layout.shape[1]
-        return min(
-            max(READ_BYTES, block * self.layout.pixel_bytes), pixels * self.layout.pixel_bytes
-        )
+        most = self.layout.read_pixel_bytes
+        return min(max(READ_BYTES, block * most), pixels * most)
 
     def tile_bytes(self, tile: tuple[int, int]) -> int:
         """Input window and output of a tile, all bands."""

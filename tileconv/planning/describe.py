@@ -17,7 +17,7 @@ def describe(plan: Plan) -> str:
     rows, columns = plan.layout.shape
     by, bx = plan.layout.block
     add(("Input", shown(plan.source)))
-    add(("", f"{_shape(plan.layout.bands, rows, columns)} {plan.layout.dtype}{_bands(plan)}"))
+    add(("", f"{_shape(plan.layout.bands, rows, columns)} {_dtype(plan)}{_bands(plan)}"))
     where = ", pixel-interleaved" if plan.layout.interleaved and plan.layout.bands > 1 else ""
     add(("", f"stored in blocks of {by} x {bx}{where}{_detail(plan, 'codec')}"))
     if "crs" in plan.details:
@@ -76,6 +76,12 @@ def plural(count: int, word: str) -> str:
 
 def _shape(bands: int, rows: int, columns: int) -> str:
     return f"{plural(bands, 'band')} of {rows:,} x {columns:,}"
+
+
+def _dtype(plan: Plan) -> str:
+    if plan.layout.stored is None:
+        return str(plan.layout.dtype)
+    return f"{plan.layout.stored}, scaled to {plan.layout.dtype}"
 
 
 def _bands(plan: Plan) -> str:

@@ -12,7 +12,7 @@ class Layout:
     shape: tuple[int, int]
     """Rows and columns."""
     dtype: np.dtype
-    """Of every band, in native byte order."""
+    """Of the pixels that are handed to tiles, in native byte order."""
     block: tuple[int, int]
     """Storage block: a tile, or a strip (rows per strip, width)."""
     bands: int = 1
@@ -21,8 +21,12 @@ class Layout:
     """Bands that are convolved."""
     interleaved: bool = False
     """One block holds all bands (pixel interleave), not one."""
-    masked: bool = False
-    """A mask or alpha band is read beside the pixels."""
+    marks: int = 0
+    """Planes that say which pixels are hidden: none, one (mask, alpha), or one for each band."""
+    alpha: bool = False
+    """An alpha band is read beside those that are convolved."""
+    stored: np.dtype | None = None
+    """Dtype in the file, where pixels are scaled while they are read."""
 
     @property
     def block_grid(self) -> tuple[int, int]:
@@ -32,7 +36,7 @@ class Layout:
     @property
     def planes(self) -> int:
         """Blocks that lie one over the other and are read: 1 if interleaved, else one a band."""
-        return 1 if self.interleaved else self.read_bands
+        return 1 if self.interleaved else self.read_bands + self.alpha
 
     @property
     def blocks_total(self) -> int:
@@ -42,10 +46,12 @@ class Layout:
 
     @property
     def pixel_bytes(self) -> int:
-        """Bytes that one pixel takes in memory, all bands that are read and the mask."""
-        return self.read_bands * self.dtype.itemsize + self.masked
+        """Bytes that one pixel takes in memory, all bands that are read and the marks."""
+        return self.read_bands * self.dtype.itemsize + self.marks
 
     @property
-    def decoded_pixel_bytes(self) -> int:
-        """Bytes per pixel that the decoder unpacks at a time."""
-        return (self.bands if self.interleaved else 1) * self.dtype.itemsize
+    def read_pixel_bytes(self) -> int:
+        """Bytes that one pixel takes while it is read: as stored and as handed on."""
+        converted = 0 if self.stored is None else self.read_bands * self.stored.itemsize + 8
+        alpha = self.alpha * (self.stored or self.dtype).itemsize
+        return self.pixel_bytes + converted + alpha

@@ -235,7 +235,7 @@ def make_plan(
         outputs=convolution.outputs(layout.read_bands) + valid_fraction,
         group=(len(groups[0].bands), len(groups[0].outputs)),
         policy=listed,
-        marks=layout.masked
+        marks=bool(layout.marks)
         or numbers.nodata is not None
         or (listed and layout.dtype.kind == "f")
         or _pads(geometry),

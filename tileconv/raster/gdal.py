@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
@@ -20,13 +22,18 @@ if TYPE_CHECKING:
 DRIVER = "GTiff"
 """The one driver that inputs are opened with: a guessed VRT reads other files and the network."""
 
-GDAL_ERRORS = (RasterioError, OSError, ValueError, MemoryError)
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
 
 
 def environment() -> rasterio.Env:
     """Return the GDAL settings of a thread; tileconv never passes on any from a job."""
     return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
+
+
+def writing() -> rasterio.Env:
+    """Return the settings for writing: nothing goes into files beside the one that is written."""
+    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PAM_ENABLED="NO")
 
 
 def open_dataset(path: Path) -> DatasetReader:
@@ -44,6 +51,25 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+@contextlib.contextmanager
+def undecoded() -> Iterator[list[str]]:
+    """Collect what rasterio logs of tags that are not in UTF-8, which it leaves out."""
+    told: list[str] = []
+
+    def collect(record: logging.LogRecord) -> bool:
+        undecodable = "decode metadata item" in str(record.msg)
+        if undecodable:
+            told.append(record.getMessage())
+        return not undecodable
+
+    log = logging.getLogger("rasterio._base")
+    log.addFilter(collect)
+    try:
+        yield told
+    finally:
+        log.removeFilter(collect)
 
 
 def cause(error: BaseException) -> str:

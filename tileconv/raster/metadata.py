@@ -5,29 +5,36 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 
-from tileconv.dtypes import check_input
+from tileconv.dtypes import check_input, compute_dtype
 from tileconv.errors import InputError, TileconvError
 from tileconv.planning.layout import Layout
 from tileconv.raster import gdal
-from tileconv.raster.structure import nodata_text, stored_bytes
+from tileconv.raster.carry import Metadata
+from tileconv.raster.decoding import (
+    Decoding,
+    Nodata,
+    common_nodata,
+    find_mask,
+    find_nodata,
+    in_dtype,
+)
+from tileconv.raster.structure import sparse_blocks, stored_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
     from rasterio.crs import CRS
     from rasterio.io import DatasetReader
 
     from tileconv.geometry import Transform
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-_SIDECARS = (".aux.xml", ".msk", ".tfw", ".tifw", ".wld")
-_EXACT_INTEGERS = 1 << 53
-"""Beyond it a float no longer holds every integer."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +63,25 @@ class Header:
     """Bands to convolve."""
     transform: Transform | None
     crs: CRS | None
-    nodata: float | int | None
-    """As the bands' own dtype can hold it, else None."""
-    mask_band: int | None
-    """Alpha band, or 0 for the dataset's mask; None if there is neither."""
-    descriptions: tuple[str | None, ...]
+    nodata: Nodata
+    """What tiles compare pixels with, None if there is none or it is found while reading."""
+    has_nodata: bool
+    decoding: Decoding
+    metadata: Metadata
     """Of the bands to convolve."""
-    area_or_point: str | None
     codec: str
     stored_bytes: int
     notes: tuple[str, ...]
+
+    @property
+    def scaled(self) -> bool:
+        """Scale and offset are applied while reading."""
+        return bool(self.decoding.scales)
+
+    @property
+    def descriptions(self) -> tuple[str | None, ...]:
+        """Names of the bands to convolve."""
+        return tuple(band.description for band in self.metadata.bands)
 
     @property
     def pixel_metres(self) -> tuple[float, float] | None:
@@ -77,15 +93,31 @@ class Header:
         return math.hypot(b, e) * metres, math.hypot(a, d) * metres
 
 
-def read_header(path: Path, bands: tuple[int, ...] | None, *, masks: bool = True) -> Header:
+@dataclass(frozen=True)
+class Wanted:
+    """What a job asks of a raster."""
+
+    bands: tuple[int, ...] | None = None
+    """1-based; None: all but an alpha band."""
+    masks: bool = True
+    """Nodata, mask and alpha make pixels missing."""
+    scaled: bool = False
+    """Apply scale and offset."""
+    palette: bool = False
+    """Take the codes of a band with a colour palette as numbers."""
+    target: np.dtype | None = None
+    """Dtype of the output, if the job says it."""
+
+
+def read_header(path: Path, wanted: Wanted) -> Header:
     """Open ``path``, check that tileconv can convolve it, and return what its header says.
 
-    ``masks`` false ignores nodata, mask and alpha. Raises `InputError`.
+    Raises `InputError`.
     """
     check_file(path)
     try:
         with gdal.environment(), gdal.open_dataset(path) as dataset:
-            return _read(path, dataset, bands, masks=masks)
+            return _read(path, dataset, wanted)
     except TileconvError:
         raise
     except gdal.GDAL_ERRORS as error:
@@ -115,61 +147,115 @@ def check_file(path: Path) -> None:
         raise InputError(f"{path}: permission denied")
 
 
-def _read(
-    path: Path, dataset: DatasetReader, bands: tuple[int, ...] | None, *, masks: bool
-) -> Header:
-    interpretation = dataset.colorinterp
-    alpha = [i for i, c in enumerate(interpretation, 1) if c == ColorInterp.alpha]
-    chosen = bands or tuple(i for i in dataset.indexes if i not in alpha)
-    for band in chosen:
-        if band not in dataset.indexes:
-            raise InputError(f"{path}: there is no band {band}; it has bands 1 to {dataset.count}")
-        if interpretation[band - 1] == ColorInterp.palette:
-            raise InputError(
-                f"{path}: band {band} has a colour palette: its pixels are class codes, "
-                "which have no weighted sum"
-            )
-    if not chosen:
-        raise InputError(f"{path}: its only band is an alpha band, which is a mask, not data")
-    dtypes = {dataset.dtypes[band - 1] for band in dataset.indexes}
-    if len(dtypes) > 1:
-        raise InputError(f"{path}: bands of different dtypes ({', '.join(sorted(dtypes))})")
-    try:
-        dtype = check_input(dtypes.pop())
-    except TileconvError as error:
-        raise InputError(f"{path}: {error}") from None
+def _read(path: Path, dataset: DatasetReader, wanted: Wanted) -> Header:
+    colours = dataset.colorinterp  # first of all: rasterio takes earlier errors of GDAL for its own
+    alpha = [i for i, colour in enumerate(colours, 1) if colour == ColorInterp.alpha]
+    bands = _choose_bands(path, wanted, colours, alpha)
     notes: list[str] = []
-    nodata = _nodata(path, dataset, chosen, dtype, notes) if masks else None
-    mask_band = _mask_band(dataset, chosen, alpha) if masks else None
+    metadata = Metadata.of(dataset, bands, colours, notes)
+    nodata, decoding = _decoding(path, dataset, wanted, metadata, bands, alpha, notes)
     transform = tuple(dataset.transform)[:6]
-    _note_what_is_lost(dataset, chosen, notes)
-    notes += [
-        f"{path.name}{suffix} is read beside the raster"
-        for suffix in _SIDECARS
-        if path.with_name(path.name + suffix).exists()
-    ]
+    if dataset.subdatasets:
+        notes.append(f"the file holds {len(dataset.subdatasets)} images; the first one is read")
+    sparse, blocks = sparse_blocks(path)
+    if sparse:
+        value = "0" if dataset.nodata is None else "nodata"
+        notes.append(
+            f"{sparse:,} of {blocks:,} blocks are not stored: their pixels read as {value}"
+        )
+    beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
+    notes += [f"{name} is read beside the raster" for name in beside]
     return Header(
         path=path,
         identity=Identity.of(path),
         layout=Layout(
             shape=(dataset.height, dataset.width),
-            dtype=dtype,
+            dtype=decoding.dtype,
             block=_block(dataset),
             bands=dataset.count,
-            read_bands=len(chosen),
+            read_bands=len(bands),
             interleaved=dataset.count > 1 and dataset.profile.get("interleave") == "pixel",
-            masked=mask_band is not None,
+            marks=decoding.marks,
+            alpha=decoding.alpha is not None,
+            stored=decoding.stored if decoding.scales else None,
         ),
-        bands=tuple(chosen),
+        bands=bands,
         transform=None if transform == _IDENTITY else transform,
         crs=dataset.crs,
         nodata=nodata,
-        mask_band=mask_band,
-        descriptions=tuple(dataset.descriptions[band - 1] for band in chosen),
-        area_or_point=dataset.tags().get("AREA_OR_POINT"),
+        has_nodata=nodata is not None or any(v is not None for v in decoding.nodata),
+        decoding=decoding,
+        metadata=metadata,
         codec=str(dataset.profile.get("compress") or "uncompressed"),
         stored_bytes=stored_bytes(path),
         notes=tuple(notes),
+    )
+
+
+def _choose_bands(
+    path: Path, wanted: Wanted, colours: Sequence[ColorInterp], alpha: list[int]
+) -> tuple[int, ...]:
+    everything = range(1, len(colours) + 1)
+    bands = wanted.bands or tuple(i for i in everything if i not in alpha)
+    for band in bands:
+        if band not in everything:
+            raise InputError(f"{path}: there is no band {band}; it has bands 1 to {len(colours)}")
+        palette = colours[band - 1] == ColorInterp.palette
+        if palette and not (wanted.palette and wanted.bands):
+            raise InputError(
+                f"{path}: band {band} has a colour palette: its pixels are class codes, which "
+                "have no weighted sum; to convolve the codes as numbers all the same, name the "
+                "band in input.bands and set input.palette to true"
+            )
+    if not bands:
+        raise InputError(f"{path}: its only band is an alpha band, which is a mask, not data")
+    return tuple(bands)
+
+
+def _decoding(
+    path: Path,
+    dataset: DatasetReader,
+    wanted: Wanted,
+    metadata: Metadata,
+    bands: tuple[int, ...],
+    alpha: list[int],
+    notes: list[str],
+) -> tuple[Nodata, Decoding]:
+    """Return (nodata that tiles compare with, how stored values become pixels)."""
+    dtypes = {dataset.dtypes[band - 1] for band in dataset.indexes}
+    if len(dtypes) > 1:
+        raise InputError(f"{path}: bands of different dtypes ({', '.join(sorted(dtypes))})")
+    name = dtypes.pop()
+    if name.startswith("complex"):
+        raise InputError(
+            f"{path}: complex input ({name}) is not supported yet; write .real and .imag into "
+            "rasters of their own, and convolve these"
+        )
+    try:
+        stored = check_input(name)
+    except TileconvError as error:
+        raise InputError(f"{path}: {error}") from None
+    scales: tuple[tuple[float, float], ...] = ()
+    if wanted.scaled and metadata.scaled_bands:
+        scales = tuple((band.scale, band.offset) for band in metadata.bands)
+        if not all(math.isfinite(value) for pair in scales for value in pair):
+            raise InputError(f"{path}: its scale and offset tags are no numbers: {scales}")
+    elif wanted.scaled:
+        notes.append("there are no scale and offset tags to apply")
+    values = find_nodata(path, dataset, bands, stored, notes) if wanted.masks else ()
+    same, nodata = common_nodata(values)
+    sought: tuple[np.generic | None, ...] = ()
+    if scales or not same:
+        sought, nodata = in_dtype(values, stored), None
+        sought = sought if any(value is not None for value in sought) else ()
+    return nodata, Decoding(
+        bands=bands,
+        stored=stored,
+        dtype=compute_dtype(stored, wanted.target) if scales else stored,
+        alpha=alpha[0] if wanted.masks and alpha and alpha[0] not in bands else None,
+        mask=find_mask(dataset, bands) if wanted.masks else None,
+        nodata=sought,
+        scales=scales,
     )
 
 
@@ -177,62 +263,3 @@ def _block(dataset: DatasetReader) -> tuple[int, int]:
     """Return the storage block, cut to the raster: strips are declared taller than they are."""
     rows, columns = dataset.block_shapes[0]
     return min(rows, dataset.height), min(columns, dataset.width)
-
-
-def _nodata(
-    path: Path, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
-) -> float | int | None:
-    """Return nodata if the bands' dtype holds it; GDAL never matches a value it cannot hold."""
-    values = {dataset.nodatavals[band - 1] for band in bands}
-    if len({None if v is None or math.isnan(v) else v for v in values}) > 1:
-        raise InputError(f"{path}: bands with different nodata ({values}) are not supported yet")
-    value: float | int | None = values.pop()
-    if value is None or dtype.kind == "f":
-        return value
-    if dtype.itemsize == 8:  # rasterio passes nodata through a double
-        text = nodata_text(path)
-        if text is not None and text.lstrip("+-").isdigit():
-            value = int(text)
-        elif text is not None and not _says(text, value):  # GDAL takes the 1 of 1e18
-            raise InputError(
-                f"{path}: nodata is written as {text}, which is no exact {dtype}; "
-                "correct the file, or set input.mask to none to take all pixels as valid"
-            )
-        if isinstance(value, float) and abs(value) >= _EXACT_INTEGERS:
-            raise InputError(f"{path}: nodata {value!r} is too large to be exact in {dtype}")
-    bounds = np.iinfo(dtype)
-    if not math.isfinite(value) or value != int(value) or not bounds.min <= value <= bounds.max:
-        notes.append(f"nodata {value:g} is not a value of {dtype}, so no pixel can equal it")
-        return None
-    return int(value)
-
-
-def _says(text: str, value: float) -> bool:
-    try:
-        return float(text) == value
-    except ValueError:
-        return False
-
-
-def _mask_band(dataset: DatasetReader, bands: tuple[int, ...], alpha: list[int]) -> int | None:
-    """Return what masks pixels beside nodata: an alpha band, 0 for a dataset's mask, or None."""
-    if alpha and alpha[0] not in bands:
-        return alpha[0]
-    flags = dataset.mask_flag_enums[bands[0] - 1]
-    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-        return 0
-    return None
-
-
-def _note_what_is_lost(dataset: DatasetReader, bands: tuple[int, ...], notes: list[str]) -> None:
-    if dataset.gcps[0]:
-        notes.append(
-            f"{len(dataset.gcps[0])} ground control points are not carried over yet: dropped"
-        )
-    if dataset.rpcs is not None:
-        notes.append("RPCs are not carried over yet: dropped")
-    scaled = [b for b in bands if (dataset.scales[b - 1], dataset.offsets[b - 1]) != (1.0, 0.0)]
-    if scaled:
-        notes.append(
-            "scale and offset tags are neither applied nor kept: stored values are convolved"
-        )

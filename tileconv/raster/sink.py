@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
 from tileconv.raster import gdal
+from tileconv.raster.carry import Metadata
 from tileconv.raster.structure import check_complete
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ class OutputSpec:
     compress: str | None = "deflate"
     predictor: int = 1
     level: int | None = None
-    descriptions: tuple[str | None, ...] = ()
-    tags: dict[str, str] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=Metadata)
     threads: int = 1
     """Threads that compress."""
     overwrite: bool = False
@@ -77,6 +77,7 @@ class OutputSpec:
             "blockxsize": self.block,
             "blockysize": self.block,
             "interleave": "band",
+            "photometric": self.metadata.photometric,
             "BIGTIFF": "IF_SAFER",
         }
         if self.compress is not None:
@@ -115,7 +116,7 @@ class GeoTIFFSink:
             with contextlib.suppress(FileNotFoundError):
                 os.lstat(spec.path)  # a name too long fails now, not after the last tile
             remove_stale(spec.path)
-            with gdal.environment(), gdal.quietly():
+            with gdal.writing(), gdal.quietly():
                 self._dataset = rasterio.open(
                     self._temporary,
                     "w",
@@ -129,10 +130,7 @@ class GeoTIFFSink:
                     transform=None if spec.transform is None else Affine(*spec.transform),
                     **spec.creation_options(),
                 )
-                self._dataset.update_tags(**spec.tags)
-                for band, text in enumerate(spec.descriptions, 1):
-                    if text:
-                        self._dataset.set_band_description(band, text)
+                spec.metadata.write(self._dataset)
         except gdal.GDAL_ERRORS as error:
             self._discard()
             raise self._failed(error) from error
@@ -145,7 +143,7 @@ class GeoTIFFSink:
         """Write the pixels (bands, rows, columns) of one tile: whole blocks, each one once."""
         window = Window(tile.x[0], tile.y[0], pixels.shape[2], pixels.shape[1])
         try:
-            with self._lock, gdal.environment():
+            with self._lock, gdal.writing():
                 if self._dataset is None:
                     raise OutputError(f"{self.spec.path}: writing had already ended")
                 self._dataset.write(pixels, window=window)
@@ -182,7 +180,7 @@ class GeoTIFFSink:
         self._discard()
 
     def _close(self) -> None:
-        with self._lock, gdal.environment():
+        with self._lock, gdal.writing():
             if self._dataset is not None:
                 dataset, self._dataset = self._dataset, None
                 dataset.close()

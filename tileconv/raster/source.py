@@ -115,7 +115,9 @@ class RasterSource:
             )
 
     def read(self, rows: AxisRead, columns: AxisRead, panel: int) -> Pixels:
-        """Return the window of a tile; places of padding hold zeros and are not masked.
+        """Return the window of a tile, with marks for each band if there are any.
+
+        Places of padding hold zeros and are not masked.
 
         Every tile of the plan must be read exactly once: the blocks it shares
         with others are let go after the last of them.
@@ -124,7 +126,7 @@ class RasterSource:
         shape = (rows.size, columns.size)
         window = Pixels(
             buffers.zeros((layout.read_bands, *shape), layout.dtype),
-            np.zeros(shape, bool) if layout.masked else None,
+            np.zeros((layout.marks, *shape), bool) if layout.marks else None,
         )
         uses_x = self._panel_uses(panel)
         wanted = [
@@ -144,7 +146,9 @@ class RasterSource:
         for key in take:
             corner = (key.row * layout.block[0], key.column * layout.block[1])
             _place(self._store.take(key), corner, rows, columns, window)
-        return window
+        if window.masked is None:
+            return window
+        return Pixels(window.bands, np.broadcast_to(window.masked, window.bands.shape))
 
     def _panel_uses(self, panel: int) -> np.ndarray:
         """Return how many tile columns of a panel touch each block column."""
@@ -163,7 +167,7 @@ class RasterSource:
     def _rectangles(self, keys: list[Key]) -> Iterator[_Rectangle]:
         """Join blocks to decode into rectangles of at most READ_BYTES, or one block."""
         layout = self.header.layout
-        most = max(1, READ_BYTES // (layout.block[0] * layout.block[1] * layout.pixel_bytes))
+        most = max(1, READ_BYTES // (layout.block[0] * layout.block[1] * layout.read_pixel_bytes))
         waiting: list[_Rectangle] = []
         for run in _runs(keys, most):
             if waiting:
@@ -184,26 +188,15 @@ class RasterSource:
     def _decode(self, rectangle: _Rectangle) -> Pixels:
         """Read a rectangle of whole blocks; an error names the block that cannot be decoded."""
         try:
-            return self._read(rectangle)
+            with gdal.environment():
+                return self.header.decoding.read(self._dataset(), self._where(rectangle))
         except gdal.GDAL_ERRORS as error:
             gdal.check_memory(error)
-            for row, column in rectangle.blocks:
-                block = _Rectangle((row, row + 1), (column, column + 1))
-                try:
-                    self._read(block)
-                except gdal.GDAL_ERRORS as exact:
-                    raise self._damaged(block, exact) from exact
             raise self._damaged(rectangle, error) from error
 
-    def _read(self, rectangle: _Rectangle) -> Pixels:
-        layout = self.header.layout
+    def _where(self, rectangle: _Rectangle) -> Window:
         top, left, bottom, right = self._extent(rectangle)
-        where = Window(left, top, right - left, bottom - top)
-        bands = buffers.zeros((layout.read_bands, bottom - top, right - left), layout.dtype)
-        with gdal.environment():
-            dataset = self._dataset()
-            dataset.read(indexes=list(self.header.bands), window=where, out=bands)
-            return Pixels(bands, self._masked(dataset, where))
+        return Window(left, top, right - left, bottom - top)
 
     def _extent(self, rectangle: _Rectangle) -> tuple[int, int, int, int]:
         """Return (top, left, bottom, right) in pixels, half-open."""
@@ -214,21 +207,26 @@ class RasterSource:
         return top, left, bottom, right
 
     def _damaged(self, rectangle: _Rectangle, error: BaseException) -> InputError:
+        """Find the block, and the band, that cannot be decoded."""
+        header = self.header
+        for row, column in rectangle.blocks:
+            block = _Rectangle((row, row + 1), (column, column + 1))
+            for part, read in header.decoding.parts(interleaved=header.layout.interleaved):
+                try:
+                    with gdal.environment():
+                        read(self._dataset(), self._where(block))
+                except gdal.GDAL_ERRORS as exact:
+                    gdal.check_memory(exact)
+                    return self._told(block, part, exact)
+        return self._told(rectangle, "some band", error)
+
+    def _told(self, rectangle: _Rectangle, part: str, error: BaseException) -> InputError:
         top, left, bottom, right = self._extent(rectangle)
-        block = f"block ({rectangle.rows[0]}, {rectangle.columns[0]})"
+        block = f"block ({rectangle.rows[0]}, {rectangle.columns[0]}) of {part}"
         where = f"rows {top} to {bottom - 1}, columns {left} to {right - 1}"
         return InputError(
             f"{self.header.path}: {block}, {where}, cannot be decoded: {gdal.cause(error)}"
         )
-
-    def _masked(self, dataset: DatasetReader, where: Window) -> np.ndarray | None:
-        band = self.header.mask_band
-        if band is None:
-            return None
-        valid = (
-            dataset.read_masks(1, window=where) if band == 0 else dataset.read(band, window=where)
-        )
-        return valid == 0
 
     def _dataset(self) -> DatasetReader:
         """Return this thread's own handle: GDAL's are not safe to share."""
@@ -251,7 +249,7 @@ class RasterSource:
             x = slice(
                 (column - rectangle.columns[0]) * width, (column - rectangle.columns[0] + 1) * width
             )
-            masked = None if pixels.masked is None else pixels.masked[y, x].copy()
+            masked = None if pixels.masked is None else pixels.masked[:, y, x].copy()
             self._store.put(key, Pixels(buffers.copy(pixels.bands[:, y, x]), masked))
 
 
@@ -288,13 +286,14 @@ def _place(
     height, width = pixels.bands.shape[1:]
     to_y, from_y = rows.places(corner[0], corner[0] + height)
     to_x, from_x = columns.places(corner[1], corner[1] + width)
-    picked = pixels.bands[:, from_y][:, :, from_x]
-    if isinstance(to_y, slice) and isinstance(to_x, slice):
-        window.bands[:, to_y, to_x] = picked
-    else:
-        window.bands[np.ix_(np.arange(picked.shape[0]), _indices(to_y), _indices(to_x))] = picked
-    if pixels.masked is not None and window.masked is not None:
-        window.masked[np.ix_(_indices(to_y), _indices(to_x))] = pixels.masked[from_y][:, from_x]
+    for source, target in zip(pixels, window, strict=True):
+        if source is None or target is None:
+            continue
+        picked = source[:, from_y][:, :, from_x]
+        if isinstance(to_y, slice) and isinstance(to_x, slice):
+            target[:, to_y, to_x] = picked
+        else:
+            target[np.ix_(np.arange(picked.shape[0]), _indices(to_y), _indices(to_x))] = picked
 
 
 def _indices(places: slice | np.ndarray) -> np.ndarray:

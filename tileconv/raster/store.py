@@ -30,7 +30,7 @@ class Pixels(NamedTuple):
     bands: np.ndarray
     """(B, h, w)."""
     masked: np.ndarray | None
-    """(h, w) boolean, True where a mask hides the pixel."""
+    """(1, h, w) or (B, h, w) boolean, True where a pixel is hidden."""
 
 
 @dataclass(slots=True)

@@ -26,6 +26,19 @@ def stored_bytes(path: Path) -> int:
         return path.stat().st_size
 
 
+def sparse_blocks(path: Path) -> tuple[int, int]:
+    """Return (blocks of the main image that are not stored, all blocks); GDAL reads them as nodata.
+
+    (0, 0) if tifffile cannot tell.
+    """
+    try:
+        with _open(path) as tiff:
+            counts = np.asarray(tiff.pages[0].databytecounts, dtype=np.int64)
+    except Exception:
+        return 0, 0
+    return int(np.count_nonzero(counts == 0)), counts.size
+
+
 def nodata_text(path: Path) -> str | None:
     """Return the GDAL_NODATA tag as it is written."""
     try:

@@ -1,0 +1,130 @@
+"""What the output's file says: what follows from the input's, and tileconv's own tags."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tileconv.raster.carry import Metadata
+from tileconv.raster.follow import Origin, follow, own_tags, storable_crs
+from tileconv.version import __version__
+
+if TYPE_CHECKING:
+    from tileconv.convolution import Convolution
+    from tileconv.jobs.job import Job
+    from tileconv.planning.plan import Plan
+    from tileconv.raster.metadata import Header
+
+SHORT_KERNEL = 81
+"""Most weights that a tag spells out."""
+
+DECIDING = ("bands", "masks", "scaled", "palette", "dtype", "nodata", "valid_fraction")
+"""Fields of a job that decide on the values of its output, beside its convolution."""
+
+
+def output_metadata(job: Job, plan: Plan, header: Header) -> Metadata:
+    """Return what the file that ``plan`` writes has to say."""
+    followed, _ = _follow(job, plan.convolution, header)
+    return own_tags(followed, f"tileconv {__version__}", _own_tags(job, plan, header))
+
+
+def what_is_lost(job: Job, convolution: Convolution, header: Header) -> tuple[str, ...]:
+    """Return a note for each thing that the input's file says and the output's cannot."""
+    notes = _follow(job, convolution, header)[1]
+    if header.crs is not None and storable_crs(header.crs) is None:
+        notes = (
+            *notes,
+            "a GeoTIFF cannot hold this coordinate system: the output has none, and the tag CRS "
+            "of the domain TILECONV keeps its text",
+        )
+    return notes
+
+
+def config_hash(job: Job, convolution: Convolution) -> str:
+    """Return a hash of all that a job says about the values of its output.
+
+    Paths, formats and what the run may use have no part in it, nor the words that
+    were chosen: ``stride: 4`` and ``stride: [4, 4]`` are the same.
+    """
+    said = {field.name: getattr(convolution, field.name) for field in fields(convolution)}
+    said |= {name: getattr(job, name) for name in DECIDING}
+    text = json.dumps(said, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def origins(convolution: Convolution, bands: tuple[int, ...], names: Any) -> tuple[Origin, ...]:
+    """Return where each output band comes from. Bands of a bank are named ``kernel:band``."""
+    c = convolution
+    if c.mixes_bands:
+        made = []
+        many = c.count // c.groups
+        for m in range(c.count):
+            first = m // many * c.weights.shape[1]
+            sums = {
+                first + i: float(plane.sum()) for i, plane in enumerate(c.weights[m]) if plane.any()
+            }
+            made.append(Origin(f"output {m + 1}", sums))
+        return tuple(made)
+    if c.weights.ndim == 2:
+        total = float(c.weights.sum())
+        return tuple(Origin(name, {i: total}, alone=True) for i, name in enumerate(names))
+    return tuple(
+        Origin(f"kernel {k}:{name or f'band {band}'}", {i: float(kernel.sum())}, alone=c.count == 1)
+        for i, (name, band) in enumerate(zip(names, bands, strict=True))
+        for k, kernel in enumerate(c.weights, 1)
+    )
+
+
+def _follow(job: Job, convolution: Convolution, header: Header) -> tuple[Metadata, tuple[str, ...]]:
+    made = origins(convolution, header.bands, header.descriptions)
+    if job.valid_fraction:
+        made = (*made, Origin("valid fraction"))
+    return follow(
+        header.metadata,
+        convolution.geometry(header.layout.shape),
+        made,
+        scaled=header.scaled,
+        skips=convolution.missing == "skip",
+        placed=header.transform is not None,
+    )
+
+
+def _own_tags(job: Job, plan: Plan, header: Header) -> dict[str, str]:
+    """Return tileconv's own tags; pairs are (y, x)."""
+    c = plan.convolution
+    y, x = plan.geometry.y, plan.geometry.x
+    lost = header.crs if storable_crs(header.crs) is None else None
+    return {
+        "VERSION": __version__,
+        "CONFIG_SHA256": config_hash(job, c),
+        "KERNEL": _kernel(job, c),
+        "KERNEL_SHAPE": " ".join(map(str, c.weights.shape)),
+        "STRIDE": f"{y.stride} {x.stride}",
+        "DILATION": f"{y.dilation} {x.dilation}",
+        "PADDING": f"{y.before} {x.before} {y.after} {x.after}",
+        "PADDING_MODE": c.padding_mode,
+        "MISSING": c.missing,
+        "COVERAGE": f"{plan.coverage['total']:.9g}",
+        "UNCOVERED": f"{y.uncovered} {x.uncovered}",
+        "BANDS": " ".join(map(str, plan.bands)),
+    } | ({} if lost is None else {"CRS": lost.to_wkt()})
+
+
+def _kernel(job: Job, convolution: Convolution) -> str:
+    """Return the kernel as people would say it: by its name, written out, or by its hash."""
+    if job.named is not None:
+        said = ", ".join(f"{key}={value}" for key, value in job.named.arguments.items())
+        return f"{job.named.name}({said})"
+    weights = convolution.weights
+    if weights.size <= SHORT_KERNEL:
+        return json.dumps(weights.tolist())
+    return f"sha256 {hashlib.sha256(weights.tobytes()).hexdigest()}"
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON does not know as what it does."""
+    return value.name if isinstance(value, np.dtype) else value.tolist()

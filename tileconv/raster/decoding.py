@@ -1,0 +1,213 @@
+"""From stored values to pixels: which bands are read, what hides a pixel, scale and offset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from rasterio.enums import MaskFlags
+
+from tileconv import buffers
+from tileconv.dtypes import exact_value
+from tileconv.errors import InputError
+from tileconv.raster.store import Pixels
+from tileconv.raster.structure import nodata_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rasterio.io import DatasetReader
+    from rasterio.windows import Window
+
+Nodata = float | int | None
+Mask = Literal["dataset", "bands"]
+"""A mask of the whole dataset, or one for each band."""
+
+_EXACT_INTEGERS = 1 << 53
+"""Beyond it a float no longer holds every integer."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the stored values of a raster become the pixels that tiles convolve. Bands are 1-based.
+
+    A pixel is stored as ``stored`` and handed on as ``dtype``. They differ where
+    scale and offset are applied: ``stored * scale + offset`` is computed in
+    float64 and rounded once, to ``dtype``; nodata is compared before, and
+    becomes NaN.
+    """
+
+    bands: tuple[int, ...]
+    stored: np.dtype
+    """Native byte order."""
+    dtype: np.dtype
+    alpha: int | None = None
+    """A band that hides pixels where it is 0."""
+    mask: Mask | None = None
+    """What else hides pixels."""
+    nodata: tuple[np.generic | None, ...] = ()
+    """Of each band, where it must be found while reading; else tiles compare with one value."""
+    scales: tuple[tuple[float, float], ...] = ()
+    """(scale, offset) of each band, where they are applied."""
+
+    @property
+    def marks(self) -> int:
+        """Planes of marks that go with the pixels: none, one, or one a band."""
+        if self.dtype.kind != "f" and any(value is not None for value in self.nodata):
+            return len(self.bands)
+        if self.mask == "bands":
+            return len(self.bands)
+        return 0 if self.mask is None and self.alpha is None else 1
+
+    @property
+    def masks(self) -> bool:
+        """A mask or an alpha band hides pixels."""
+        return self.mask is not None or self.alpha is not None
+
+    def read(self, dataset: DatasetReader, window: Window) -> Pixels:
+        """Read a window; the marks are (1 or B, h, w), or None."""
+        read = self._read_bands
+        values = buffers.zeros((len(read), int(window.height), int(window.width)), self.stored)
+        dataset.read(indexes=list(read), window=window, out=values)
+        masked = self._read_mask(dataset, window)
+        if self.alpha is not None:
+            values, clear = values[:-1], values[-1:] == 0
+            masked = clear if masked is None else masked | clear
+        if not self.nodata and not self.scales:
+            return Pixels(values, masked)
+        return self._convert(values, masked)
+
+    @property
+    def _read_bands(self) -> tuple[int, ...]:
+        """Bands to read at one go: blocks that hold all bands are decoded once, alpha included."""
+        return self.bands if self.alpha is None else (*self.bands, self.alpha)
+
+    def _read_mask(self, dataset: DatasetReader, window: Window) -> np.ndarray | None:
+        """Return (1 or B, h, w) booleans, True where a mask hides the pixel."""
+        if self.mask is None:
+            return None
+        chosen = self.bands if self.mask == "bands" else self.bands[:1]
+        return dataset.read_masks(list(chosen), window=window) == 0
+
+    def _convert(self, values: np.ndarray, masked: np.ndarray | None) -> Pixels:
+        """Find nodata, then apply scale and offset; plane by plane, to hold little at a time."""
+        pixels = values if self.dtype == self.stored else buffers.zeros(values.shape, self.dtype)
+        if self.marks > 1 or (self.marks and masked is None):
+            marks = np.zeros(values.shape, bool)
+            masked = marks if masked is None else np.logical_or(marks, masked, out=marks)
+        for i, plane in enumerate(values):
+            nodata = self.nodata[i] if self.nodata else None
+            lost = None if nodata is None else plane == nodata
+            if self.scales:
+                scale, offset = self.scales[i]
+                scaled = np.multiply(plane, scale, dtype=np.float64)
+                scaled += offset
+                with np.errstate(over="ignore"):
+                    pixels[i] = scaled
+            if lost is None:
+                continue
+            if self.dtype.kind == "f":
+                pixels[i][lost] = np.nan
+            elif masked is not None:
+                masked[i] |= lost
+        return Pixels(pixels, masked)
+
+    def parts(
+        self, *, interleaved: bool
+    ) -> Iterator[tuple[str, Callable[[DatasetReader, Window], object]]]:
+        """Yield what a block consists of, by name, and how to decode it alone."""
+        bands = self._read_bands
+        for group in (bands,) if interleaved else tuple((band,) for band in bands):
+            name = "all bands" if interleaved else f"band {group[0]}"
+            yield name, partial(_read, group)
+        if self.mask is not None:
+            yield "the mask", self._read_mask
+
+
+def _read(bands: tuple[int, ...], dataset: DatasetReader, window: Window) -> np.ndarray:
+    return dataset.read(list(bands), window=window)
+
+
+def find_mask(dataset: DatasetReader, bands: tuple[int, ...]) -> Mask | None:
+    """Return what hides pixels beside nodata and alpha."""
+    flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+    if any(MaskFlags.per_dataset in f and MaskFlags.alpha not in f for f in flags):
+        return "dataset"
+    return "bands" if any(not f for f in flags) else None
+
+
+def find_nodata(
+    path: Path, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
+) -> tuple[Nodata, ...]:
+    """Return each band's nodata, None where there is none or ``dtype`` cannot hold it.
+
+    GDAL never matches a value that the dtype cannot hold.
+    """
+    found: list[Nodata] = []
+    for band in bands:
+        value = dataset.nodatavals[band - 1]
+        if value is not None and dtype.kind in "iu":
+            value = _exact(path, dataset, value, dtype)
+            if not _holds(dtype, value):
+                note = f"nodata {value:g} is not a value of {dtype}, so no pixel can equal it"
+                notes.extend([note] if note not in notes else [])
+                value = None
+            else:
+                value = int(value)
+        found.append(value)
+    return tuple(found)
+
+
+def common_nodata(values: tuple[Nodata, ...]) -> tuple[bool, Nodata]:
+    """Return (whether all bands have the same nodata, that nodata).
+
+    NaN is missing anyhow, so it is as good as none.
+
+    >>> common_nodata((0, 0)), common_nodata((0, None)), common_nodata((float("nan"), None))
+    ((True, 0), (False, None), (True, nan))
+    """
+    told = {None if v is None or math.isnan(v) else v for v in values}
+    if len(told) > 1:
+        return False, None
+    return True, next((v for v in values if v is not None), None)
+
+
+def in_dtype(values: tuple[Nodata, ...], dtype: np.dtype) -> tuple[np.generic | None, ...]:
+    """Return nodata values as scalars of the stored dtype, to compare with."""
+    return tuple(
+        None if v is None or math.isnan(v) else exact_value(v, dtype, "nodata") for v in values
+    )
+
+
+def _exact(path: Path, dataset: DatasetReader, value: float, dtype: np.dtype) -> float | int:
+    """Return nodata as it is written: rasterio passes it through a double."""
+    if dtype.itemsize < 8:
+        return value
+    text = nodata_text(path)
+    if text is not None and text.lstrip("+-").isdigit() and float(text) == value:
+        return int(text)
+    beside = any(name.endswith(".aux.xml") for name in dataset.files[1:])  # its value counts
+    if not beside and text is not None and not _says(text, value):  # GDAL takes the 1 of 1e18
+        raise InputError(
+            f"{path}: nodata is written as {text}, which is no exact {dtype}; "
+            "correct the file, or set input.mask to none to take all pixels as valid"
+        )
+    if abs(value) >= _EXACT_INTEGERS:
+        raise InputError(f"{path}: nodata {value!r} is too large to be exact in {dtype}")
+    return value
+
+
+def _holds(dtype: np.dtype, value: float | int) -> bool:
+    bounds = np.iinfo(dtype)
+    return math.isfinite(value) and value == int(value) and bounds.min <= value <= bounds.max
+
+
+def _says(text: str, value: float) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False

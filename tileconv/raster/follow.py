@@ -1,0 +1,240 @@
+"""How what a file says follows the pixels into the output.
+
+Whatever holds positions in pixels (ground control points, RPCs) is mapped by the
+rule of the transform: an output pixel's centre lies on its field's centre. What
+is no longer true of the output (statistics, palettes, the encoding of numbers)
+is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
+from rasterio.io import MemoryFile
+from rasterio.rpc import RPC
+from rasterio.transform import Affine
+
+from tileconv.raster import gdal
+from tileconv.raster.carry import DOMAIN, NO_COLOURS, Band, Metadata, Tags
+
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
+
+    from tileconv.geometry import Geometry
+
+_NO_LONGER_TRUE = (
+    "STATISTICS_",
+    "TIFFTAG_MINSAMPLEVALUE",
+    "TIFFTAG_MAXSAMPLEVALUE",
+    "TIFFTAG_SOFTWARE",  # names what made the file: now tileconv
+    "OVR_RESAMPLING_ALG",
+    "METADATATYPE",  # GDAL's own, for files that come with others
+    # CF's words for how numbers are stored, and between which they lie, as rioxarray writes them
+    "_FillValue",
+    "missing_value",
+    "scale_factor",
+    "add_offset",
+    "valid_min",
+    "valid_max",
+    "valid_range",
+    "actual_range",
+)
+"""Beginnings of tags that describe the input's numbers or file."""
+
+_UNWRITABLE = {"bidx", "ns", "self"}
+"""Names that rasterio takes for its own arguments."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an output band comes from."""
+
+    description: str | None
+    sums: Mapping[int, float] = field(default_factory=dict)
+    """Position of each input band that has weights, and the sum of these."""
+    alone: bool = False
+    """No other output comes from this input band."""
+
+
+def follow(
+    given: Metadata,
+    geometry: Geometry,
+    origins: Sequence[Origin],
+    *,
+    scaled: bool,
+    skips: bool,
+    placed: bool,
+) -> tuple[Metadata, tuple[str, ...]]:
+    """Return what is true of the output, and a note for each thing that had to be dropped.
+
+    Parameters
+    ----------
+    scaled
+        Scale and offset were applied while reading.
+    skips
+        Missing pixels count as the stored value 0.
+    placed
+        The output has a transform.
+    """
+    notes: list[str] = []
+    bands = tuple(_band(given, origin, scaled=scaled, skips=skips) for origin in origins)
+    _note_bands(given, origins, bands, notes, scaled=scaled, skips=skips)
+    gcps = () if placed else tuple(_gcp(point, geometry) for point in given.gcps)
+    if given.gcps and placed:
+        notes.append(
+            f"{len(given.gcps)} ground control points are dropped: a GeoTIFF has a transform or "
+            "these, not both"
+        )
+    tags = _tags(given, geometry, notes)
+    if gcps and given.is_point:
+        tags[""]["AREA_OR_POINT"] = "Area"
+        notes.append(
+            "AREA_OR_POINT is Area in the output: GDAL moves ground control points of a raster "
+            "of points by a pixel"
+        )
+    rpcs = None if given.rpcs is None else _rpc(given.rpcs, geometry)
+    return Metadata(bands, tags, gcps, given.gcps_crs if gcps else None, rpcs), tuple(notes)
+
+
+@lru_cache(16)
+def storable_crs(crs: CRS | None) -> CRS | None:
+    """Return ``crs`` if a GeoTIFF can hold it, else None: a few projections have no keys there."""
+    if crs is None:
+        return None
+    shape = {"width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+    place = Affine(1.0, 0.0, 9.0, 0.0, -1.0, 9.0)
+    with gdal.writing(), gdal.quietly(), MemoryFile() as memory:
+        with memory.open(driver="GTiff", crs=crs, transform=place, **shape):
+            pass
+        with memory.open() as dataset:
+            return crs if dataset.crs == crs else None
+
+
+def _gcp(point: GroundControlPoint, geometry: Geometry) -> GroundControlPoint:
+    """Move a ground control point; GDAL counts from the corner of the first pixel."""
+    return GroundControlPoint(
+        row=(point.row - geometry.y.shift) / geometry.y.stride,
+        col=(point.col - geometry.x.shift) / geometry.x.stride,
+        x=point.x,
+        y=point.y,
+        z=point.z,
+        id=point.id,
+        info=point.info,
+    )
+
+
+def _rpc(given: RPC, geometry: Geometry) -> RPC:
+    """Move RPCs; they count from the centre of the first pixel."""
+    y, x = geometry.y, geometry.x
+    return RPC(
+        **{
+            **given.to_dict(),
+            "line_off": (given.line_off + 0.5 - y.shift) / y.stride - 0.5,
+            "line_scale": given.line_scale / y.stride,
+            "samp_off": (given.samp_off + 0.5 - x.shift) / x.stride - 0.5,
+            "samp_scale": given.samp_scale / x.stride,
+        }
+    )
+
+
+def _band(given: Metadata, origin: Origin, *, scaled: bool, skips: bool) -> Band:
+    sources = [given.bands[i] for i in origin.sums]
+    made = Band(description=origin.description)
+    if not sources:
+        return made
+    if len({band.unit for band in sources}) == 1:
+        made = replace(made, unit=sources[0].unit)
+    if len(sources) == 1:
+        colour = sources[0].colour
+        keep = origin.alone and colour not in NO_COLOURS
+        made = replace(
+            made,
+            tags=_without_what_is_no_longer_true(sources[0].tags),
+            colour=colour if keep else ColorInterp.undefined,
+        )
+    if not scaled and _same_scale(sources, skips=skips):
+        offset = sum(given.bands[i].offset * total for i, total in origin.sums.items())
+        made = replace(made, scale=sources[0].scale, offset=offset)
+    return made
+
+
+def _same_scale(sources: Sequence[Band], *, skips: bool) -> bool:
+    """Say whether sums of stored values still have a scale and an offset.
+
+    With one scale ``a`` for all, ``sum w (a s + b) = a (sum w s) + sum w b``. A
+    pixel that counts as 0 is stored as no 0, unless there is no offset.
+    """
+    return len({band.scale for band in sources}) == 1 and not (
+        skips and any(band.offset for band in sources)
+    )
+
+
+def _note_bands(
+    given: Metadata,
+    origins: Sequence[Origin],
+    bands: Sequence[Band],
+    notes: list[str],
+    *,
+    scaled: bool,
+    skips: bool,
+) -> None:
+    used = [(origin, band) for origin, band in zip(origins, bands, strict=True) if origin.sums]
+    sources = [[given.bands[i] for i in origin.sums] for origin, _ in used]
+    if scaled and given.scaled_bands:
+        notes.append("scale and offset are applied, so the output has none")
+    elif not all(_same_scale(each, skips=skips) for each in sources):
+        notes.append(
+            "scale and offset are dropped where sums of stored values have none; "
+            "input.scaled applies them first"
+        )
+    if any(given.bands[i].unit and not band.unit for origin, band in used for i in origin.sums):
+        notes.append("units are dropped where bands of different units are summed")
+    if any(len(origin.sums) > 1 for origin, _ in used) and any(
+        _without_what_is_no_longer_true(band.tags) for band in given.bands
+    ):
+        notes.append("tags of bands are dropped where bands are summed")
+    if any(band.colour == ColorInterp.palette for band in given.bands):
+        notes.append("the colour palette is dropped: sums of codes are no codes")
+
+
+def _tags(given: Metadata, geometry: Geometry, notes: list[str]) -> dict[str, dict[str, str]]:
+    """Return the tags of the dataset that are still true."""
+    kept: dict[str, dict[str, str]] = {"": {}}
+    opaque = []
+    for domain, tags in given.tags.items():
+        if ":" in domain or domain in ("EXIF", "COLOR_PROFILE", "GEOLOCATION"):
+            opaque.append(domain)
+        else:
+            kept[domain] = _without_what_is_no_longer_true(tags)
+    everything = (*given.tags.values(), *(band.tags for band in given.bands))
+    if unwritable := _UNWRITABLE.intersection(name for tags in everything for name in tags):
+        notes.append(f"tags named {' and '.join(sorted(unwritable))} are dropped")
+    if opaque:
+        notes.append(f"tags of the domain {' and '.join(sorted(opaque))} are dropped")
+    plain = kept[""]
+    strides = {"TIFFTAG_XRESOLUTION": geometry.x.stride, "TIFFTAG_YRESOLUTION": geometry.y.stride}
+    for name, stride in strides.items():
+        with contextlib.suppress(ValueError):  # a text that is no number is no resolution
+            if text := plain.pop(name, None):
+                plain[name] = f"{float(text) / stride:.9g}"
+    return kept
+
+
+def _without_what_is_no_longer_true(tags: Tags) -> dict[str, str]:
+    return {
+        name: text
+        for name, text in tags.items()
+        if not name.startswith(_NO_LONGER_TRUE) and name not in _UNWRITABLE
+    }
+
+
+def own_tags(metadata: Metadata, software: str, tags: Tags) -> Metadata:
+    """Return ``metadata`` with the name of the software and tileconv's own tags."""
+    plain = {**metadata.tags.get("", {}), "TIFFTAG_SOFTWARE": software}
+    return replace(metadata, tags={**metadata.tags, "": plain, DOMAIN: dict(tags)})
