@@ -26,6 +26,7 @@ from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read
 from tileconv.jobs.report import Report
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
+from tileconv.raster.gdal import environment
 from tileconv.raster.sink import GeoTIFFSink, check_target
 from tileconv.raster.source import RasterSource
 from tileconv.tile import Counts, Recipe, compute_tile
@@ -117,23 +118,37 @@ class _Work:
         progress: Progress | None,
     ) -> None:
         self.plan = plan
-        self.cancelled = threading.Event()
         self._source, self._sink, self._picture = source, sink, picture
         self._progress = progress
         self._recipe = Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
         self._tiles = iter(plan.tiles)
-        self._done = 0
+        self._read = self._done = 0
+        self._cancelled = False
         self._lock = threading.Lock()
 
     def next_tile(self) -> Counts:
         """Compute the next tile of the plan.
 
         A task is not bound to a tile: dask may run independent tasks in any
-        order, and only the plan's order lets shared blocks go soon.
+        order, and only the plan's order lets shared blocks go soon. Where there
+        is no tile left, it decodes for the others.
         """
-        with self._lock:
-            tile = next(self._tiles)
-        return Counts() if self.cancelled.is_set() else self.tile(tile)
+        with environment():
+            with self._lock:
+                tile = next(self._tiles, None)
+            if tile is None:
+                self._source.help_until(self._all_read)
+            elif not self._cancelled:
+                return self.tile(tile)
+            return Counts()
+
+    def cancel(self) -> None:
+        """Begin no more tiles."""
+        self._cancelled = True
+        self._source.wake()
+
+    def _all_read(self) -> bool:
+        return self._cancelled or self._read == self.plan.tiles.count
 
     def tile(self, tile: Tile) -> Counts:
         """Read the tile's window, compute every band, write."""
@@ -144,6 +159,10 @@ class _Work:
             read_axis(plan.geometry.x, *tile.x, mode, block[1]),
         )
         window = self._source.read(*reads, tile.column // plan.tiles.panel)
+        with self._lock:
+            self._read += 1
+        if self._all_read():
+            self._source.wake()
         output = buffers.zeros((plan.out_shape[0], *tile.shape), plan.numbers.target)
         convolved = output[:-1] if plan.valid_fraction else output
         share = output[-1] if plan.valid_fraction else None
@@ -170,16 +189,16 @@ def _execute(work: _Work, scheduler: str) -> Counts:
         try:
             return _in_batches(work, partial(dask.threaded.get, pool=pool))
         except BaseException:
-            work.cancelled.set()
+            work.cancel()
             raise
 
 
 def _in_batches(work: _Work, get: Callable[[dict[Any, Task], list[Any]], Any]) -> Counts:
-    """Hand dask one task per tile, at most BATCH at a time."""
+    """Hand dask one task per tile, at most BATCH at a time, and one for each thread that helps."""
     counts = Counts()
-    tiles = work.plan.tiles.count
-    for first in range(0, tiles, BATCH):
-        keys = [("tileconv-tile", i) for i in range(first, min(first + BATCH, tiles))]
+    tasks = work.plan.tiles.count + work.plan.threads - 1
+    for first in range(0, tasks, BATCH):
+        keys = [("tileconv-tile", i) for i in range(first, min(first + BATCH, tasks))]
         graph = {key: Task(key, work.next_tile) for key in keys}
         counts = counts.plus(*get(graph, keys))
     return counts

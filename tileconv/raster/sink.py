@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
 from tileconv.raster import gdal
+from tileconv.raster.durable import EarlySync, sync
 from tileconv.raster.structure import check_complete
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class GeoTIFFSink:
         self._lock = threading.Lock()
         self._temporary = _temporary(spec.path)
         self._dataset: DatasetWriter | None = None
+        self._sync: EarlySync | None = None
 
     def __enter__(self) -> GeoTIFFSink:
         spec = self.spec
@@ -129,6 +131,7 @@ class GeoTIFFSink:
                     transform=None if spec.transform is None else Affine(*spec.transform),
                     **spec.creation_options(),
                 )
+                self._sync = EarlySync(self._temporary)
                 self._dataset.update_tags(**spec.tags)
                 for band, text in enumerate(spec.descriptions, 1):
                     if text:
@@ -149,6 +152,8 @@ class GeoTIFFSink:
                 if self._dataset is None:
                     raise OutputError(f"{self.spec.path}: writing had already ended")
                 self._dataset.write(pixels, window=window)
+                if self._sync is not None:
+                    self._sync.look()
         except TileconvError:
             raise
         except gdal.GDAL_ERRORS as error:
@@ -160,11 +165,12 @@ class GeoTIFFSink:
         try:
             self._close()
             check_complete(self._temporary, self.spec.blocks)
-            _sync(self._temporary)
+            if self._sync is not None:
+                self._sync.finish()
             check_target(self.spec.path, overwrite=self.spec.overwrite)
             os.replace(self._temporary, self.spec.path)
             with contextlib.suppress(OSError):  # the output is there, whatever the folder says
-                _sync(self.spec.path.parent)
+                sync(self.spec.path.parent)
         except OutputExistsError:
             raise
         except gdal.GDAL_ERRORS as error:
@@ -192,6 +198,9 @@ class GeoTIFFSink:
             with contextlib.suppress(*gdal.GDAL_ERRORS):
                 self._close()
         finally:
+            if self._sync is not None:
+                self._sync.close()
+                self._sync = None
             with contextlib.suppress(OSError):  # where there is no folder there is no file
                 self._temporary.unlink()
 
@@ -245,11 +254,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
