@@ -36,6 +36,8 @@ KNOWS = {  # outside libraries, and the only places that may know them
     "dask": {"jobs", "arrays"},
     "rasterio": {"raster"},
     "tifffile": {"raster"},
+    "zarr": {"raster"},
+    "google_crc32c": {"raster"},
     "yaml": {"jobs"},
     "pydantic": {"jobs"},
     "numba": {"engine"},

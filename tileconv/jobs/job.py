@@ -16,11 +16,12 @@ from dask.system import CPU_COUNT
 from tileconv.convolution import Convolution
 from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
-from tileconv.jobs.config import JobConfig, KernelConfig, check_job
+from tileconv.jobs.config import JobConfig, KernelConfig, OutputConfig, check_job
 from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
 from tileconv.jobs.yaml import LARGEST_BYTES, Document, KeyPath, parse
 
 Scheduler = Literal["threads", "synchronous"]
+Driver = Literal["GTiff", "COG", "Zarr"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Job:
     """Nodata, mask and alpha make pixels missing."""
     dtype: np.dtype | None = None
     nodata: float | None = None
+    driver: Driver = "GTiff"
+    overviews: str | None = None
     compress: str | None = "deflate"
     predictor: int | None = None
     valid_fraction: bool = False
@@ -189,6 +192,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         raise located(("output", "path"), error) from None
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
+    if unfit := _unfit_for_driver(config.output):
+        raise located(("output", unfit[0]), ConfigError(unfit[1]))
     if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
         raise located(("input", "bands"), ConfigError("a band is given twice"))
     compute = config.compute
@@ -204,6 +209,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         masks=config.input.mask == "auto",
         dtype=dtype,
         nodata=config.output.nodata,
+        driver=config.output.driver,
+        overviews=config.output.overviews,
         compress=None if config.output.compress == "none" else config.output.compress,
         predictor=None if config.output.predictor == "auto" else config.output.predictor,
         level=config.output.level,
@@ -297,6 +304,18 @@ def _wrong_level(compress: str, level: int | None) -> str | None:
     return (
         f"{compress} has no level" if highest is None else f"{compress} has levels 1 to {highest}"
     )
+
+
+def _unfit_for_driver(output: OutputConfig) -> tuple[str, str] | None:
+    """Return (key, what is wrong) if a key does not go with the driver."""
+    driver = output.driver
+    if output.overviews is not None and driver != "COG":
+        return "overviews", f"go with driver COG; the driver is {driver}"
+    if driver == "Zarr" and output.compress == "lzw":
+        return "compress", "Zarr stores are compressed with deflate, zstd or none; got 'lzw'"
+    if driver == "Zarr" and output.predictor != "auto":
+        return "predictor", "Zarr has none: with zstd its bytes are shuffled instead; leave it out"
+    return None
 
 
 def _threads(workers: int | Literal["auto"]) -> int:

@@ -124,7 +124,8 @@ def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:
 def _details(job: Job, header: Header) -> dict[str, str]:
     codec = header.codec if header.codec == "uncompressed" else f"compressed with {header.codec}"
     compress = job.compress or "no compression"
-    details = {"codec": codec, "driver": f"GeoTIFF with {compress}"}
+    name = {"GTiff": "GeoTIFF"}.get(job.driver, job.driver)
+    details = {"codec": codec, "driver": f"{name} with {compress}"}
     if header.crs is not None:
         name = header.crs.to_string()
         details["crs"] = name if len(name) <= 60 else f"{name[:57]}..."
@@ -132,7 +133,7 @@ def _details(job: Job, header: Header) -> dict[str, str]:
 
 
 def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
-    """Return the GeoTIFF that ``plan`` writes."""
+    """Return what ``plan`` writes."""
     c, target = plan.convolution, plan.numbers.target
     predictor = job.predictor or (3 if target.kind == "f" else 2)
     y, x = plan.geometry.y, plan.geometry.x
@@ -153,6 +154,8 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         block=plan.choice.block,
         transform=plan.out_transform,
         crs=header.crs,
+        driver=job.driver,
+        overviews=job.overviews or "average",
         compress=job.compress,
         predictor=predictor if job.compress else 1,
         level=job.level,

@@ -27,7 +27,7 @@ from tileconv.jobs.report import Report
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
 from tileconv.raster.gdal import environment
-from tileconv.raster.sink import GeoTIFFSink, check_target
+from tileconv.raster.sink import Sink, check_target, open_sink
 from tileconv.raster.source import RasterSource
 from tileconv.tile import Counts, Recipe, compute_tile
 
@@ -44,7 +44,7 @@ BATCH = 2048
 
 def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     """Run ``job``; its output is then complete and checked, or absent and an error raised."""
-    check_target(job.target, overwrite=job.overwrite)
+    check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
     if job.quicklook:
         quicklook.check_available()
         check_target(job.quicklook_path, overwrite=job.overwrite)
@@ -56,7 +56,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         header, plan.geometry, plan.tiles, plan.convolution.padding_mode, handles=plan.threads
     )
     picture = quicklook.Quicklook(plan) if job.quicklook else None
-    with source, GeoTIFFSink(output_spec(job, plan, header)) as sink:
+    with source, open_sink(output_spec(job, plan, header)) as sink:
         work = _Work(plan, source, sink, picture, progress)
         try:
             counts = _execute(work, job.scheduler)
@@ -71,7 +71,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
                 "give compute.memory_limit less than the machine has left"
             ) from error
         source.check_unchanged()
-        sink.commit()
+        bytes_written = sink.commit()
     warnings = [*plan.notes, *_warnings(plan, counts)]
     if picture is not None:
         try:
@@ -89,7 +89,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         tiles=plan.tiles.count,
         blocks_decoded=source.blocks_decoded,
         pixels_covered=covered * plan.layout.read_bands,
-        bytes_written=job.target.stat().st_size,
+        bytes_written=bytes_written,
         missing=counts.missing,
         collisions=counts.collisions,
         quicklook=None if picture is None else str(job.quicklook_path),
@@ -113,7 +113,7 @@ class _Work:
         self,
         plan: Plan,
         source: RasterSource,
-        sink: GeoTIFFSink,
+        sink: Sink,
         picture: quicklook.Quicklook | None,
         progress: Progress | None,
     ) -> None:
