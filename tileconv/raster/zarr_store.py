@@ -94,13 +94,7 @@ class ZarrSink(Sink):
     def _complete(self) -> None:
         self._array = None
         os.sync()  # all at once: the syncs below then find nothing left to do
-        bands, rows, columns = self.spec.shape
-        across, down = -(-columns // self.spec.block), -(-rows // self.spec.block)
-        chunks = self._temporary / VARIABLE / "c"
-        with ThreadPoolExecutor(self.spec.threads) as pool:
-            for band, row in product(range(bands), range(down)):  # a store of millions has no list
-                folder = chunks / str(band) / str(row)
-                list(pool.map(_check_chunk, (folder / str(i) for i in range(across))))
+        _check_chunks(self._temporary, self.spec)
         for place, _, files in os.walk(self._temporary):
             if "zarr.json" in files:
                 sync(Path(place, "zarr.json"))
@@ -182,6 +176,41 @@ def _axis(name: str, geographic: bool) -> dict[str, str]:
         return {"axis": name.upper(), "standard_name": f"projection_{name}_coordinate"}
     word, way = ("latitude", "north") if name == "y" else ("longitude", "east")
     return {"axis": name.upper(), "standard_name": word, "units": f"degrees_{way}"}
+
+
+def check_store(path: Path, spec: OutputSpec) -> None:
+    """Check that a finished store is what ``spec`` says, chunk by chunk."""
+    array = _open_array(path)
+    found, wanted = (array.shape, array.dtype), (spec.shape, spec.dtype)
+    if found != wanted:
+        raise OutputError(f"it holds {found[0]} of {found[1]}, not {wanted[0]} of {wanted[1]}")
+    if array.chunks != (1, spec.block, spec.block):
+        raise OutputError(f"its chunks are {array.chunks}, not (1, {spec.block}, {spec.block})")
+    expected = _attributes(spec)
+    if dict(array.attrs) != expected:
+        raise OutputError(f"its attributes are {dict(array.attrs)}, not {expected}")
+    _check_chunks(path, spec)
+
+
+def read_store(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """Return the pixels (bands, rows, columns) of half-open ranges of a finished store."""
+    return np.asarray(_open_array(path)[:, slice(*rows), slice(*columns)])
+
+
+def _open_array(path: Path) -> zarr.Array[Any]:
+    array = zarr.open_group(path, mode="r")[VARIABLE]
+    if not isinstance(array, zarr.Array):
+        raise OutputError(f"{path}: {VARIABLE} is not an array")
+    return array
+
+
+def _check_chunks(store: Path, spec: OutputSpec) -> None:
+    bands, rows, columns = spec.shape
+    across, down = -(-columns // spec.block), -(-rows // spec.block)
+    with ThreadPoolExecutor(spec.threads) as pool:
+        for band, row in product(range(bands), range(down)):  # a store of millions has no list
+            folder = store / VARIABLE / "c" / str(band) / str(row)
+            list(pool.map(_check_chunk, (folder / str(i) for i in range(across))))
 
 
 def _check_chunk(path: Path) -> None:
