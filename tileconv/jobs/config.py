@@ -111,7 +111,7 @@ class OutputConfig(_Section):
     driver: Literal["GTiff", "COG", "Zarr"] = "GTiff"
     dtype: str | None = None
     nodata: Annotated[int | float | None, BeforeValidator(_parse_nodata)] = None
-    compress: Literal["deflate", "zstd", "lzw", "none"] = "deflate"
+    compress: Literal["deflate", "zstd", "lzw", "none"] = "zstd"
     predictor: Literal["auto", 1, 2, 3] = "auto"
     level: Annotated[int, Field(ge=1, le=22)] | None = None
     overviews: (

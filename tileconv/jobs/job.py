@@ -56,7 +56,7 @@ class Job:
     nodata: float | None = None
     driver: Driver = "GTiff"
     overviews: str | None = None
-    compress: str | None = "deflate"
+    compress: str | None = "zstd"
     predictor: int | None = None
     valid_fraction: bool = False
     level: int | None = None

@@ -13,6 +13,7 @@ from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
+from tileconv.planning.cost import WRITER_BYTES
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.metadata import Header, check_file, read_header
 from tileconv.raster.sink import OutputSpec
@@ -61,6 +62,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             tile=job.tile,
             block=job.block,
             valid_fraction=job.valid_fraction,
+            writer_bytes=WRITER_BYTES[job.driver],
             transform=header.transform,
             source=str(job.source),
             target=str(job.target),

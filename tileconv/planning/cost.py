@@ -4,6 +4,7 @@ The model of a run's peak memory:
 
     base      the process with its libraries and compiled loops
     cache     GDAL's block cache, shared by reads and writes
+    writer    what the driver takes
     threads   times (window + the larger of: a read; copies, scratch and output)
     kept      storage blocks that the next tile row, or the next tile, uses again
 """
@@ -23,6 +24,8 @@ BASE_BYTES = 223 * MIB
 """A process that has imported everything and compiled its loops (206 to 229 MiB measured)."""
 GDAL_CACHE_BYTES = 64 * MIB
 """What the GDAL block cache is held to, once per process."""
+WRITER_BYTES = {"GTiff": 0, "COG": 104 * MIB, "Zarr": 12 * MIB}
+"""What a driver takes beside that: GDAL's copy and its overviews, zarr's code."""
 READ_BYTES = 8 * MIB
 """Decoded pixels of one read, if a single block is not larger."""
 WINDOW_BYTES = 32 * MIB
@@ -54,6 +57,8 @@ class Work:
     """Most input and output planes that are computed together."""
     policy: bool = False
     """Fields with missing pixels are weighed: valid weights are summed beside the products."""
+    writer_bytes: int = 0
+    """What the driver takes beside tiles."""
     marks: bool = True
     """Windows may hold padding or missing pixels, and are then copied as floats."""
 
@@ -130,11 +135,14 @@ class Work:
     def peak_bytes(self, tiles: Tiles, threads: int) -> int:
         """Peak memory of a run."""
         busy = min(threads, tiles.count)
+        helping = threads - busy
         tile = (min(tiles.y.tile, tiles.y.total), min(tiles.x.tile, tiles.x.total))
         return (
             BASE_BYTES
             + self.cache_bytes()
+            + self.writer_bytes
             + busy * self.thread_bytes(tile)
+            + helping * self.read_bytes()
             + self.kept_bytes(tiles, busy)
         )
 

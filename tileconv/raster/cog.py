@@ -33,8 +33,11 @@ class COGSink(GeoTIFFSink):
         whole = self._temporary
         check_complete(whole, self.spec.blocks)
         copied = whole.with_name(f"{whole.name}.cog")
-        with gdal.environment():
-            rasterio.shutil.copy(whole, copied, driver="COG", **self._copy_options())
+        try:
+            with gdal.environment():
+                rasterio.shutil.copy(whole, copied, driver="COG", **self._copy_options())
+        except SystemError as error:  # how rasterio tells of a failure that GDAL has no words for
+            raise OSError("GDAL could not copy the pixels into a COG") from error
         check_pages(copied, self.spec.shape)
         sync(copied)
         self._temporary.unlink()

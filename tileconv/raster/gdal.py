@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import rasterio
+from rasterio._err import CPLE_BaseError  # what GDAL's own errors come as, from a copy for one
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 DRIVER = "GTiff"
 """The one driver that inputs are opened with: a guessed VRT reads other files and the network."""
 
-GDAL_ERRORS = (RasterioError, OSError, ValueError, MemoryError)
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
 
 

@@ -89,7 +89,14 @@ class ZarrSink(Sink):
     def _put(self, tile: Tile, pixels: np.ndarray) -> None:
         if self._array is None:
             raise OutputError(f"{self.spec.path}: writing had already ended")
-        self._array[:, tile.y[0] : tile.y[1], tile.x[0] : tile.x[1]] = pixels
+        # One chunk a call: where zarr writes many and one fails, it goes on with the others behind
+        # our back, even into a folder that is being removed.
+        side = self.spec.block
+        for band, y, x in product(
+            range(pixels.shape[0]), range(*tile.y, side), range(*tile.x, side)
+        ):
+            part = pixels[band, y - tile.y[0] :, x - tile.x[0] :][:side, :side]
+            self._array[band, y : y + part.shape[0], x : x + part.shape[1]] = part
 
     def _complete(self) -> None:
         self._array = None
