@@ -30,6 +30,8 @@ READ_BYTES = 8 * MIB
 """Decoded pixels of one read, if a single block is not larger."""
 WINDOW_BYTES = 32 * MIB
 """Input and output that a tile aims at: far more work than scheduling it, little memory."""
+WIDER = 3
+"""How much more that may be in strips: tiles as wide as the raster have no block in common."""
 SMALLEST_WINDOW_BYTES = 64 << 10
 """Where shrinking tiles ends."""
 BLOCK_SIZES = (512, 256, 128, 64)
@@ -202,7 +204,7 @@ def _candidates(
 ) -> Iterator[Choice]:
     """Yield tiles from large to small, each in panels from one to as many as tile columns."""
     height, width = work.geometry.out_shape
-    budget = WINDOW_BYTES
+    budget = WINDOW_BYTES * (WIDER if _stored_in_strips(work) else 1)
     while True:
         size = block or _block_size(work, threads, tile, budget)
         shape = _grow(work, size, threads, budget) if tile is None else _round_up(tile, size)
@@ -234,7 +236,7 @@ def _block_size(work: Work, threads: int, tile: tuple[int, int] | None, budget: 
 def _grow(work: Work, block: int, threads: int, budget: int) -> tuple[int, int]:
     """Grow a tile from one output block, along the rows of blocks of the file first."""
     height, width = work.geometry.out_shape
-    strips = work.layout.block[1] >= work.layout.shape[1]
+    strips = _stored_in_strips(work)
     shape = [block, block]
     while True:
         wide = shape[1] < width and (strips or shape[1] <= shape[0] or shape[0] >= height)
@@ -248,6 +250,10 @@ def _grow(work: Work, block: int, threads: int, budget: int) -> tuple[int, int]:
             break
         shape = bigger
     return shape[0], shape[1]
+
+
+def _stored_in_strips(work: Work) -> bool:
+    return work.layout.block[1] >= work.layout.shape[1]
 
 
 def _round_up(tile: tuple[int, int], block: int) -> tuple[int, int]:
