@@ -26,8 +26,9 @@ from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read
 from tileconv.jobs.report import Report
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
+from tileconv.raster.formats import open_sink
 from tileconv.raster.gdal import environment
-from tileconv.raster.sink import Sink, check_target, open_sink
+from tileconv.raster.sink import Sink, check_target
 from tileconv.raster.source import RasterSource
 from tileconv.tile import Counts, Recipe, compute_tile
 

@@ -283,19 +283,6 @@ class GeoTIFFSink(Sink):
             self._remove()
 
 
-def open_sink(spec: OutputSpec) -> Sink:
-    """Return what writes ``spec``."""
-    if spec.driver == "Zarr":
-        from tileconv.raster.zarr_store import ZarrSink  # noqa: PLC0415 - an extra, slow to import
-
-        return ZarrSink(spec)
-    if spec.driver == "COG":
-        from tileconv.raster.cog import COGSink  # noqa: PLC0415 - it imports this module
-
-        return COGSink(spec)
-    return GeoTIFFSink(spec)
-
-
 def check_target(path: Path, *, overwrite: bool, store: bool = False) -> None:
     """Check that an output may be put at ``path``; ``store`` says that it is a Zarr store."""
     folder = os.path.isdir(path)  # noqa: PTH112 - says no where Path.is_dir raises
