@@ -222,6 +222,35 @@ def test_a_cut_output_is_found_out(driver, source, tmp_path):
     assert found.windows == 0
 
 
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
+def test_a_report_tells_rot_that_no_window_shows(driver, source, tmp_path):
+    job = blur(
+        source,
+        tmp_path / "out",
+        **{"output.driver": driver, "output.compress": "none", "output.report": True},
+    )
+    done = tileconv.run(job)
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["bytes_written"] == done.bytes_written
+    assert (tmp_path / "out.json").stat().st_mode & 0o777 == 0o666 & ~umask()
+    assert verify(job, windows=1).passed
+    victim = tmp_path / "out" / "x" / "c" / "0" if driver == "Zarr" else tmp_path / "out"
+    with victim.open("r+b") as file:
+        file.seek(-20, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-20, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    found = verify(job, windows=1)
+    assert not found.passed
+    assert "its report says" in found.faults[0]
+
+
+def umask():
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
 def test_the_command_says_what_it_found(source, tmp_path):
     keys = {"kernel": {"name": "box"}, "output": {"path": "out.tif"}}
     job = tmp_path / "job.yaml"

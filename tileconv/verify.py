@@ -16,6 +16,7 @@ import numpy as np
 from tileconv.api import convolve
 from tileconv.errors import ConfigError
 from tileconv.jobs.prepare import output_spec, plan_header, read_source
+from tileconv.jobs.sidecar import find_difference
 from tileconv.planning.describe import plural, shown
 from tileconv.raster.plain import Output, read_masked, read_pixels
 
@@ -83,6 +84,8 @@ def verify(job: Job, *, windows: int = WINDOWS, seed: int = 0) -> Verification:
     plan = plan_header(job, header)
     output = Output(output_spec(job, plan, header))
     faults = output.faults()
+    if job.report and not faults and (told := find_difference(job.report_path, job.target)):
+        faults.append(told)
     compared = different = done = 0
     if not faults:
         for rows, columns in choose_windows(plan, windows, np.random.default_rng(seed)):

@@ -122,6 +122,8 @@ class OutputConfig(_Section):
     valid_fraction: bool = False
     """One more band: the valid share of each field."""
     quicklook: bool = False
+    report: bool = False
+    """Leave a report with the output's checksum beside it."""
     overwrite: bool = False
 
 

@@ -62,6 +62,8 @@ class Job:
     level: int | None = None
     block: int | None = None
     quicklook: bool = False
+    report: bool = False
+    """Write `report_path`."""
     overwrite: bool = False
     scheduler: Scheduler = "threads"
     threads: int = 1
@@ -72,6 +74,11 @@ class Job:
     def quicklook_path(self) -> Path:
         """Where the picture goes: beside the output."""
         return self.target.with_name(f"{self.target.stem}_quicklook.png")
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report goes: beside the output."""
+        return self.target.with_name(f"{self.target.name}.json")
 
 
 def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequence[str] = ()) -> Job:
@@ -217,6 +224,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         valid_fraction=config.output.valid_fraction,
         block=config.output.blocksize,
         quicklook=config.output.quicklook,
+        report=config.output.report,
         overwrite=config.output.overwrite,
         scheduler=compute.scheduler,
         threads=1 if compute.scheduler == "synchronous" else _threads(compute.workers),

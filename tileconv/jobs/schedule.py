@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job
 from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
 from tileconv.jobs.report import Report
+from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
 from tileconv.raster.formats import open_sink
@@ -50,6 +52,9 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         quicklook.check_available()
         check_target(job.quicklook_path, overwrite=job.overwrite)
         check_distinct(job.source, job.quicklook_path, "the quicklook")
+    if job.report:
+        check_target(job.report_path, overwrite=job.overwrite)
+        check_distinct(job.source, job.report_path, "the report")
     header = read_source(job)
     plan = plan_header(job, header)
     started = time.perf_counter()
@@ -81,7 +86,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
             picture = None
             warnings.append(str(error))
     covered = plan.geometry.y.covered * plan.geometry.x.covered
-    return Report(
+    report = Report(
         source=str(job.source),
         target=str(job.target),
         out_shape=plan.out_shape,
@@ -96,6 +101,12 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         quicklook=None if picture is None else str(job.quicklook_path),
         warnings=tuple(warnings),
     )
+    if job.report:
+        try:
+            write_sidecar(job.report_path, report)
+        except OutputError as error:  # the output itself is whole
+            report = replace(report, warnings=(*report.warnings, str(error)))
+    return report
 
 
 def _warnings(plan: Plan, counts: Counts) -> Iterator[str]:
