@@ -396,7 +396,10 @@ def test_padding_that_makes_the_output_too_large_is_refused_at_once():
         ({"padding_mode": "blue"}, ["constant, edge, reflect, symmetric, wrap, missing"]),
         ({"padding_value": "0"}, ["padding_value", "'0'"]),
         ({"padding_value": 10**398}, ["padding_value", "beyond the range of float64"]),
-        ({"output__level": 10}, ["output.level: deflate has levels 1 to 9"]),
+        (
+            {"output__compress": "deflate", "output__level": 10},
+            ["output.level: deflate has levels 1 to 9"],
+        ),
         ({"output__compress": "lzw", "output__level": 3}, ["output.level: lzw has no level"]),
         (
             {"missing": "interpolate"},

@@ -24,11 +24,16 @@ from conftest import read
 import tileconv
 from tileconv.errors import InputError, OutputError, OutputExistsError
 from tileconv.jobs.prepare import plan_header, read_source
+from tileconv.raster.sink import remove
 from tileconv.raster.source import RasterSource
 
 OLD = b"the old output"
 CODECS = ("none", "deflate", "zstd")
 TEMPORARY = ".*.tileconv-*.tmp"
+FILES_ROOM = {"COG": 1.3, "Zarr": 1}
+"""The largest file on the way to an output, in sizes of the largest in it."""
+DISK_ROOM = {"GTiff": 1, "COG": 3.5, "Zarr": 1.6}
+"""Room that a run takes on a disk, in sizes of its output; small files fill whole pages."""
 # A shell may start the tests with SIGINT ignored, and children inherit that.
 CLI = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -100,17 +105,40 @@ def out(tmp_path):
 # One child tries every limit: a soft limit can be raised again, and nothing is imported twice.
 # Python ignores SIGXFSZ, so that a write beyond the limit fails as it does on a full disk.
 SWEEP = """
-import json, resource, subprocess, sys
+import json, resource, shutil, subprocess, sys
 import numpy as np
 import rasterio
+import zarr as zarr_python
 import tileconv
 
-mapping, reference, count, way = json.loads(sys.argv[1])
+mapping, reference, count, way, most_of_all = json.loads(sys.argv[1])
 job = tileconv.load_job(mapping)
 reference = np.load(reference)
 folder = job.target.parent
 folder.mkdir(exist_ok=True)
 OLD = b"the old output"
+zarr = job.driver == "Zarr"
+
+def put_old():
+    if zarr:
+        job.target.mkdir()
+    (job.target / "zarr.json" if zarr else job.target).write_bytes(OLD)
+
+def is_old():
+    found = job.target / "zarr.json" if zarr else job.target
+    return found.read_bytes() == OLD and (not zarr or len([*job.target.iterdir()]) == 1)
+
+def clear():
+    if zarr:
+        shutil.rmtree(job.target, ignore_errors=True)
+    else:
+        job.target.unlink(missing_ok=True)
+
+def pixels():
+    if zarr:
+        return zarr_python.open_group(job.target, mode="r")["band_data"][...]
+    with rasterio.open(job.target) as dataset:
+        return dataset.read()
 
 def limit_files(most):
     soft = resource.RLIM_INFINITY if most is None else most
@@ -123,23 +151,23 @@ def limit_disk(most):  # 0 would mean no limit
 def state():
     if not job.target.exists():
         return "absent"
-    if job.target.read_bytes() == OLD:
+    if is_old():
         return "old"
-    with rasterio.open(job.target) as dataset:
-        return "whole" if np.array_equal(dataset.read(), reference) else "WRONG"
+    return "whole" if np.array_equal(pixels(), reference) else "WRONG"
 
 limit = {"files": limit_files, "disk": limit_disk}[way]
 if way == "disk":
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True)
 if job.overwrite:
-    job.target.write_bytes(OLD)
-tileconv.run(job)
-size = job.target.stat().st_size
+    put_old()
+size = tileconv.run(job).bytes_written
+if zarr and way == "files":  # it is the largest file that counts
+    size = max(path.stat().st_size for path in job.target.rglob("*") if path.is_file())
 attempts = []
-for most in np.linspace(0, 1.2 * size, count).astype(int).tolist():
-    job.target.unlink(missing_ok=True)
+for most in np.linspace(0, 1.2 * most_of_all * size, count).astype(int).tolist():
+    clear()
     if job.overwrite:
-        job.target.write_bytes(OLD)
+        put_old()
     limit(most)
     try:
         tileconv.run(job)
@@ -156,14 +184,15 @@ print(json.dumps([size, attempts]))
 """
 
 
-def sweep(mapping, expected, folder, *, count, way="files", prefix=()):
+def sweep(mapping, expected, folder, *, count, way="files", prefix=(), most=1):
     """Run a job under ``count`` limits, from nothing to more than it needs.
 
+    It needs at most ``most`` times as much as its output has bytes.
     Checks that each run either failed with exit code 4 and left what was there before, or wrote
     all; returns how many failed.
     """
     np.save(folder / "expected.npy", expected)
-    arguments = json.dumps([mapping, str(folder / "expected.npy"), count, way])
+    arguments = json.dumps([mapping, str(folder / "expected.npy"), count, way, most])
     command = [*prefix, sys.executable, "-W", "error", "-c", SWEEP, arguments]
     child = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert child.returncode == 0, child.stderr[-3000:]
@@ -172,8 +201,8 @@ def sweep(mapping, expected, folder, *, count, way="files", prefix=()):
     assert [a for a in attempts if a[1:] not in ([4, before, []], [0, "whole", []])] == []
     assert len(attempts) == count
     # The sweep has teeth: little room always fails, and room enough never does.
-    assert {code for most, code, *_ in attempts if most < 0.8 * size} == {4}
-    assert {code for most, code, *_ in attempts if most > 1.15 * size} == {0}
+    assert {code for limit, code, *_ in attempts if limit < 0.8 * size} == {4}
+    assert {code for limit, code, *_ in attempts if limit > 1.15 * most * size} == {0}
     return sum(code == 4 for _, code, *_ in attempts)
 
 
@@ -186,6 +215,29 @@ def test_a_full_disk_is_never_silent(compress, small, expected, tmp_path):
 def test_a_full_disk_spares_the_old_output(compress, small, expected, tmp_path):
     mapping = small(compress=compress, overwrite=True)
     assert sweep(mapping, expected, tmp_path, count=25) > 12
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("driver", ["COG", "Zarr"])
+def test_a_full_disk_is_never_silent_for_other_formats(
+    driver, overwrite, small, expected, tmp_path
+):
+    mapping = small(driver=driver, overwrite=overwrite)
+    failed = sweep(mapping, expected, tmp_path, count=30, most=FILES_ROOM[driver])
+    assert failed > 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("compress", CODECS)
+@pytest.mark.parametrize("driver", ["COG", "Zarr"])
+def test_no_limit_of_hundreds_is_silent_for_other_formats(
+    driver, compress, overwrite, small, expected, tmp_path
+):
+    mapping = small(driver=driver, compress=compress, overwrite=overwrite)
+    failed = sweep(mapping, expected, tmp_path, count=300, most=FILES_ROOM[driver])
+    print(f"{driver} {compress} overwrite {overwrite}: 300 limits, {failed} failed")
+    assert failed > 120
 
 
 @pytest.mark.slow
@@ -209,12 +261,25 @@ def own_mounts():
 
 
 @pytest.mark.parametrize("compress", CODECS)
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
 def test_a_file_system_without_room_is_never_silent(
-    compress, small, expected, own_mounts, tmp_path
+    driver, compress, small, expected, own_mounts, tmp_path
 ):
-    mapping = small(compress=compress)
-    failed = sweep(mapping, expected, tmp_path, count=15, way="disk", prefix=own_mounts)
-    assert failed > 7
+    mapping, most = small(driver=driver, compress=compress), DISK_ROOM[driver]
+    found = sweep(mapping, expected, tmp_path, count=15, way="disk", prefix=own_mounts, most=most)
+    assert found > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compress", CODECS)
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
+def test_no_file_system_of_hundreds_is_silent(
+    driver, compress, small, expected, own_mounts, tmp_path
+):
+    mapping, most = small(driver=driver, compress=compress), DISK_ROOM[driver]
+    found = sweep(mapping, expected, tmp_path, count=200, way="disk", prefix=own_mounts, most=most)
+    print(f"{driver} {compress}: 200 sizes of a disk, {found} failed")
+    assert found > 40
 
 
 # ---- Kills and signals
@@ -241,13 +306,40 @@ def long_job(tmp_path_factory):
     return job, tileconv.convolve(pixels, tileconv.kernels.gaussian()), seconds
 
 
+@pytest.fixture(scope="module", params=["COG", "Zarr"])
+def other_job(request, long_job):
+    """The long job with another driver, and the seconds it takes."""
+    job, expected, _ = long_job
+    mapping = json.loads(job.read_text())
+    mapping["output"]["driver"] = request.param
+    if request.param == "Zarr":
+        mapping["output"]["path"] = "out/out.zarr"
+    job = write_job(job.with_name(f"{request.param}.yaml"), mapping)
+    seconds = run(job).seconds
+    empty(job.parent / "out")
+    return job, expected, seconds
+
+
+def empty(folder):
+    for path in folder.iterdir():
+        remove(path)
+
+
+def pixels_of(path):
+    """Read a finished output of any kind."""
+    if path.suffix != ".zarr":
+        return read(path)
+    import zarr
+
+    return zarr.open_group(path, mode="r")["band_data"][...]
+
+
 @pytest.fixture
 def long_out(long_job):
     """Where the long job writes; empty at the beginning and, whatever happened, at the end."""
     folder = long_job[0].parent / "out"
     yield folder
-    for path in folder.iterdir():
-        path.unlink()
+    empty(folder)
 
 
 def start_writing(job, folder):
@@ -270,16 +362,16 @@ def kill_sweep(job, expected, folder, delays, start):
     Fails where a file that is not whole lies at the output's path.
     """
     absent = left = whole = 0
-    out = folder / "out.tif"
+    out = folder / ("out.zarr" if "Zarr" in job.name else "out.tif")
     for delay in delays:
         child = start(job, folder)
         time.sleep(delay)
         kill(child)
         left += any(folder.glob(TEMPORARY))
         if out.exists():
-            np.testing.assert_array_equal(read(out), expected)
+            np.testing.assert_array_equal(pixels_of(out), expected)
             whole += 1
-            out.unlink()
+            remove(out)
         else:
             absent += 1
     return absent, left, whole
@@ -297,6 +389,30 @@ def test_a_killed_run_leaves_all_or_nothing(long_job, long_out):
     assert run_cli("run", job)[0] == 0
     assert names(long_out) == ["out.tif"]  # nor the leftovers of the killed
     np.testing.assert_array_equal(read(long_out / "out.tif"), expected)
+
+
+def test_a_killed_run_leaves_all_or_nothing_in_other_formats(other_job, long_out):
+    job, expected, seconds = other_job
+    chance = random.Random(20261125)
+    delays = [chance.uniform(0, 1.2 * seconds) for _ in range(8)]
+    absent, left, _ = kill_sweep(job, expected, long_out, delays, start_writing)
+    assert absent > 1
+    assert left > 1  # killed while writing, not before
+    code, printed = run_cli("run", job)
+    assert code == 0, printed
+    assert len(names(long_out)) == 1  # nor the leftovers of the killed
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_time_leaves_all_or_nothing_in_other_formats(other_job, long_out):
+    job, expected, seconds = other_job
+    chance = random.Random(2)
+    delays = [chance.uniform(0, 1.3 * seconds) for _ in range(100)]
+    absent, left, whole = kill_sweep(job, expected, long_out, delays, start_writing)
+    print(f"{job.name}: 100 kills, {absent} absent, {left} with leftovers, {whole} whole")
+    assert min(absent, left, whole) > 3
+    assert run_cli("run", job)[0] == 0
+    assert len(names(long_out)) == 1
 
 
 @pytest.mark.slow

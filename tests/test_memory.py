@@ -53,12 +53,12 @@ def make(path, side):
                 dataset.write(pixels, 1, window=Window(x, y, 512, 512))
 
 
-def check_peak(source, target, stride, limit, **keys):
+def check_peak(source, target, stride, limit, driver="GTiff", **keys):
     job = {
         "input": {"path": str(source)},
         "kernel": {"name": "box", "size": 5},
         "stride": stride,
-        "output": {"path": str(target), "overwrite": True},
+        "output": {"path": str(target), "overwrite": True, "driver": driver},
         "compute": {"memory_limit": f"{limit} MiB", "workers": 2, **keys},
     }
     done = subprocess.run(
@@ -78,9 +78,42 @@ def test_a_raster_runs_within_the_limit(tmp_path, stride):
     check_peak(tmp_path / "in.tif", tmp_path / "out.tif", stride, 360)
 
 
+@pytest.mark.parametrize("driver", ["COG", "Zarr"])
+def test_other_formats_run_within_the_limit(tmp_path, driver):
+    make(tmp_path / "in.tif", 8192)
+    check_peak(tmp_path / "in.tif", tmp_path / "out", 1, 480, driver)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 8])
 @pytest.mark.parametrize("limit", [400, 1024])
 def test_a_large_raster_runs_within_the_limit(tmp_path, stride, limit):
     make(tmp_path / "in.tif", 16384)  # 512 MiB of pixels, 1 GiB of output at stride 1
     check_peak(tmp_path / "in.tif", tmp_path / "out.tif", stride, limit)
+
+
+@pytest.fixture(scope="module")
+def giant(tmp_path_factory):
+    """Four bands of 30,000 x 30,000 uint16, 6.7 GiB of pixels, in blocks that hold all bands."""
+    path = tmp_path_factory.mktemp("giant") / "in.tif"
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 8, (5, 4, 512, 512), dtype="uint16") + 1000
+    profile = {"driver": "GTiff", "count": 4, "height": 30000, "width": 30000, "dtype": "uint16"}
+    profile |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "interleave": "pixel"}
+    profile |= {"compress": "zstd", "zstd_level": 1, "NUM_THREADS": 2, "BIGTIFF": "YES"}
+    place = rasterio.Affine(10, 0, 0, 0, -10, 0)
+    with rasterio.open(path, "w", transform=place, **profile) as dataset:
+        for y in range(0, 30000, 512):
+            for x in range(0, 30000, 512):
+                block = blocks[(x + y) // 512 % 5][:, : 30000 - y, : 30000 - x]
+                window = Window(x, y, block.shape[2], block.shape[1])
+                dataset.write(block, window=window)
+    yield path
+    path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
+@pytest.mark.parametrize("limit", [512, 1024, 2048])
+def test_a_giant_runs_within_the_limit(giant, tmp_path, limit, driver):
+    check_peak(giant, tmp_path / "out", 4, limit, driver)

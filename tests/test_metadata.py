@@ -489,7 +489,7 @@ def test_the_hash_is_of_what_is_said_not_of_how(tmp_path):
 def test_every_field_of_a_job_decides_on_values_or_does_not():
     """A new key must be put on one side: two jobs with one hash have one output."""
     not_deciding = {"name", "source", "target", "named", "quicklook", "overwrite"}
-    not_deciding |= {"compress", "predictor", "level", "block"}
+    not_deciding |= {"driver", "overviews", "compress", "predictor", "level", "block", "report"}
     not_deciding |= {"scheduler", "threads", "memory_limit", "tile"}
     in_the_convolution = {"convolution", "options"}
     known = {*DECIDING} | not_deciding | in_the_convolution

@@ -65,6 +65,7 @@ def main() -> None:
       tileconv init           make a job and a scene to try it on
       tileconv plan job.yaml  see what it will read, hold and write
       tileconv run job.yaml   run it
+      tileconv verify job.yaml  recompute parts of the output, compare the bits
       tileconv kernels        list the kernels that have a name
     """  # noqa: D301 - click wants the backspace itself
 
@@ -112,6 +113,27 @@ def plan(job_file: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 
     result = tileconv.plan(tileconv.load_job(job_file, set=assignments))
     click.echo(result.to_json() if as_json else str(result))
+
+
+@main.command()
+@_JOB
+@_SET
+@click.option(
+    "--windows", default=24, show_default=True, type=click.IntRange(1), help="Windows to compare."
+)
+@click.option("--seed", default=0, show_default=True, help="Chooses the windows.")
+@_JSON
+def verify(
+    job_file: Path, assignments: tuple[str, ...], windows: int, seed: int, as_json: bool
+) -> None:
+    """Recompute windows of a finished output in a single pass, and compare the bits."""
+    import tileconv  # noqa: PLC0415
+    from tileconv.verify import verify as check  # noqa: PLC0415
+
+    found = check(tileconv.load_job(job_file, set=assignments), windows=windows, seed=seed)
+    click.echo(found.to_json() if as_json else str(found))
+    if not found.passed:
+        raise click.exceptions.Exit(3)
 
 
 @main.command()

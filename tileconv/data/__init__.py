@@ -36,7 +36,7 @@ output:
   quicklook: true                # a PNG of input and output (needs Pillow)
   # dtype: float32               # integers are rounded and saturated
   # nodata: nan
-  # compress: deflate            # deflate, zstd, lzw, none
+  # compress: zstd               # zstd, deflate, lzw, none
   # overwrite: false
 
 # compute:

@@ -112,16 +112,22 @@ class OutputConfig(_Section):
 
     path: str
     """May hold {stem}, {name} and {parent} of the input."""
-    driver: Literal["GTiff"] = "GTiff"
+    driver: Literal["GTiff", "COG", "Zarr"] = "GTiff"
     dtype: str | None = None
     nodata: Annotated[int | float | None, BeforeValidator(_parse_nodata)] = None
-    compress: Literal["deflate", "zstd", "lzw", "none"] = "deflate"
+    compress: Literal["deflate", "zstd", "lzw", "none"] = "zstd"
     predictor: Literal["auto", 1, 2, 3] = "auto"
     level: Annotated[int, Field(ge=1, le=22)] | None = None
+    overviews: (
+        Literal["average", "nearest", "bilinear", "cubic", "lanczos", "mode", "rms", "none"] | None
+    ) = None
+    """Of a COG: how they are resampled, or none; default average."""
     blocksize: Annotated[int, Field(ge=16, le=8192, multiple_of=16)] | None = None
     valid_fraction: bool = False
     """One more band: the valid share of each field."""
     quicklook: bool = False
+    report: bool = False
+    """Leave a report with the output's checksum beside it."""
     overwrite: bool = False
 
 
@@ -160,13 +166,12 @@ class JobConfig(_Section):
 
 PLANNED: Mapping[str, Sequence[str]] = {
     "input": ("mosaic", "remote"),
-    "output": ("overviews", "creation_options", "layout"),
+    "output": ("creation_options", "layout"),
     "compute": ("cluster",),
 }
 """Keys that the interface foresees and this version does not have."""
 
 _PLANNED_VALUES: Mapping[KeyPath, Sequence[str]] = {
-    ("output", "driver"): ("COG", "Zarr"),
     ("compute", "scheduler"): ("processes",),
 }
 
@@ -178,6 +183,11 @@ _CHOICES: Mapping[KeyPath, str] = {
     ): "valid, same, same_upper, same_lower, n, [y, x] or [top, left, bottom, right], from 0",
     ("compute", "workers"): "auto, or a whole number from 1 to 1024",
     ("compute", "tile"): "auto, n or [y, x]",
+    ("output", "driver"): "GTiff, COG or Zarr",
+    (
+        "output",
+        "overviews",
+    ): "average, nearest, bilinear, cubic, lanczos, mode, rms or none",
     ("output", "dtype"): f"one of {', '.join(OUTPUT_DTYPES)}",
     ("output", "predictor"): "auto, 1, 2 or 3",
     ("output", "nodata"): "a number, or nan",

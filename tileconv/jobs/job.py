@@ -16,11 +16,12 @@ from dask.system import CPU_COUNT
 from tileconv.convolution import Convolution
 from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
-from tileconv.jobs.config import JobConfig, KernelConfig, check_job
+from tileconv.jobs.config import JobConfig, KernelConfig, OutputConfig, check_job
 from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
 from tileconv.jobs.yaml import LARGEST_BYTES, Document, KeyPath, parse
 
 Scheduler = Literal["threads", "synchronous"]
+Driver = Literal["GTiff", "COG", "Zarr"]
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,16 @@ class Job:
     """Class codes of a band with a colour palette are taken as numbers."""
     dtype: np.dtype | None = None
     nodata: float | None = None
-    compress: str | None = "deflate"
+    driver: Driver = "GTiff"
+    overviews: str | None = None
+    compress: str | None = "zstd"
     predictor: int | None = None
     valid_fraction: bool = False
     level: int | None = None
     block: int | None = None
     quicklook: bool = False
+    report: bool = False
+    """Write `report_path`."""
     overwrite: bool = False
     scheduler: Scheduler = "threads"
     threads: int = 1
@@ -73,6 +78,11 @@ class Job:
     def quicklook_path(self) -> Path:
         """Where the picture goes: beside the output."""
         return self.target.with_name(f"{self.target.stem}_quicklook.png")
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report goes: beside the output."""
+        return self.target.with_name(f"{self.target.name}.json")
 
 
 def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequence[str] = ()) -> Job:
@@ -193,6 +203,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         raise located(("output", "path"), error) from None
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
+    if unfit := _unfit_for_driver(config.output):
+        raise located(("output", unfit[0]), ConfigError(unfit[1]))
     if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
         raise located(("input", "bands"), ConfigError("a band is given twice"))
     compute = config.compute
@@ -210,12 +222,15 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         palette=config.input.palette,
         dtype=dtype,
         nodata=config.output.nodata,
+        driver=config.output.driver,
+        overviews=config.output.overviews,
         compress=None if config.output.compress == "none" else config.output.compress,
         predictor=None if config.output.predictor == "auto" else config.output.predictor,
         level=config.output.level,
         valid_fraction=config.output.valid_fraction,
         block=config.output.blocksize,
         quicklook=config.output.quicklook,
+        report=config.output.report,
         overwrite=config.output.overwrite,
         scheduler=compute.scheduler,
         threads=1 if compute.scheduler == "synchronous" else _threads(compute.workers),
@@ -303,6 +318,18 @@ def _wrong_level(compress: str, level: int | None) -> str | None:
     return (
         f"{compress} has no level" if highest is None else f"{compress} has levels 1 to {highest}"
     )
+
+
+def _unfit_for_driver(output: OutputConfig) -> tuple[str, str] | None:
+    """Return (key, what is wrong) if a key does not go with the driver."""
+    driver = output.driver
+    if output.overviews is not None and driver != "COG":
+        return "overviews", f"go with driver COG; the driver is {driver}"
+    if driver == "Zarr" and output.compress == "lzw":
+        return "compress", "Zarr stores are compressed with deflate, zstd or none; got 'lzw'"
+    if driver == "Zarr" and output.predictor != "auto":
+        return "predictor", "Zarr has none: with zstd its bytes are shuffled instead; leave it out"
+    return None
 
 
 def _threads(workers: int | Literal["auto"]) -> int:

@@ -14,6 +14,7 @@ from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.metadata import output_metadata, what_is_lost
+from tileconv.planning.cost import WRITER_BYTES
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
 from tileconv.raster.metadata import Header, Wanted, check_file, read_header
@@ -71,6 +72,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             tile=job.tile,
             block=job.block,
             valid_fraction=job.valid_fraction,
+            writer_bytes=WRITER_BYTES[job.driver],
             transform=header.transform,
             source=str(job.source),
             target=str(job.target),
@@ -134,7 +136,8 @@ def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:
 def _details(job: Job, header: Header) -> dict[str, str]:
     codec = header.codec if header.codec == "uncompressed" else f"compressed with {header.codec}"
     compress = job.compress or "no compression"
-    details = {"codec": codec, "driver": f"GeoTIFF with {compress}"}
+    name = {"GTiff": "GeoTIFF"}.get(job.driver, job.driver)
+    details = {"codec": codec, "driver": f"{name} with {compress}"}
     if header.crs is not None:
         name = header.crs.to_string()
         details["crs"] = name if len(name) <= 60 else f"{name[:57]}..."
@@ -142,7 +145,7 @@ def _details(job: Job, header: Header) -> dict[str, str]:
 
 
 def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
-    """Return the GeoTIFF that ``plan`` writes."""
+    """Return what ``plan`` writes."""
     target = plan.numbers.target
     predictor = job.predictor or (3 if target.kind == "f" else 2)
     return OutputSpec(
@@ -152,7 +155,9 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         nodata=plan.numbers.fill,
         block=plan.choice.block,
         transform=plan.out_transform,
-        crs=storable_crs(header.crs),
+        crs=header.crs if job.driver == "Zarr" else storable_crs(header.crs),
+        driver=job.driver,
+        overviews=job.overviews or "average",
         compress=job.compress,
         predictor=predictor if job.compress else 1,
         level=job.level,

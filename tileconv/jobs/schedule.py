@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,12 @@ from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job
 from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
 from tileconv.jobs.report import Report
+from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
-from tileconv.raster.sink import GeoTIFFSink, check_target
+from tileconv.raster.formats import open_sink
+from tileconv.raster.gdal import environment
+from tileconv.raster.sink import Sink, check_target
 from tileconv.raster.source import RasterSource
 from tileconv.tile import Counts, Recipe, compute_tile
 
@@ -43,11 +47,14 @@ BATCH = 2048
 
 def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     """Run ``job``; its output is then complete and checked, or absent and an error raised."""
-    check_target(job.target, overwrite=job.overwrite)
+    check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
     if job.quicklook:
         quicklook.check_available()
         check_target(job.quicklook_path, overwrite=job.overwrite)
         check_distinct(job.source, job.quicklook_path, "the quicklook")
+    if job.report:
+        check_target(job.report_path, overwrite=job.overwrite)
+        check_distinct(job.source, job.report_path, "the report")
     header = read_source(job)
     plan = plan_header(job, header)
     started = time.perf_counter()
@@ -55,7 +62,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         header, plan.geometry, plan.tiles, plan.convolution.padding_mode, handles=plan.threads
     )
     picture = quicklook.Quicklook(plan) if job.quicklook else None
-    with source, GeoTIFFSink(output_spec(job, plan, header)) as sink:
+    with source, open_sink(output_spec(job, plan, header)) as sink:
         work = _Work(plan, source, sink, picture, progress)
         try:
             counts = _execute(work, job.scheduler)
@@ -70,7 +77,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
                 "give compute.memory_limit less than the machine has left"
             ) from error
         source.check_unchanged()
-        sink.commit()
+        bytes_written = sink.commit()
     warnings = [*plan.notes, *_warnings(plan, counts)]
     if picture is not None:
         try:
@@ -79,7 +86,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
             picture = None
             warnings.append(str(error))
     covered = plan.geometry.y.covered * plan.geometry.x.covered
-    return Report(
+    report = Report(
         source=str(job.source),
         target=str(job.target),
         out_shape=plan.out_shape,
@@ -88,12 +95,18 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         tiles=plan.tiles.count,
         blocks_decoded=source.blocks_decoded,
         pixels_covered=covered * plan.layout.read_bands,
-        bytes_written=job.target.stat().st_size,
+        bytes_written=bytes_written,
         missing=counts.missing,
         collisions=counts.collisions,
         quicklook=None if picture is None else str(job.quicklook_path),
         warnings=tuple(warnings),
     )
+    if job.report:
+        try:
+            write_sidecar(job.report_path, report)
+        except OutputError as error:  # the output itself is whole
+            report = replace(report, warnings=(*report.warnings, str(error)))
+    return report
 
 
 def _warnings(plan: Plan, counts: Counts) -> Iterator[str]:
@@ -112,28 +125,42 @@ class _Work:
         self,
         plan: Plan,
         source: RasterSource,
-        sink: GeoTIFFSink,
+        sink: Sink,
         picture: quicklook.Quicklook | None,
         progress: Progress | None,
     ) -> None:
         self.plan = plan
-        self.cancelled = threading.Event()
         self._source, self._sink, self._picture = source, sink, picture
         self._progress = progress
         self._recipe = Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
         self._tiles = iter(plan.tiles)
-        self._done = 0
+        self._read = self._done = 0
+        self._cancelled = False
         self._lock = threading.Lock()
 
     def next_tile(self) -> Counts:
         """Compute the next tile of the plan.
 
         A task is not bound to a tile: dask may run independent tasks in any
-        order, and only the plan's order lets shared blocks go soon.
+        order, and only the plan's order lets shared blocks go soon. Where there
+        is no tile left, it decodes for the others.
         """
-        with self._lock:
-            tile = next(self._tiles)
-        return Counts() if self.cancelled.is_set() else self.tile(tile)
+        with environment():
+            with self._lock:
+                tile = next(self._tiles, None)
+            if tile is None:
+                self._source.help_until(self._all_read)
+            elif not self._cancelled:
+                return self.tile(tile)
+            return Counts()
+
+    def cancel(self) -> None:
+        """Begin no more tiles."""
+        self._cancelled = True
+        self._source.wake()
+
+    def _all_read(self) -> bool:
+        return self._cancelled or self._read == self.plan.tiles.count
 
     def tile(self, tile: Tile) -> Counts:
         """Read the tile's window, compute every band, write."""
@@ -144,6 +171,10 @@ class _Work:
             read_axis(plan.geometry.x, *tile.x, mode, block[1]),
         )
         window = self._source.read(*reads, tile.column // plan.tiles.panel)
+        with self._lock:
+            self._read += 1
+        if self._all_read():
+            self._source.wake()
         output = buffers.zeros((plan.out_shape[0], *tile.shape), plan.numbers.target)
         convolved = output[:-1] if plan.valid_fraction else output
         share = output[-1] if plan.valid_fraction else None
@@ -170,16 +201,16 @@ def _execute(work: _Work, scheduler: str) -> Counts:
         try:
             return _in_batches(work, partial(dask.threaded.get, pool=pool))
         except BaseException:
-            work.cancelled.set()
+            work.cancel()
             raise
 
 
 def _in_batches(work: _Work, get: Callable[[dict[Any, Task], list[Any]], Any]) -> Counts:
-    """Hand dask one task per tile, at most BATCH at a time."""
+    """Hand dask one task per tile, at most BATCH at a time, and one for each thread that helps."""
     counts = Counts()
-    tiles = work.plan.tiles.count
-    for first in range(0, tiles, BATCH):
-        keys = [("tileconv-tile", i) for i in range(first, min(first + BATCH, tiles))]
+    tasks = work.plan.tiles.count + work.plan.threads - 1
+    for first in range(0, tasks, BATCH):
+        keys = [("tileconv-tile", i) for i in range(first, min(first + BATCH, tasks))]
         graph = {key: Task(key, work.next_tile) for key in keys}
         counts = counts.plus(*get(graph, keys))
     return counts

@@ -4,6 +4,7 @@ The model of a run's peak memory:
 
     base      the process with its libraries and compiled loops
     cache     GDAL's block cache, shared by reads and writes
+    writer    what the driver takes
     threads   times (window + the larger of: a read; copies, scratch and output)
     kept      storage blocks that the next tile row, or the next tile, uses again
 """
@@ -23,10 +24,14 @@ BASE_BYTES = 223 * MIB
 """A process that has imported everything and compiled its loops (206 to 229 MiB measured)."""
 GDAL_CACHE_BYTES = 64 * MIB
 """What the GDAL block cache is held to, once per process."""
+WRITER_BYTES = {"GTiff": 0, "COG": 104 * MIB, "Zarr": 12 * MIB}
+"""What a driver takes beside that: GDAL's copy and its overviews, zarr's code."""
 READ_BYTES = 8 * MIB
 """Decoded pixels of one read, if a single block is not larger."""
 WINDOW_BYTES = 32 * MIB
 """Input and output that a tile aims at: far more work than scheduling it, little memory."""
+WIDER = 3
+"""How much more that may be in strips: tiles as wide as the raster have no block in common."""
 SMALLEST_WINDOW_BYTES = 64 << 10
 """Where shrinking tiles ends."""
 BLOCK_SIZES = (512, 256, 128, 64)
@@ -54,6 +59,8 @@ class Work:
     """Most input and output planes that are computed together."""
     policy: bool = False
     """Fields with missing pixels are weighed: valid weights are summed beside the products."""
+    writer_bytes: int = 0
+    """What the driver takes beside tiles."""
     marks: bool = True
     """Windows may hold padding or missing pixels, and are then copied as floats."""
 
@@ -129,11 +136,14 @@ class Work:
     def peak_bytes(self, tiles: Tiles, threads: int) -> int:
         """Peak memory of a run."""
         busy = min(threads, tiles.count)
+        helping = threads - busy
         tile = (min(tiles.y.tile, tiles.y.total), min(tiles.x.tile, tiles.x.total))
         return (
             BASE_BYTES
             + self.cache_bytes()
+            + self.writer_bytes
             + busy * self.thread_bytes(tile)
+            + helping * self.read_bytes()
             + self.kept_bytes(tiles, busy)
         )
 
@@ -193,7 +203,7 @@ def _candidates(
 ) -> Iterator[Choice]:
     """Yield tiles from large to small, each in panels from one to as many as tile columns."""
     height, width = work.geometry.out_shape
-    budget = WINDOW_BYTES
+    budget = WINDOW_BYTES * (WIDER if _stored_in_strips(work) else 1)
     while True:
         size = block or _block_size(work, threads, tile, budget)
         shape = _grow(work, size, threads, budget) if tile is None else _round_up(tile, size)
@@ -225,7 +235,7 @@ def _block_size(work: Work, threads: int, tile: tuple[int, int] | None, budget: 
 def _grow(work: Work, block: int, threads: int, budget: int) -> tuple[int, int]:
     """Grow a tile from one output block, along the rows of blocks of the file first."""
     height, width = work.geometry.out_shape
-    strips = work.layout.block[1] >= work.layout.shape[1]
+    strips = _stored_in_strips(work)
     shape = [block, block]
     while True:
         wide = shape[1] < width and (strips or shape[1] <= shape[0] or shape[0] >= height)
@@ -239,6 +249,10 @@ def _grow(work: Work, block: int, threads: int, budget: int) -> tuple[int, int]:
             break
         shape = bigger
     return shape[0], shape[1]
+
+
+def _stored_in_strips(work: Work) -> bool:
+    return work.layout.block[1] >= work.layout.shape[1]
 
 
 def _round_up(tile: tuple[int, int], block: int) -> tuple[int, int]:

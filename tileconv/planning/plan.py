@@ -202,6 +202,7 @@ def make_plan(
     tile: tuple[int, int] | None = None,
     block: int | None = None,
     valid_fraction: bool = False,
+    writer_bytes: int = 0,
     **about: Any,
 ) -> Plan:
     """Plan the convolution of a raster.
@@ -214,6 +215,8 @@ def make_plan(
         Output tile (y, x) and side of an output block in pixels; chosen if None.
     valid_fraction
         Add a band with the valid share of each field.
+    writer_bytes
+        What the output's driver holds beside tiles.
     about
         The fields of `Plan` that describe files: transform, source, target, ...
     """
@@ -235,6 +238,7 @@ def make_plan(
         outputs=convolution.outputs(layout.read_bands) + valid_fraction,
         group=(len(groups[0].bands), len(groups[0].outputs)),
         policy=listed,
+        writer_bytes=writer_bytes,
         marks=bool(layout.marks)
         or numbers.nodata is not None
         or (listed and layout.dtype.kind == "f")

@@ -68,18 +68,33 @@ class Decoding:
         """A mask or an alpha band hides pixels."""
         return self.mask is not None or self.alpha is not None
 
-    def read(self, dataset: DatasetReader, window: Window) -> Pixels:
-        """Read a window; the marks are (1 or B, h, w), or None."""
+    def read(
+        self,
+        dataset: DatasetReader,
+        window: Window,
+        out: tuple[np.ndarray, np.ndarray | None] | None = None,
+    ) -> Pixels:
+        """Read a window, into ``out`` (bands, marks) if given. Marks are (1 or B, h, w) or None."""
         read = self._read_bands
-        values = buffers.zeros((len(read), int(window.height), int(window.width)), self.stored)
+        straight = out is not None and self.alpha is None and self.dtype == self.stored
+        if out is not None and straight:
+            values = out[0]  # no copy of what needs no change
+        else:
+            values = buffers.zeros((len(read), int(window.height), int(window.width)), self.stored)
         dataset.read(indexes=list(read), window=window, out=values)
         masked = self._read_mask(dataset, window)
         if self.alpha is not None:
             values, clear = values[:-1], values[-1:] == 0
             masked = clear if masked is None else masked | clear
-        if not self.nodata and not self.scales:
-            return Pixels(values, masked)
-        return self._convert(values, masked)
+        if self.nodata or self.scales:
+            values, masked = self._convert(values, masked)
+        if out is not None:
+            bands, marks = out
+            if not straight:
+                bands[...] = values
+            if marks is not None:
+                marks[...] = False if masked is None else masked
+        return Pixels(values, masked, (int(window.row_off), int(window.col_off)))
 
     @property
     def _read_bands(self) -> tuple[int, ...]:
@@ -93,7 +108,9 @@ class Decoding:
         chosen = self.bands if self.mask == "bands" else self.bands[:1]
         return dataset.read_masks(list(chosen), window=window) == 0
 
-    def _convert(self, values: np.ndarray, masked: np.ndarray | None) -> Pixels:
+    def _convert(
+        self, values: np.ndarray, masked: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Find nodata, then apply scale and offset; plane by plane, to hold little at a time."""
         pixels = values if self.dtype == self.stored else buffers.zeros(values.shape, self.dtype)
         if self.marks > 1 or (self.marks and masked is None):
@@ -114,7 +131,7 @@ class Decoding:
                 pixels[i][lost] = np.nan
             elif masked is not None:
                 masked[i] |= lost
-        return Pixels(pixels, masked)
+        return pixels, masked
 
     def parts(
         self, *, interleaved: bool

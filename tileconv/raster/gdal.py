@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import rasterio
-from rasterio._err import CPLE_BaseError
+from rasterio._err import CPLE_BaseError  # what GDAL's own errors come as, from a copy for one
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
@@ -26,9 +27,24 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
 
 
-def environment() -> rasterio.Env:
-    """Return the GDAL settings of a thread; tileconv never passes on any from a job."""
-    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def environment() -> Iterator[None]:
+    """Give the thread its GDAL settings; tileconv never passes on any from a job.
+
+    Inside itself it does nothing: entering rasterio's costs as much as reading a small block.
+    """
+    if getattr(_thread, "set_up", False):
+        yield
+        return
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
+        _thread.set_up = True
+        try:
+            yield
+        finally:
+            _thread.set_up = False
 
 
 def writing() -> rasterio.Env:

@@ -1,8 +1,8 @@
-"""Write a GeoTIFF that is complete and checked, or absent.
+"""Write an output that is complete and checked, or absent.
 
-Tiles go into a temporary file beside the output; once closed, its block table
-is checked, the file synced to disk and renamed. Nothing is ever at the output's
-path but a whole file, or what was there before.
+Tiles go into something temporary beside the output; once closed, it is checked,
+synced to disk and renamed. Nothing is ever at the output's path but a whole
+output, or what was there before.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import threading
+import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import rasterio
 from rasterio.transform import Affine
@@ -24,6 +27,7 @@ from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
 from tileconv.raster import gdal
 from tileconv.raster.carry import Metadata
+from tileconv.raster.durable import EarlySync, sync
 from tileconv.raster.structure import check_complete
 
 if TYPE_CHECKING:
@@ -38,14 +42,15 @@ if TYPE_CHECKING:
     from tileconv.planning.tiles import Tile
 
 
+Driver = Literal["GTiff", "COG", "Zarr"]
 LEVEL_OPTIONS = {"deflate": "ZLEVEL", "zstd": "ZSTD_LEVEL"}
 DEFAULT_LEVEL = 1
-"""Against deflate's own 6, half the time for 2 to 3 % more bytes: writing is what takes longest."""
+"""Higher ones save a few per cent of the bytes, and take two to ten times as long."""
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The GeoTIFF to write."""
+    """The file or store to write."""
 
     path: Path
     shape: tuple[int, int, int]
@@ -56,13 +61,16 @@ class OutputSpec:
     """Side of a block in pixels, a multiple of 16."""
     transform: Transform | None = None
     crs: CRS | None = None
-    compress: str | None = "deflate"
+    driver: Driver = "GTiff"
+    compress: str | None = "zstd"
     predictor: int = 1
     level: int | None = None
     metadata: Metadata = field(default_factory=Metadata)
     threads: int = 1
     """Threads that compress."""
     overwrite: bool = False
+    overviews: str = "average"
+    """How a COG's overviews are resampled, or none."""
 
     @property
     def blocks(self) -> int:
@@ -89,15 +97,8 @@ class OutputSpec:
         return options
 
 
-_abandoned: list[DatasetWriter] = []
-"""Files given up where memory ended: GDAL crashes when it closes one without room for its blocks.
-
-They are closed with the process, when they have no name any more.
-"""
-
-
-class GeoTIFFSink:
-    """A GeoTIFF being written by many threads, tile by tile.
+class Sink(ABC):
+    """An output being written by many threads, tile by tile.
 
     Leaving the ``with`` block without `commit` leaves nothing behind.
     """
@@ -106,31 +107,16 @@ class GeoTIFFSink:
         self.spec = spec
         self._lock = threading.Lock()
         self._temporary = _temporary(spec.path)
-        self._dataset: DatasetWriter | None = None
 
-    def __enter__(self) -> GeoTIFFSink:
+    def __enter__(self) -> Self:
         spec = self.spec
-        check_target(spec.path, overwrite=spec.overwrite)
+        self._check_target()
         try:
             spec.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 os.lstat(spec.path)  # a name too long fails now, not after the last tile
             remove_stale(spec.path)
-            with gdal.writing(), gdal.quietly():
-                self._dataset = rasterio.open(
-                    self._temporary,
-                    "w",
-                    driver="GTiff",
-                    count=spec.shape[0],
-                    height=spec.shape[1],
-                    width=spec.shape[2],
-                    dtype=spec.dtype,
-                    nodata=None if spec.nodata is None else spec.nodata.item(),
-                    crs=spec.crs,
-                    transform=None if spec.transform is None else Affine(*spec.transform),
-                    **spec.creation_options(),
-                )
-                spec.metadata.write(self._dataset)
+            self._create()
         except gdal.GDAL_ERRORS as error:
             self._discard()
             raise self._failed(error) from error
@@ -141,32 +127,131 @@ class GeoTIFFSink:
 
     def write(self, tile: Tile, pixels: np.ndarray) -> None:
         """Write the pixels (bands, rows, columns) of one tile: whole blocks, each one once."""
-        window = Window(tile.x[0], tile.y[0], pixels.shape[2], pixels.shape[1])
         try:
-            with self._lock, gdal.writing():
-                if self._dataset is None:
-                    raise OutputError(f"{self.spec.path}: writing had already ended")
-                self._dataset.write(pixels, window=window)
+            self._put(tile, pixels)
         except TileconvError:
             raise
         except gdal.GDAL_ERRORS as error:
             gdal.check_memory(error)
             raise self._failed(error) from error
 
-    def commit(self) -> None:
-        """Close, check, sync and rename: from here on the output is there."""
+    def commit(self) -> int:
+        """Close, check, sync and rename: from here on the output is there. Returns its bytes."""
         try:
-            self._close()
-            check_complete(self._temporary, self.spec.blocks)
-            _sync(self._temporary)
-            check_target(self.spec.path, overwrite=self.spec.overwrite)
-            os.replace(self._temporary, self.spec.path)
+            self._complete()
+            size = self._stored_bytes()
+            self._check_target()
+            self._rename()
             with contextlib.suppress(OSError):  # the output is there, whatever the folder says
-                _sync(self.spec.path.parent)
+                sync(self.spec.path.parent)
         except OutputExistsError:
             raise
         except gdal.GDAL_ERRORS as error:
             raise self._failed(error) from error
+        return size
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._discard()
+
+    @abstractmethod
+    def _create(self) -> None:
+        """Make what is temporary."""
+
+    @abstractmethod
+    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
+        """Write one tile."""
+
+    @abstractmethod
+    def _complete(self) -> None:
+        """Close, check and sync what is temporary; raise an error if it is not whole."""
+
+    @abstractmethod
+    def _discard(self) -> None:
+        """Let go of everything; what is temporary is gone afterwards."""
+
+    def _check_target(self) -> None:
+        spec = self.spec
+        check_target(spec.path, overwrite=spec.overwrite, store=spec.driver == "Zarr")
+
+    def _stored_bytes(self) -> int:
+        return self._temporary.stat().st_size
+
+    def _rename(self) -> None:
+        os.replace(self._temporary, self.spec.path)
+
+    def _remove(self) -> None:
+        """Remove what is temporary, and what GDAL put beside it."""
+        with contextlib.suppress(OSError):  # where there is no folder there is no file
+            for left in self._temporary.parent.iterdir():
+                if left.name.startswith(self._temporary.name):
+                    remove(left)
+
+    def _failed(self, error: BaseException) -> OutputError:
+        path = self.spec.path
+        free = ""
+        with contextlib.suppress(OSError):
+            stat = os.statvfs(path.parent)
+            free = f" ({size(stat.f_bavail * stat.f_frsize)} free there)"
+        return OutputError(
+            f"{path}: could not be written{free}: {gdal.cause(error)}; no output is left behind"
+        )
+
+
+_abandoned: list[DatasetWriter] = []
+"""Files given up where memory ended: GDAL crashes when it closes one without room for its blocks.
+
+They are closed with the process, when they have no name any more.
+"""
+
+
+class GeoTIFFSink(Sink):
+    """A GeoTIFF being written."""
+
+    def __init__(self, spec: OutputSpec) -> None:
+        super().__init__(spec)
+        self._dataset: DatasetWriter | None = None
+        self._sync: EarlySync | None = None
+
+    def _create(self) -> None:
+        spec = self.spec
+        with gdal.writing(), gdal.quietly():
+            self._dataset = rasterio.open(
+                self._temporary,
+                "w",
+                driver="GTiff",
+                count=spec.shape[0],
+                height=spec.shape[1],
+                width=spec.shape[2],
+                dtype=spec.dtype,
+                nodata=None if spec.nodata is None else spec.nodata.item(),
+                crs=spec.crs,
+                transform=None if spec.transform is None else Affine(*spec.transform),
+                **self._creation_options(),
+            )
+            self._sync = EarlySync(self._temporary)
+            spec.metadata.write(self._dataset)
+
+    def _creation_options(self) -> dict[str, Any]:
+        return self.spec.creation_options()
+
+    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
+        window = Window(tile.x[0], tile.y[0], pixels.shape[2], pixels.shape[1])
+        with self._lock, gdal.environment():
+            if self._dataset is None or self._sync is None:
+                raise OutputError(f"{self.spec.path}: writing had already ended")
+            self._dataset.write(pixels, window=window)
+            self._sync.look()
+
+    def _complete(self) -> None:
+        self._close()
+        check_complete(self._temporary, self.spec.blocks)
+        if self._sync is not None:
+            self._sync.finish()
 
     def __exit__(
         self,
@@ -190,28 +275,26 @@ class GeoTIFFSink:
             with contextlib.suppress(*gdal.GDAL_ERRORS):
                 self._close()
         finally:
-            with contextlib.suppress(OSError):  # where there is no folder there is no file
-                self._temporary.unlink()
-
-    def _failed(self, error: BaseException) -> OutputError:
-        path = self.spec.path
-        free = ""
-        with contextlib.suppress(OSError):
-            stat = os.statvfs(path.parent)
-            free = f" ({size(stat.f_bavail * stat.f_frsize)} free there)"
-        return OutputError(
-            f"{path}: could not be written{free}: {gdal.cause(error)}; no output is left behind"
-        )
+            if self._sync is not None:
+                self._sync.close()
+                self._sync = None
+            self._remove()
 
 
-def check_target(path: Path, *, overwrite: bool) -> None:
-    """Check that an output may be put at ``path``."""
-    if os.path.isdir(path):  # noqa: PTH112 - says no where Path.is_dir raises
+def check_target(path: Path, *, overwrite: bool, store: bool = False) -> None:
+    """Check that an output may be put at ``path``; ``store`` says that it is a Zarr store."""
+    folder = os.path.isdir(path)  # noqa: PTH112 - says no where Path.is_dir raises
+    if folder and not store:
         raise OutputExistsError(f"{path}: is a folder; give the output a file name")
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(
             f"{path}: exists already; choose another path, or set output.overwrite (--overwrite)"
         )
+    if store and os.path.lexists(path) and not (path / "zarr.json").exists():
+        kind = (
+            "a folder that is no Zarr store" if folder else "a file, and a Zarr store is a folder"
+        )
+        raise OutputExistsError(f"{path}: is {kind}, so it is not replaced; choose another path")
 
 
 def _temporary(path: Path) -> Path:
@@ -228,11 +311,24 @@ def _start(path: Path) -> str:
 def remove_stale(path: Path) -> None:
     """Remove what killed processes of this machine left of earlier writes of ``path``."""
     host = re.escape(socket.gethostname())
-    pattern = re.compile(rf"\.{re.escape(_start(path))}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp")
+    name = rf"\.{re.escape(_start(path))}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp"
+    pattern = re.compile(rf"{name}(\..*)?")  # GDAL adds endings of its own
     for left in path.parent.iterdir():
         match = pattern.fullmatch(left.name)
         if match and not _alive(int(match[1])):
-            left.unlink(missing_ok=True)
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    for _ in range(20):  # a thread that an interrupt has left behind may still write into it
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
+        time.sleep(0.05)
 
 
 def _alive(pid: int) -> bool:
@@ -243,11 +339,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +18,11 @@ from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
 from tileconv.raster import gdal
 from tileconv.raster.metadata import Header, Identity
+from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks
 from tileconv.raster.store import BlockStore, Key, Pixels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from rasterio.io import DatasetReader
@@ -31,18 +33,15 @@ if TYPE_CHECKING:
     from tileconv.planning.tiles import Tiles
 
 
-@dataclass(frozen=True, slots=True)
-class _Rectangle:
-    """Neighbouring blocks that one read decodes: half-open block rows and columns."""
+@dataclass(eq=False)
+class _Request:
+    """A window that is being filled by one thread or many."""
 
-    rows: tuple[int, int]
-    columns: tuple[int, int]
-
-    @property
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        for row in range(*self.rows):
-            for column in range(*self.columns):
-                yield row, column
+    frame: Frame
+    panel: int
+    left: list[Rectangle] = field(default_factory=list)
+    """What is not there yet."""
+    error: BaseException | None = None
 
 
 class RasterSource:
@@ -135,20 +134,52 @@ class RasterSource:
             for column in columns.blocks(layout.block[1]).tolist()
         ]
         decode, take = self._store.claim(wanted)
+        request = _Request(Frame(rows, columns, window), panel)
         try:
-            for rectangle in self._rectangles(decode):
-                pixels = self._decode(rectangle)
-                _place(pixels, self._corner(rectangle), rows, columns, window)
-                self._share(rectangle, pixels, panel)
+            request.left = list(join_blocks(decode, self._most))
+            self._store.deal([partial(self._fill, request, r) for r in request.left.copy()])
+            self._store.work_until(lambda: not request.left)
+            if request.error is not None:
+                raise request.error
         except BaseException as error:
-            self._store.fail(decode, error)
+            self._store.fail([key for key, _ in decode], error)
             raise
-        for key in take:
-            corner = (key.row * layout.block[0], key.column * layout.block[1])
-            _place(self._store.take(key), corner, rows, columns, window)
+        for pixels in self._store.take(take):
+            request.frame.place(pixels)
         if window.masked is None:
             return window
         return Pixels(window.bands, np.broadcast_to(window.masked, window.bands.shape))
+
+    def help_until(self, done: Callable[[], bool]) -> None:
+        """Decode for the tiles of other threads until ``done``, which `wake` makes it look at."""
+        self._store.work_until(done)
+
+    def wake(self) -> None:
+        """Let threads that help look again whether they are done."""
+        self._store.wake()
+
+    def _fill(self, request: _Request, rectangle: Rectangle) -> None:
+        """Decode a rectangle into the window of a request, and into the store if it is shared."""
+        try:
+            if request.error is None:
+                self._decode_for(request, rectangle)
+        except BaseException as error:  # the thread that asked for the window raises it
+            request.error = error
+        request.left.remove(rectangle)
+
+    def _decode_for(self, request: _Request, rectangle: Rectangle) -> None:
+        layout = self.header.layout
+        whole = rectangle.extent(layout.block, layout.shape)
+        if rectangle.uses > 1:
+            pixels = self._decode(rectangle, whole)
+            self._store.put(rectangle.keys(request.panel), pixels)
+            request.frame.place(pixels)
+            return
+        extent = request.frame.needed(whole)
+        part = request.frame.part(extent)
+        pixels = self._decode(rectangle, extent, part)
+        if part is None:
+            request.frame.place(pixels)
 
     def _panel_uses(self, panel: int) -> np.ndarray:
         """Return how many tile columns of a panel touch each block column."""
@@ -164,64 +195,44 @@ class RasterSource:
                 self._uses_x.pop(panel - 3, None)  # no thread is that far behind
             return self._uses_x[panel]
 
-    def _rectangles(self, keys: list[Key]) -> Iterator[_Rectangle]:
-        """Join blocks to decode into rectangles of at most READ_BYTES, or one block."""
+    @property
+    def _most(self) -> int:
+        """Blocks of one read: READ_BYTES of them, at least one."""
         layout = self.header.layout
-        most = max(1, READ_BYTES // (layout.block[0] * layout.block[1] * layout.read_pixel_bytes))
-        waiting: list[_Rectangle] = []
-        for run in _runs(keys, most):
-            if waiting:
-                last = waiting[-1]
-                rows = last.rows[0], run.rows[1]
-                fits = (rows[1] - rows[0]) * (run.columns[1] - run.columns[0]) <= most
-                if last.columns == run.columns and last.rows[1] == run.rows[0] and fits:
-                    waiting[-1] = _Rectangle(rows, run.columns)
-                    continue
-                yield waiting.pop()
-            waiting.append(run)
-        yield from waiting
+        return max(1, READ_BYTES // (layout.block[0] * layout.block[1] * layout.read_pixel_bytes))
 
-    def _corner(self, rectangle: _Rectangle) -> tuple[int, int]:
-        block = self.header.layout.block
-        return rectangle.rows[0] * block[0], rectangle.columns[0] * block[1]
-
-    def _decode(self, rectangle: _Rectangle) -> Pixels:
-        """Read a rectangle of whole blocks; an error names the block that cannot be decoded."""
+    def _decode(self, rectangle: Rectangle, extent: Extent, out: Part | None = None) -> Pixels:
+        """Read a part of a rectangle of blocks; an error names the block that cannot be decoded."""
         try:
-            with gdal.environment():
-                return self.header.decoding.read(self._dataset(), self._where(rectangle))
+            return self._read(extent, out)
         except gdal.GDAL_ERRORS as error:
             gdal.check_memory(error)
             raise self._damaged(rectangle, error) from error
 
-    def _where(self, rectangle: _Rectangle) -> Window:
-        top, left, bottom, right = self._extent(rectangle)
-        return Window(left, top, right - left, bottom - top)
+    def _read(self, extent: Extent, out: Part | None = None) -> Pixels:
+        """Read pixels, into ``out`` (bands, masked) if it is given."""
+        with gdal.environment():
+            return self.header.decoding.read(self._dataset(), _window(extent), out)
 
-    def _extent(self, rectangle: _Rectangle) -> tuple[int, int, int, int]:
-        """Return (top, left, bottom, right) in pixels, half-open."""
-        layout = self.header.layout
-        top, left = self._corner(rectangle)
-        bottom = min(rectangle.rows[1] * layout.block[0], layout.shape[0])
-        right = min(rectangle.columns[1] * layout.block[1], layout.shape[1])
-        return top, left, bottom, right
-
-    def _damaged(self, rectangle: _Rectangle, error: BaseException) -> InputError:
+    def _damaged(self, rectangle: Rectangle, error: BaseException) -> InputError:
         """Find the block, and the band, that cannot be decoded."""
         header = self.header
-        for row, column in rectangle.blocks:
-            block = _Rectangle((row, row + 1), (column, column + 1))
-            for part, read in header.decoding.parts(interleaved=header.layout.interleaved):
+        layout = header.layout
+        for row, column in rectangle:
+            block = Rectangle((row, row + 1), (column, column + 1))
+            where = _window(block.extent(layout.block, layout.shape))
+            for part, read in header.decoding.parts(interleaved=layout.interleaved):
                 try:
                     with gdal.environment():
-                        read(self._dataset(), self._where(block))
+                        read(self._dataset(), where)
                 except gdal.GDAL_ERRORS as exact:
                     gdal.check_memory(exact)
                     return self._told(block, part, exact)
         return self._told(rectangle, "some band", error)
 
-    def _told(self, rectangle: _Rectangle, part: str, error: BaseException) -> InputError:
-        top, left, bottom, right = self._extent(rectangle)
+    def _told(self, rectangle: Rectangle, part: str, error: BaseException) -> InputError:
+        layout = self.header.layout
+        top, left, bottom, right = rectangle.extent(layout.block, layout.shape)
         block = f"block ({rectangle.rows[0]}, {rectangle.columns[0]}) of {part}"
         where = f"rows {top} to {bottom - 1}, columns {left} to {right - 1}"
         return InputError(
@@ -238,20 +249,6 @@ class RasterSource:
             self._local.handle = handle
         return handle
 
-    def _share(self, rectangle: _Rectangle, pixels: Pixels, panel: int) -> None:
-        """Hand blocks that other tiles use to the store, copied: a view would hold it all."""
-        height, width = self.header.layout.block
-        for row, column in rectangle.blocks:
-            key = Key(panel, row, column)
-            if not self._store.shares(key):
-                continue
-            y = slice((row - rectangle.rows[0]) * height, (row - rectangle.rows[0] + 1) * height)
-            x = slice(
-                (column - rectangle.columns[0]) * width, (column - rectangle.columns[0] + 1) * width
-            )
-            masked = None if pixels.masked is None else pixels.masked[:, y, x].copy()
-            self._store.put(key, Pixels(buffers.copy(pixels.bands[:, y, x]), masked))
-
 
 def _uses_of(
     geometry: Geometry, tiles: AxisTiles, columns: range, block: int, mode: PaddingMode
@@ -263,38 +260,6 @@ def _uses_of(
     return uses
 
 
-def _runs(keys: list[Key], most: int) -> Iterator[_Rectangle]:
-    """Join neighbours within a block row, at most ``most`` of them; ``keys`` are row by row."""
-    start = 0
-    for i in range(1, len(keys) + 1):
-        first = keys[start]
-        if (
-            i < len(keys)
-            and keys[i].row == first.row
-            and keys[i].column == keys[i - 1].column + 1
-            and i - start < most
-        ):
-            continue
-        yield _Rectangle((first.row, first.row + 1), (first.column, keys[i - 1].column + 1))
-        start = i
-
-
-def _place(
-    pixels: Pixels, corner: tuple[int, int], rows: AxisRead, columns: AxisRead, window: Pixels
-) -> None:
-    """Copy what a window needs of the pixels of a rectangle whose first pixel is ``corner``."""
-    height, width = pixels.bands.shape[1:]
-    to_y, from_y = rows.places(corner[0], corner[0] + height)
-    to_x, from_x = columns.places(corner[1], corner[1] + width)
-    for source, target in zip(pixels, window, strict=True):
-        if source is None or target is None:
-            continue
-        picked = source[:, from_y][:, :, from_x]
-        if isinstance(to_y, slice) and isinstance(to_x, slice):
-            target[:, to_y, to_x] = picked
-        else:
-            target[np.ix_(np.arange(picked.shape[0]), _indices(to_y), _indices(to_x))] = picked
-
-
-def _indices(places: slice | np.ndarray) -> np.ndarray:
-    return np.arange(places.start, places.stop) if isinstance(places, slice) else places
+def _window(extent: Extent) -> Window:
+    top, left, bottom, right = extent
+    return Window(left, top, right - left, bottom - top)

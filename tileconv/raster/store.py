@@ -1,17 +1,20 @@
 """Decoded blocks, shared between tiles and threads until the last tile has used them.
 
-The plan says how many tiles touch each block. A block is decoded by the first
-tile that needs it; others wait for it or find it; the last one lets go of it.
+The plan says how many tiles touch each block. A block is decoded for the first
+tile that needs it; the last one lets go of it. Decoding is dealt out in small
+pieces that any thread takes: whoever waits for a block decodes another one
+meanwhile, so that all cores decode even if there is only one tile.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
 
@@ -31,27 +34,34 @@ class Pixels(NamedTuple):
     """(B, h, w)."""
     masked: np.ndarray | None
     """(1, h, w) or (B, h, w) boolean, True where a pixel is hidden."""
+    corner: tuple[int, int] = (0, 0)
+    """Row and column of the first pixel in the raster."""
 
 
 @dataclass(slots=True)
 class _Entry:
     uses: int
     pixels: Pixels | None = None
-    """None while a thread is decoding."""
+    """The rectangle that the block is a part of; None until it is decoded."""
     error: BaseException | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.pixels is not None or self.error is not None
 
 
 @dataclass
 class BlockStore:
-    """Blocks that more than one tile uses."""
+    """Blocks that more than one tile uses, and decodings that wait for a thread."""
 
     decoded: int = 0
     """Blocks decoded so far."""
     _entries: dict[Key, _Entry] = field(default_factory=dict)
+    _waiting: deque[Callable[[], None]] = field(default_factory=deque)
     _changed: Condition = field(default_factory=Condition)
 
-    def claim(self, wanted: Iterable[tuple[Key, int]]) -> tuple[list[Key], list[Key]]:
-        """Split ``wanted`` (key, number of tiles that use it) into (to decode here, to take).
+    def claim(self, wanted: Iterable[tuple[Key, int]]) -> tuple[list[tuple[Key, int]], list[Key]]:
+        """Split ``wanted`` (key, number of tiles that use it) into (to decode, to take).
 
         What is to be decoded must be handed in with `put` or `fail`: others may wait for it.
         """
@@ -61,21 +71,18 @@ class BlockStore:
                 if key in self._entries:
                     take.append(key)
                     continue
-                decode.append(key)
+                decode.append((key, uses))
                 self.decoded += 1
                 if uses > 1:
                     self._entries[key] = _Entry(uses)
         return decode, take
 
-    def shares(self, key: Key) -> bool:
-        """Say whether another tile will use a block that this thread decodes."""
-        return key in self._entries
-
-    def put(self, key: Key, pixels: Pixels) -> None:
-        """Hand in a decoded block, already used once by the tile that decoded it."""
+    def put(self, keys: Iterable[Key], pixels: Pixels) -> None:
+        """Hand in a decoded rectangle of blocks, once used by the tile that it was decoded for."""
         with self._changed:
-            self._entries[key].pixels = pixels
-            self._use(key)
+            for key in keys:
+                self._entries[key].pixels = pixels
+                self._use(key)
             self._changed.notify_all()
 
     def fail(self, keys: Iterable[Key], error: BaseException) -> None:
@@ -87,16 +94,44 @@ class BlockStore:
                     entry.error = error
             self._changed.notify_all()
 
-    def take(self, key: Key) -> Pixels:
-        """Return a block that another thread decodes or has decoded, waiting for it."""
+    def take(self, keys: list[Key]) -> list[Pixels]:
+        """Return the rectangles that hold some blocks, each one once, when all are decoded."""
+        entries = [self._entries[key] for key in keys]
+        self.work_until(lambda: all(entry.settled for entry in entries))
+        rectangles: dict[int, Pixels] = {}
         with self._changed:
-            entry = self._entries[key]
-            while entry.pixels is None:
-                if entry.error is not None:
+            for key, entry in zip(keys, entries, strict=True):
+                if entry.pixels is None:
+                    assert entry.error is not None
                     raise entry.error
-                self._changed.wait()
-            self._use(key)
-            return entry.pixels
+                rectangles[id(entry.pixels.bands)] = entry.pixels
+                self._use(key)
+        return list(rectangles.values())
+
+    def deal(self, tasks: Iterable[Callable[[], None]]) -> None:
+        """Put decodings into the queue. A task must not raise, nor wait for another."""
+        with self._changed:
+            self._waiting.extend(tasks)
+            self._changed.notify_all()
+
+    def work_until(self, done: Callable[[], bool]) -> None:
+        """Decode what waits in the queue until ``done``; sleep where there is nothing to do."""
+        while True:
+            with self._changed:
+                while not done():
+                    if self._waiting:
+                        task = self._waiting.popleft()
+                        break
+                    self._changed.wait()
+                else:
+                    return
+            task()
+            self.wake()
+
+    def wake(self) -> None:
+        """Let all threads that sleep look again whether they are done."""
+        with self._changed:
+            self._changed.notify_all()
 
     def _use(self, key: Key) -> None:
         entry = self._entries[key]

@@ -71,6 +71,30 @@ def check_complete(path: Path, blocks: int) -> None:
         )
 
 
+def check_pages(path: Path, shape: tuple[int, int, int]) -> None:
+    """Check that every block of a COG, those of its overviews too, lies inside the file.
+
+    Raises `OutputError`, which says how many do not.
+    """
+    length = path.stat().st_size
+    bad = total = 0
+    try:
+        with _open(path) as tiff:
+            first = tiff.pages.first
+            found = (first.samplesperpixel, first.imagelength, first.imagewidth)
+            for page in tiff.pages:
+                offsets = np.asarray(page.dataoffsets, dtype=np.int64)
+                counts = np.asarray(page.databytecounts, dtype=np.int64)
+                total += offsets.size
+                bad += int(((offsets <= 0) | (counts <= 0) | (offsets + counts > length)).sum())
+    except Exception as error:
+        raise OutputError(f"the file that was written cannot be read back: {error}") from error
+    if found != shape:
+        raise OutputError(f"{shape} was written, but the file says {found}")
+    if bad or not total:
+        raise OutputError(f"{bad} of {total} blocks did not reach the disk ({length} bytes did)")
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF without tifffile's log: a damaged file gets one message, ours."""

@@ -1,0 +1,128 @@
+"""Plain reads for `tileconv verify`: no plan, no tiles, no store of blocks."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+from tileconv.errors import InputError, TileconvError
+from tileconv.raster import gdal
+from tileconv.raster.structure import check_complete, check_pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tileconv.raster.metadata import Header
+    from tileconv.raster.sink import OutputSpec
+
+
+def read_pixels(
+    header: Header, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the bands of a raster at ``rows`` and ``columns``, in any order, repeated or not.
+
+    With them, where a mask, an alpha band or a band's own nodata hides a pixel:
+    (1 or bands, rows, columns), None if the file has no such thing.
+    """
+    ys, at_y = np.unique(rows, return_inverse=True)
+    xs, at_x = np.unique(columns, return_inverse=True)
+    with _errors(header.path), gdal.environment(), gdal.open_dataset(header.path) as dataset:
+        read = [
+            [
+                header.decoding.read(dataset, Window(left, top, right - left, bottom - top))
+                for left, right in _runs(xs)
+            ]
+            for top, bottom in _runs(ys)
+        ]
+
+    def gather(parts: list[list[np.ndarray]]) -> np.ndarray:
+        whole = np.concatenate([np.concatenate(row, axis=2) for row in parts], axis=1)
+        return whole[:, at_y][:, :, at_x]
+
+    bands = gather([[part.bands for part in row] for row in read])
+    marks = [[part.masked for part in row if part.masked is not None] for row in read]
+    return bands, gather(marks) if marks[0] else None
+
+
+def _runs(numbers: np.ndarray) -> list[tuple[int, int]]:
+    """Return half-open ranges of consecutive numbers."""
+    cuts = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), numbers.size]
+    return [(int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in pairwise(cuts)]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A finished output, as any reader sees it."""
+
+    spec: OutputSpec
+
+    def faults(self) -> list[str]:
+        """Say what of structure, grid and dtype is not as the job would write it."""
+        spec, wrong = self.spec, []
+        try:
+            if spec.driver == "Zarr":
+                from tileconv.raster.zarr_store import check_store  # noqa: PLC0415 - an extra
+
+                check_store(spec.path, spec)
+                return []
+            with gdal.environment(), gdal.open_dataset(spec.path) as dataset:
+                found = {
+                    "shape": (dataset.count, dataset.height, dataset.width),
+                    "dtype": dataset.dtypes[0],
+                    "transform": tuple(dataset.transform)[:6],
+                    "CRS": dataset.crs,
+                    "nodata": str(dataset.nodata),
+                }
+            identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+            nodata = None if spec.nodata is None else float(spec.nodata)
+            expected = {
+                "shape": spec.shape,
+                "dtype": spec.dtype.name,
+                "transform": tuple(spec.transform or identity),
+                "CRS": spec.crs,
+                "nodata": str(nodata),
+            }
+            wrong = [
+                f"its {key} is {found[key]}, and the job gives {value}"
+                for key, value in expected.items()
+                if found[key] != value
+            ]
+            if not wrong and spec.driver == "COG":
+                check_pages(spec.path, spec.shape)
+            elif not wrong:
+                check_complete(spec.path, spec.blocks)
+        except TileconvError as error:
+            wrong.append(str(error))
+        except gdal.GDAL_ERRORS as error:
+            wrong.append(f"it cannot be read: {gdal.cause(error)}")
+        return wrong
+
+    def read(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+        """Return the pixels (bands, rows, columns) of half-open ranges."""
+        if self.spec.driver == "Zarr":
+            from tileconv.raster.zarr_store import read_store  # noqa: PLC0415 - an extra
+
+            return read_store(self.spec.path, rows, columns)
+        window = Window(columns[0], rows[0], columns[1] - columns[0], rows[1] - rows[0])
+        with (
+            _errors(self.spec.path),
+            gdal.environment(),
+            rasterio.open(self.spec.path, driver="GTiff", sharing=False) as dataset,
+        ):
+            return dataset.read(window=window)
+
+
+@contextlib.contextmanager
+def _errors(path: object) -> Iterator[None]:
+    try:
+        yield
+    except gdal.GDAL_ERRORS as error:
+        if isinstance(error, TileconvError):
+            raise
+        raise InputError(f"{path}: cannot be read: {gdal.cause(error)}") from error

@@ -1,0 +1,257 @@
+"""Zarr v3 stores that xarray and rioxarray open with grid, nodata and band names.
+
+The store is written beside the target, chunk by chunk, by all threads. Every
+chunk carries a CRC-32C of its bytes; once all tiles are there, each chunk is
+read back and compared with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import os
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tileconv.errors import ConfigError, OutputError
+from tileconv.raster.durable import sync
+from tileconv.raster.sink import DEFAULT_LEVEL, OutputSpec, Sink
+
+try:
+    import google_crc32c
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
+except ImportError as error:
+    raise ConfigError(
+        "output.driver: Zarr needs the package zarr: pip install 'tileconv[zarr]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from tileconv.planning.tiles import Tile
+    from tileconv.raster.carry import Metadata
+
+VARIABLE = "band_data"
+"""What rioxarray calls the pixels of a raster."""
+_Coordinate = tuple[str, np.ndarray, dict[str, Any]]
+_EXCHANGE = 2
+_HERE = -100
+"""RENAME_EXCHANGE and AT_FDCWD of Linux's renameat2."""
+
+
+class ZarrSink(Sink):
+    """A Zarr store being written: one chunk for each block of each band."""
+
+    def __init__(self, spec: OutputSpec) -> None:
+        super().__init__(spec)
+        self._array: zarr.Array[Any] | None = None
+
+    def _create(self) -> None:
+        spec = self.spec
+        block = spec.block
+        root = zarr.create_group(
+            self._temporary, zarr_format=3, attributes=_root_attributes(spec.metadata)
+        )
+        fill = np.zeros((), spec.dtype)[()] if spec.nodata is None else spec.nodata
+        self._array = root.create_array(
+            VARIABLE,
+            shape=spec.shape,
+            chunks=(1, block, block),
+            dtype=spec.dtype,
+            compressors=_codecs(spec),
+            filters=None,
+            fill_value=fill,
+            attributes=_attributes(spec),
+            dimension_names=("band", "y", "x"),
+            config={"write_empty_chunks": True},  # a chunk that is not there did not reach the disk
+        )
+        for name, values, attributes in _coordinates(spec):
+            dims = () if values.ndim == 0 else (name,)
+            made = root.create_array(
+                name,
+                shape=values.shape,
+                dtype=values.dtype,
+                compressors=None,
+                attributes=attributes,
+                dimension_names=dims,
+                config={"write_empty_chunks": True},
+            )
+            made[...] = values
+        with warnings.catch_warnings():  # not in the standard yet; xarray warns where it is missing
+            warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
+            zarr.consolidate_metadata(self._temporary, zarr_format=3)
+
+    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
+        if self._array is None:
+            raise OutputError(f"{self.spec.path}: writing had already ended")
+        # One chunk a call: where zarr writes many and one fails, it goes on with the others behind
+        # our back, even into a folder that is being removed.
+        side = self.spec.block
+        for band, y, x in product(
+            range(pixels.shape[0]), range(*tile.y, side), range(*tile.x, side)
+        ):
+            part = pixels[band, y - tile.y[0] :, x - tile.x[0] :][:side, :side]
+            self._array[band, y : y + part.shape[0], x : x + part.shape[1]] = part
+
+    def _complete(self) -> None:
+        self._array = None
+        os.sync()  # all at once: the syncs below then find nothing left to do
+        _check_chunks(self._temporary, self.spec)
+        for place, _, files in os.walk(self._temporary):
+            if "zarr.json" in files:
+                sync(Path(place, "zarr.json"))
+            sync(Path(place))
+
+    def _stored_bytes(self) -> int:
+        return sum(
+            os.stat(os.path.join(folder, name)).st_size  # noqa: PTH118 - a Path each is slow
+            for folder, _, files in os.walk(self._temporary)
+            for name in files
+        )
+
+    def _rename(self) -> None:
+        """Put the store in place; where an old one lies, the two change places at once."""
+        target = self.spec.path
+        if not os.path.isdir(target):  # noqa: PTH112
+            os.replace(self._temporary, target)
+        elif not _exchange(self._temporary, target):
+            # Not on this system: for a moment neither is there, and the old one has our name.
+            aside = self._temporary.with_name(f"{self._temporary.name}.old")
+            os.rename(target, aside)  # noqa: PTH104
+            os.rename(self._temporary, target)  # noqa: PTH104
+
+    def _discard(self) -> None:
+        self._array = None
+        self._remove()
+
+
+def _codecs(spec: OutputSpec) -> tuple[Any, ...]:
+    """Return how chunks are compressed, and their checksum."""
+    level = spec.level or DEFAULT_LEVEL
+    if spec.compress is None:
+        return (Crc32cCodec(),)
+    if spec.compress == "deflate":
+        return GzipCodec(level=level), Crc32cCodec()
+    shuffle: Literal["shuffle", "noshuffle"] = "shuffle" if spec.dtype.itemsize > 1 else "noshuffle"
+    blosc = BloscCodec(cname="zstd", clevel=min(level, 9), shuffle=shuffle)
+    return blosc, Crc32cCodec()
+
+
+def _attributes(spec: OutputSpec) -> dict[str, Any]:
+    """Return what CF and rioxarray look for beside the pixels."""
+    attributes: dict[str, Any] = {"grid_mapping": "spatial_ref", "coordinates": "spatial_ref"}
+    if spec.nodata is not None:
+        attributes["_FillValue"] = _fill_value(spec.nodata)
+    bands = spec.metadata.bands
+    if any(band.description for band in bands):
+        names = [band.description or f"band {i}" for i, band in enumerate(bands, 1)]
+        attributes["long_name"] = names[0] if len(names) == 1 else names
+    said = {(band.unit, band.scale, band.offset) for band in bands}
+    if len(said) == 1:  # CF has one of each for all bands of an array
+        unit, scale, offset = said.pop()
+        attributes |= {"units": unit} if unit else {}
+        if (scale, offset) != (1.0, 0.0):
+            attributes |= {"scale_factor": scale, "add_offset": offset}
+    return attributes
+
+
+def _root_attributes(metadata: Metadata) -> dict[str, Any]:
+    """Return tags: those of a domain as an object of its name."""
+    attributes: dict[str, Any] = {"Conventions": "CF-1.11", **metadata.tags.get("", {})}
+    return attributes | {name: dict(tags) for name, tags in metadata.tags.items() if name and tags}
+
+
+def _fill_value(value: np.generic) -> int | str:
+    """Return a fill value as xarray writes it for Zarr v3: JSON has no NaN."""
+    if value.dtype.kind != "f":
+        return int(value)
+    return base64.standard_b64encode(struct.pack("<d", float(value))).decode()
+
+
+def _coordinates(spec: OutputSpec) -> list[_Coordinate]:
+    """Return (name, values, attributes) of the coordinates: pixel centres, band numbers, grid."""
+    bands, rows, columns = spec.shape
+    grid: dict[str, Any] = {}
+    if spec.crs is not None:
+        grid["crs_wkt"] = grid["spatial_ref"] = spec.crs.to_wkt()
+    found: list[_Coordinate] = [("band", np.arange(1, bands + 1), {})]
+    if spec.transform is not None:
+        a, b, c, d, e, f = spec.transform
+        grid["GeoTransform"] = " ".join(map(repr, (c, a, b, f, d, e)))
+        if b == d == 0:  # a rotated grid has no coordinates along one axis
+            y, x = f + e * (np.arange(rows) + 0.5), c + a * (np.arange(columns) + 0.5)
+            geographic = spec.crs is not None and spec.crs.is_geographic
+            found += [("y", y, _axis("y", geographic)), ("x", x, _axis("x", geographic))]
+    return [*found, ("spatial_ref", np.zeros((), np.int64), grid)]
+
+
+def _axis(name: str, geographic: bool) -> dict[str, str]:
+    """Return CF's attributes of a coordinate."""
+    if not geographic:
+        return {"axis": name.upper(), "standard_name": f"projection_{name}_coordinate"}
+    word, way = ("latitude", "north") if name == "y" else ("longitude", "east")
+    return {"axis": name.upper(), "standard_name": word, "units": f"degrees_{way}"}
+
+
+def check_store(path: Path, spec: OutputSpec) -> None:
+    """Check that a finished store is what ``spec`` says, chunk by chunk."""
+    array = _open_array(path)
+    found, wanted = (array.shape, array.dtype), (spec.shape, spec.dtype)
+    if found != wanted:
+        raise OutputError(f"it holds {found[0]} of {found[1]}, not {wanted[0]} of {wanted[1]}")
+    if array.chunks != (1, spec.block, spec.block):
+        raise OutputError(f"its chunks are {array.chunks}, not (1, {spec.block}, {spec.block})")
+    expected = _attributes(spec)
+    if dict(array.attrs) != expected:
+        raise OutputError(f"its attributes are {dict(array.attrs)}, not {expected}")
+    _check_chunks(path, spec)
+
+
+def read_store(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """Return the pixels (bands, rows, columns) of half-open ranges of a finished store."""
+    return np.asarray(_open_array(path)[:, slice(*rows), slice(*columns)])
+
+
+def _open_array(path: Path) -> zarr.Array[Any]:
+    array = zarr.open_group(path, mode="r")[VARIABLE]
+    if not isinstance(array, zarr.Array):
+        raise OutputError(f"{path}: {VARIABLE} is not an array")
+    return array
+
+
+def _check_chunks(store: Path, spec: OutputSpec) -> None:
+    bands, rows, columns = spec.shape
+    across, down = -(-columns // spec.block), -(-rows // spec.block)
+    with ThreadPoolExecutor(spec.threads) as pool:
+        for band, row in product(range(bands), range(down)):  # a store of millions has no list
+            folder = store / VARIABLE / "c" / str(band) / str(row)
+            list(pool.map(_check_chunk, (folder / str(i) for i in range(across))))
+
+
+def _check_chunk(path: Path) -> None:
+    """Sync a chunk, and compare the checksum at its end with its bytes as they are now."""
+    try:
+        with path.open("rb") as file:
+            stored = file.read()
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        raise OutputError(f"chunk {path.name} of {path.parent} did not reach the disk") from None
+    body, end = stored[:-4], stored[-4:]
+    if len(end) < 4 or google_crc32c.value(body) != int.from_bytes(end, "little"):
+        raise OutputError(f"chunk {path}: its checksum is not that of what was written")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; say whether the system can."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        names = os.fsencode(one), os.fsencode(other)
+        done: int = libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE)
+        return done == 0
+    return False
