@@ -41,7 +41,7 @@ KNOWS = {  # outside libraries, and the only places that may know them
     "numba": {"engine"},
     "llvmlite": {"engine"},
     "click": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "jobs"},
     "psutil": {"jobs"},
     "PIL": {"jobs"},
     "xarray": {"arrays", "xarray"},

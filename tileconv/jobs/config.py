@@ -70,8 +70,8 @@ class _Section(BaseModel):
 class InputConfig(_Section):
     """What is read."""
 
-    path: str
-    """A GeoTIFF; relative to the YAML file."""
+    path: str | Annotated[list[str], Field(min_length=1)]
+    """A GeoTIFF, a list or a glob of them; relative to the YAML file."""
     bands: list[Count] | None = Field(default=None, min_length=1)
     """1-based; default all but an alpha band."""
     mask: Literal["auto", "none"] = "auto"
@@ -131,7 +131,7 @@ class ComputeConfig(_Section):
 
 
 class JobConfig(_Section):
-    """One raster in, one raster out. Every key of the YAML file is a field here."""
+    """Each raster in gives one out. Every key of the YAML file is a field here."""
 
     input: InputConfig
     kernel: KernelConfig
@@ -192,6 +192,7 @@ _CHOICES: Mapping[KeyPath, str] = {
     ("groups",): "a whole number from 1",
     ("padding_value",): "a number",
     ("input", "bands"): "a list of band numbers from 1",
+    ("input", "path"): "a path, a list of paths, or a glob like scenes/*.tif",
 }
 
 
@@ -249,8 +250,6 @@ def _explain(path: KeyPath, detail: Any, value: Any) -> str:
         return (
             f"clusters are not supported yet (tileconv {__version__}); use threads or synchronous"
         )
-    if path == ("input", "path") and isinstance(given, list):
-        return f"lists of rasters are not supported yet (tileconv {__version__}); give one path"
     if path in _CHOICES:
         return f"must be {_CHOICES[path]}; got {given!r}"
     if kind == "bool_type":
