@@ -3,6 +3,7 @@
 ``TILECONV_WRITE_DOCS=1 pytest tests/test_docs.py`` writes them anew.
 """
 
+import ast
 import os
 import re
 import shlex
@@ -102,6 +103,21 @@ def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "out" / "landsat8_crop_edges.tif").exists()
     assert (tmp_path / "out" / "landsat8_crop_edges_quicklook.png").exists()
+
+
+def test_the_code_on_inputs_says_what_it_gives(tmp_path, scene, monkeypatch):
+    (tmp_path / scene.name).write_bytes(scene.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in code_blocks("inputs.md"):
+        for statement in ast.parse(code).body:
+            source = ast.get_source_segment(code, statement)
+            if not isinstance(statement, ast.Expr):
+                exec(source, names)
+                continue
+            line = code.splitlines()[statement.end_lineno - 1]
+            said = line.partition("  # ")[2].partition(":")[0]
+            assert repr(eval(source, names)) == said
 
 
 def code_blocks(name):

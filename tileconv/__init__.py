@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TileconvError,
         UnsupportedError,
     )
+    from tileconv.files import convolve_raster
     from tileconv.jobs.batch import BatchPlan, BatchReport
     from tileconv.jobs.job import Batch, Job
     from tileconv.jobs.report import Report
@@ -39,6 +40,7 @@ _HOMES = {
         "TileconvError",
         "UnsupportedError",
     ),
+    "tileconv.files": ("convolve_raster",),
     "tileconv.jobs.batch": ("BatchPlan", "BatchReport"),
     "tileconv.jobs.job": ("Batch", "Job"),
     "tileconv.jobs.report": ("Report",),
@@ -63,6 +65,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "convolve",
+    "convolve_raster",
     "kernels",
     "load_job",
     "plan",

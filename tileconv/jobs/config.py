@@ -196,6 +196,28 @@ _CHOICES: Mapping[KeyPath, str] = {
 }
 
 
+def option_places() -> dict[str, str]:
+    """Return the section of each key whose own name says enough; "" is the top of a job.
+
+    >>> places = option_places()
+    >>> places["stride"], places["flip"], places["dtype"], "path" in places
+    ('', 'kernel', 'output', False)
+    """
+    places = {
+        name: section
+        for section, model in (
+            ("input", InputConfig),
+            ("output", OutputConfig),
+            ("compute", ComputeConfig),
+        )
+        for name in model.model_fields
+        if name not in ("path", "bands", "overwrite")
+    }
+    top = {name: "" for name in JobConfig.model_fields if name not in ("input", "kernel", "output")}
+    del top["compute"]
+    return places | {"flip": "kernel", "normalize": "kernel"} | top
+
+
 def check_job(document: Document, name: str) -> JobConfig:
     """Return the job that ``document`` holds; `ConfigError` lists all that is wrong with it."""
     value = document.value
