@@ -564,7 +564,6 @@ def test_unknown_and_missing_keys_are_named(old, new, words):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("input: {path: in.tif, mosaic: true}", "input.mosaic"),
         ("input: {path: in.tif, scaled: true}", "input.scaled"),
         ("input: {path: in.tif, remote: true}", "input.remote"),
         ("output: {path: o.tif, layout: parts}", "output.layout"),

@@ -27,6 +27,7 @@ class RasterOptions(TypedDict, total=False):
     """The keys of a job that `convolve_raster` takes, by their names in YAML."""
 
     mask: str
+    mosaic: bool
     stride: int | Sequence[int]
     dilation: int | Sequence[int]
     padding: str | int | Sequence[int]

@@ -76,6 +76,8 @@ class InputConfig(_Section):
     """1-based; default all but an alpha band."""
     mask: Literal["auto", "none"] = "auto"
     """auto: nodata, mask and alpha make pixels missing; none: every pixel counts."""
+    mosaic: bool = False
+    """The rasters of a list or a glob lie on one grid, and are read as one raster."""
 
 
 class KernelConfig(_Section):
@@ -155,7 +157,7 @@ class JobConfig(_Section):
 
 
 PLANNED: Mapping[str, Sequence[str]] = {
-    "input": ("scaled", "mosaic", "remote"),
+    "input": ("scaled", "remote"),
     "output": ("overviews", "creation_options", "layout"),
     "compute": ("cluster",),
 }

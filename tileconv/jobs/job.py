@@ -17,7 +17,7 @@ from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.config import JobConfig, KernelConfig, check_job
 from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
-from tileconv.jobs.paths import check_distinct_names, fill_in, find_inputs, is_glob
+from tileconv.jobs.paths import check_distinct_names, check_no_fields, fill_in, find_inputs, is_glob
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
 
 Scheduler = Literal["threads", "synchronous"]
@@ -41,6 +41,7 @@ class Job:
     name: str
     """The YAML file, for messages."""
     source: Path
+    """The raster, or the first scene of a mosaic."""
     target: Path
     convolution: Convolution | None
     """None until the raster is known, if the kernel's size is given on the ground."""
@@ -64,6 +65,13 @@ class Job:
     threads: int = 1
     memory_limit: int = 1 << 31
     tile: tuple[int, int] | None = None
+    scenes: tuple[Path, ...] = ()
+    """All scenes of a mosaic."""
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Every file that a run of the job reads."""
+        return self.scenes or (self.source,)
 
     @property
     def quicklook_path(self) -> Path:
@@ -177,7 +185,10 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
             Path(os.path.realpath(folder / fill_in(config.output.path, source)))
             for source in sources
         ]
-        check_distinct_names(sources, targets)
+        if config.input.mosaic:
+            check_no_fields(config.output.path)
+        else:
+            check_distinct_names(sources, targets)
     except ConfigError as error:
         raise located(("output", "path"), error) from None
     if wrong := _wrong_level(config.output.compress, config.output.level):
@@ -213,6 +224,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         if isinstance(tile, int)
         else (tile[0], tile[1]),
     )
+    if config.input.mosaic:
+        return replace(job, scenes=tuple(sources))
     if isinstance(config.input.path, str) and not is_glob(folder, config.input.path):
         return job
     pairs = zip(sources, targets, strict=True)

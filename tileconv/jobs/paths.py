@@ -68,6 +68,14 @@ def fill_in(template: str, source: Path) -> str:
     return path
 
 
+def check_no_fields(template: str) -> None:
+    """Check that the output of a mosaic has a name of its own."""
+    if "{" in template:
+        raise ConfigError(
+            f"a mosaic is made of many files: give its output a name; got {template!r}"
+        )
+
+
 def check_distinct_names(sources: Sequence[Path], targets: Sequence[Path]) -> None:
     """Check that no two inputs share an output and that no output is an input, by their names."""
     owner: dict[Path, Path] = {}

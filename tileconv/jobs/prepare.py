@@ -15,6 +15,7 @@ from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.metadata import Header, check_file, read_header
+from tileconv.raster.mosaic import read_mosaic
 from tileconv.raster.sink import OutputSpec
 from tileconv.version import __version__
 
@@ -29,8 +30,11 @@ def plan_job(job: Job) -> Plan:
 
 def read_source(job: Job) -> Header:
     """Read the header of the job's input, once it is sure that the output is another file."""
-    check_file(job.source)
-    check_distinct(job.source, job.target, "the output")
+    for source in job.sources:
+        check_file(source)
+        check_distinct(source, job.target, "the output")
+    if job.scenes:
+        return read_mosaic(job.scenes, job.bands, masks=job.masks)
     return read_header(job.source, job.bands, masks=job.masks)
 
 
@@ -64,6 +68,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             transform=header.transform,
             source=str(job.source),
             target=str(job.target),
+            scenes=tuple(map(str, job.scenes)),
             bands=header.bands,
             descriptions=header.descriptions,
             stored_bytes=header.stored_bytes,

@@ -32,7 +32,12 @@ def environment() -> rasterio.Env:
 def open_dataset(path: Path) -> DatasetReader:
     """Open ``path`` for reading, with a handle of its own."""
     with quietly():
-        return rasterio.open(path, driver=DRIVER, sharing=False)
+        return open_scene(path)
+
+
+def open_scene(path: Path) -> DatasetReader:
+    """Open a raster that has a transform, from any thread."""
+    return rasterio.open(path, driver=DRIVER, sharing=False)
 
 
 @contextlib.contextmanager

@@ -66,6 +66,8 @@ class Header:
     codec: str
     stored_bytes: int
     notes: tuple[str, ...]
+    scenes: tuple[Header, ...] = ()
+    """Of a mosaic, whose ``path`` is that of its first scene."""
 
     @property
     def pixel_metres(self) -> tuple[float, float] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,23 +12,18 @@ from rasterio.windows import Window
 
 from tileconv import buffers
 from tileconv.errors import InputError
-from tileconv.planning.blocks import block_uses
 from tileconv.planning.cost import READ_BYTES
-from tileconv.planning.reads import read_axis
-from tileconv.planning.tiles import AxisTiles
 from tileconv.raster import gdal
 from tileconv.raster.metadata import Header, Identity
 from tileconv.raster.store import BlockStore, Key, Pixels
+from tileconv.raster.uses import BlockUses
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rasterio.io import DatasetReader
 
-    from tileconv.geometry import Geometry
-    from tileconv.padding import PaddingMode
     from tileconv.planning.reads import AxisRead
-    from tileconv.planning.tiles import Tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +41,24 @@ class _Rectangle:
 
 
 class RasterSource:
-    """The pixels of a raster, for the tiles of one plan.
+    """The pixels of a raster, for the tiles of one plan, which ``uses`` has counted.
 
     Safe to use from many threads. ``handles`` is how many of them will read:
     each gets a handle of its own, opened and closed by the ``with`` block.
+    Whoever opens files otherwise gives ``lend``, which returns a thread's handle.
     """
 
     def __init__(
         self,
         header: Header,
-        geometry: Geometry,
-        tiles: Tiles,
-        mode: PaddingMode,
+        uses: BlockUses,
         *,
         handles: int = 1,
+        lend: Callable[[], DatasetReader] | None = None,
     ) -> None:
         self.header = header
-        self._tiles = tiles
-        self._geometry = geometry
-        self._mode: PaddingMode = mode
-        self._uses_y = block_uses(geometry.y, tiles.y, header.layout.block[0], mode)
-        self._uses_x: dict[int, np.ndarray] = {}
+        self._uses = uses
+        self._lend = lend
         self._store = BlockStore()
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
@@ -126,9 +118,9 @@ class RasterSource:
             buffers.zeros((layout.read_bands, *shape), layout.dtype),
             np.zeros(shape, bool) if layout.masked else None,
         )
-        uses_x = self._panel_uses(panel)
+        uses_x = self._uses.columns(panel)
         wanted = [
-            (Key(panel, row, column), int(self._uses_y[row] * uses_x[column]))
+            (Key(panel, row, column), int(self._uses.rows[row] * uses_x[column]))
             for row in rows.blocks(layout.block[0]).tolist()
             for column in columns.blocks(layout.block[1]).tolist()
         ]
@@ -145,20 +137,6 @@ class RasterSource:
             corner = (key.row * layout.block[0], key.column * layout.block[1])
             _place(self._store.take(key), corner, rows, columns, window)
         return window
-
-    def _panel_uses(self, panel: int) -> np.ndarray:
-        """Return how many tile columns of a panel touch each block column."""
-        with self._lock:
-            if panel not in self._uses_x:
-                columns = self._tiles.panel_columns(panel)
-                block = self.header.layout.block[1]
-                if self._tiles.panels == 1:
-                    uses = block_uses(self._geometry.x, self._tiles.x, block, self._mode)
-                else:
-                    uses = _uses_of(self._geometry, self._tiles.x, columns, block, self._mode)
-                self._uses_x[panel] = uses
-                self._uses_x.pop(panel - 3, None)  # no thread is that far behind
-            return self._uses_x[panel]
 
     def _rectangles(self, keys: list[Key]) -> Iterator[_Rectangle]:
         """Join blocks to decode into rectangles of at most READ_BYTES, or one block."""
@@ -232,6 +210,8 @@ class RasterSource:
 
     def _dataset(self) -> DatasetReader:
         """Return this thread's own handle: GDAL's are not safe to share."""
+        if self._lend is not None:
+            return self._lend()
         handle: DatasetReader | None = getattr(self._local, "handle", None)
         if handle is None:
             with self._lock:
@@ -253,16 +233,6 @@ class RasterSource:
             )
             masked = None if pixels.masked is None else pixels.masked[y, x].copy()
             self._store.put(key, Pixels(buffers.copy(pixels.bands[:, y, x]), masked))
-
-
-def _uses_of(
-    geometry: Geometry, tiles: AxisTiles, columns: range, block: int, mode: PaddingMode
-) -> np.ndarray:
-    """Count block uses by some tile columns only."""
-    uses = np.zeros(-(-geometry.x.size // block), np.int64)
-    for column in columns:
-        uses[read_axis(geometry.x, *tiles[column], mode, block).blocks(block)] += 1
-    return uses
 
 
 def _runs(keys: list[Key], most: int) -> Iterator[_Rectangle]:
