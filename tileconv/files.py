@@ -27,6 +27,7 @@ class RasterOptions(TypedDict, total=False):
     """The keys of a job that `convolve_raster` takes, by their names in YAML."""
 
     mask: str
+    root: str
     mosaic: bool
     stride: int | Sequence[int]
     dilation: int | Sequence[int]

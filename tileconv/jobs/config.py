@@ -76,6 +76,8 @@ class InputConfig(_Section):
     """1-based; default all but an alpha band."""
     mask: Literal["auto", "none"] = "auto"
     """auto: nodata, mask and alpha make pixels missing; none: every pixel counts."""
+    root: str | None = None
+    """A folder that holds all files of a VRT; default that of the VRT."""
     mosaic: bool = False
     """The rasters of a list or a glob lie on one grid, and are read as one raster."""
 

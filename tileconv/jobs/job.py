@@ -17,7 +17,14 @@ from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.config import JobConfig, KernelConfig, check_job
 from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
-from tileconv.jobs.paths import check_distinct_names, check_no_fields, fill_in, find_inputs, is_glob
+from tileconv.jobs.paths import (
+    check_distinct_names,
+    check_no_fields,
+    fill_in,
+    find_inputs,
+    is_glob,
+    place,
+)
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
 
 Scheduler = Literal["threads", "synchronous"]
@@ -67,6 +74,8 @@ class Job:
     tile: tuple[int, int] | None = None
     scenes: tuple[Path, ...] = ()
     """All scenes of a mosaic."""
+    root: Path | None = None
+    """A folder that holds all files of a VRT; None is that of the VRT."""
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -206,6 +215,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         options=options,
         bands=None if config.input.bands is None else tuple(config.input.bands),
         masks=config.input.mask == "auto",
+        root=None if config.input.root is None else place(folder, config.input.root),
         dtype=dtype,
         nodata=config.output.nodata,
         compress=None if config.output.compress == "none" else config.output.compress,

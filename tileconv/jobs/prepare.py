@@ -34,8 +34,14 @@ def read_source(job: Job) -> Header:
         check_file(source)
         check_distinct(source, job.target, "the output")
     if job.scenes:
-        return read_mosaic(job.scenes, job.bands, masks=job.masks)
-    return read_header(job.source, job.bands, masks=job.masks)
+        header = read_mosaic(job.scenes, job.bands, masks=job.masks, root=job.root)
+    else:
+        header = read_header(job.source, job.bands, masks=job.masks, root=job.root)
+    for scene in header.scenes or (header,):
+        for file in scene.files:  # those of a VRT too
+            for path in job.written:
+                check_distinct(file, path, "the output")
+    return header
 
 
 def check_distinct(source: Path, target: Path, what: str) -> None:

@@ -13,12 +13,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from tileconv.planning.cost import GDAL_CACHE_BYTES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rasterio.io import DatasetReader
 
-DRIVER = "GTiff"
-"""The one driver that inputs are opened with: a guessed VRT reads other files and the network."""
+    from tileconv.raster.opening import Opening
 
 GDAL_ERRORS = (RasterioError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
@@ -29,15 +26,15 @@ def environment() -> rasterio.Env:
     return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
 
 
-def open_dataset(path: Path) -> DatasetReader:
-    """Open ``path`` for reading, with a handle of its own."""
+def open_dataset(opening: Opening) -> DatasetReader:
+    """Open a raster for reading, with a handle of its own."""
     with quietly():
-        return open_scene(path)
+        return open_scene(opening)
 
 
-def open_scene(path: Path) -> DatasetReader:
+def open_scene(opening: Opening) -> DatasetReader:
     """Open a raster that has a transform, from any thread."""
-    return rasterio.open(path, driver=DRIVER, sharing=False)
+    return rasterio.open(opening.name, driver=opening.driver, sharing=False)
 
 
 @contextlib.contextmanager

@@ -208,7 +208,7 @@ class _Handles:
         if key not in mine:
             if len(mine) >= MOST_OPEN:
                 self._drop(mine.popitem(last=False)[1])
-            mine[key] = handle = gdal.open_scene(scene.path)
+            mine[key] = handle = gdal.open_scene(scene.opening)
             with self._lock:
                 self._all.add(handle)
         mine.move_to_end(key)

@@ -16,6 +16,7 @@ from tileconv.dtypes import check_input
 from tileconv.errors import InputError, TileconvError
 from tileconv.planning.layout import Layout
 from tileconv.raster import gdal
+from tileconv.raster.opening import Opening
 from tileconv.raster.structure import nodata_text, stored_bytes
 
 if TYPE_CHECKING:
@@ -39,10 +40,14 @@ class Identity:
     inode: int
 
     @classmethod
-    def of(cls, path: Path) -> Identity:
-        """Look at ``path`` now."""
-        found = os.stat(path)
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+    def of(cls, *paths: Path) -> Identity:
+        """Look at ``paths`` now; of several files it is the sum."""
+        found = [os.stat(path) for path in paths]
+        return cls(
+            sum(f.st_size for f in found),
+            sum(f.st_mtime_ns for f in found),
+            sum(f.st_ino for f in found),
+        )
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Header:
     """What a raster's header says. Bands are 1-based."""
 
     path: Path
+    opening: Opening
     identity: Identity
     layout: Layout
     bands: tuple[int, ...]
@@ -70,6 +76,11 @@ class Header:
     """Of a mosaic, whose ``path`` is that of its first scene."""
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file on disk that is read, those that a VRT names too."""
+        return (*dict.fromkeys((self.path, *self.opening.files)),)
+
+    @property
     def pixel_metres(self) -> tuple[float, float] | None:
         """Height and width of a pixel on the ground; None without a projected coordinate system."""
         if self.transform is None or self.crs is None or not self.crs.is_projected:
@@ -79,21 +90,29 @@ class Header:
         return math.hypot(b, e) * metres, math.hypot(a, d) * metres
 
 
-def read_header(path: Path, bands: tuple[int, ...] | None, *, masks: bool = True) -> Header:
+def read_header(
+    path: Path,
+    bands: tuple[int, ...] | None,
+    *,
+    masks: bool = True,
+    root: Path | None = None,
+) -> Header:
     """Open ``path``, check that tileconv can convolve it, and return what its header says.
 
-    ``masks`` false ignores nodata, mask and alpha. Raises `InputError`.
+    ``masks`` false ignores nodata, mask and alpha; files of a VRT must lie
+    under ``root``. Raises `InputError`.
     """
     check_file(path)
+    opening = Opening.of(path, root)
     try:
-        with gdal.environment(), gdal.open_dataset(path) as dataset:
-            return _read(path, dataset, bands, masks=masks)
+        with gdal.environment(), gdal.open_dataset(opening) as dataset:
+            return _read(path, opening, dataset, bands, masks=masks)
     except TileconvError:
         raise
     except gdal.GDAL_ERRORS as error:
-        raise InputError(
-            f"{path}: cannot be opened as GeoTIFF, the one format read so far: {gdal.cause(error)}"
-        ) from error
+        kind = "GeoTIFF" if opening.driver == "GTiff" else opening.driver
+        cause = gdal.cause(error).replace(opening.name, path.name)
+        raise InputError(f"{path}: cannot be opened as {kind}: {cause}") from error
 
 
 def check_file(path: Path) -> None:
@@ -118,7 +137,12 @@ def check_file(path: Path) -> None:
 
 
 def _read(
-    path: Path, dataset: DatasetReader, bands: tuple[int, ...] | None, *, masks: bool
+    path: Path,
+    opening: Opening,
+    dataset: DatasetReader,
+    bands: tuple[int, ...] | None,
+    *,
+    masks: bool,
 ) -> Header:
     interpretation = dataset.colorinterp
     alpha = [i for i, c in enumerate(interpretation, 1) if c == ColorInterp.alpha]
@@ -152,7 +176,8 @@ def _read(
     ]
     return Header(
         path=path,
-        identity=Identity.of(path),
+        opening=opening,
+        identity=Identity.of(*dict.fromkeys((path, *opening.files))),
         layout=Layout(
             shape=(dataset.height, dataset.width),
             dtype=dtype,
@@ -170,7 +195,7 @@ def _read(
         descriptions=tuple(dataset.descriptions[band - 1] for band in chosen),
         area_or_point=dataset.tags().get("AREA_OR_POINT"),
         codec=str(dataset.profile.get("compress") or "uncompressed"),
-        stored_bytes=stored_bytes(path),
+        stored_bytes=sum(map(stored_bytes, opening.files)),
         notes=tuple(notes),
     )
 

@@ -22,7 +22,11 @@ ALIGNED = 1e-3
 
 
 def read_mosaic(
-    paths: Sequence[Path], bands: tuple[int, ...] | None, *, masks: bool = True
+    paths: Sequence[Path],
+    bands: tuple[int, ...] | None,
+    *,
+    masks: bool = True,
+    root: Path | None = None,
 ) -> Header:
     """Read the headers of scenes and return that of the raster which they make.
 
@@ -30,7 +34,7 @@ def read_mosaic(
     first counts. Raises `InputError` for scenes that do not fit together, with
     their offsets in pixels where they are not aligned.
     """
-    headers = [read_header(path, bands, masks=masks) for path in paths]
+    headers = [read_header(path, bands, masks=masks, root=root) for path in paths]
     first = headers[0]
     for header in headers:
         _check_alike(first, header)

@@ -69,7 +69,7 @@ class RasterSource:
         try:
             with gdal.environment():
                 for _ in range(self._free):
-                    self._handles.append(gdal.open_dataset(self.header.path))
+                    self._handles.append(gdal.open_dataset(self.header.opening))
             self.check_unchanged()  # what was opened is what was planned
         except InputError:
             self.__exit__(None, None, None)
@@ -98,7 +98,7 @@ class RasterSource:
     def check_unchanged(self) -> None:
         """Raise `InputError` if the file is no longer the one that was planned."""
         try:
-            same = Identity.of(self.header.path) == self.header.identity
+            same = Identity.of(*self.header.files) == self.header.identity
         except OSError:
             same = False
         if not same:
