@@ -166,7 +166,7 @@ def server():
     ],
 )
 def test_remote_inputs_are_refused_unvisited(path, server):
-    words = ["only files on disk are read; remote inputs are not supported yet"]
+    words = ["only files on disk are read; https:// and s3:// with input.remote: true"]
     refused(3, words, {"input__path": path.format(server)})
 
 
@@ -565,7 +565,6 @@ def test_unknown_and_missing_keys_are_named(old, new, words):
     ("text", "key"),
     [
         ("input: {path: in.tif, scaled: true}", "input.scaled"),
-        ("input: {path: in.tif, remote: true}", "input.remote"),
         ("output: {path: o.tif, layout: parts}", "output.layout"),
         ("output: {path: o.tif, overviews: true}", "output.overviews"),
         ("output: {path: o.tif, creation_options: {}}", "output.creation_options"),

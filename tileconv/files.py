@@ -28,6 +28,7 @@ class RasterOptions(TypedDict, total=False):
 
     mask: str
     root: str
+    remote: bool
     mosaic: bool
     stride: int | Sequence[int]
     dilation: int | Sequence[int]

@@ -17,6 +17,7 @@ from tileconv.jobs.schedule import Progress, run_job
 from tileconv.jobs.table import table
 from tileconv.planning.describe import plural, shown, size
 from tileconv.planning.plan import Plan
+from tileconv.raster.remote import Place, Remote
 
 if TYPE_CHECKING:
     from tileconv.jobs.job import Batch, Job
@@ -211,7 +212,7 @@ def check_batch(batch: Batch) -> None:
                 raise ConfigError(
                     f"{batch.name}: {other.source} and {job.source} would both write {path}"
                 )
-    inputs: dict[tuple[int, int], Path] = {}
+    inputs: dict[tuple[int, int], Place] = {}
     for job in batch.jobs:
         if (found := _identity(job.source)) is not None:
             inputs[found] = job.source
@@ -240,8 +241,10 @@ def _check_free(batch: Batch) -> None:
         )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Place) -> tuple[int, int] | None:
     """Return what two names of one file have in common; None if there is no file."""
+    if isinstance(path, Remote):
+        return None
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -78,6 +78,8 @@ class InputConfig(_Section):
     """auto: nodata, mask and alpha make pixels missing; none: every pixel counts."""
     root: str | None = None
     """A folder that holds all files of a VRT; default that of the VRT."""
+    remote: bool = False
+    """Allow https:// and s3://."""
     mosaic: bool = False
     """The rasters of a list or a glob lie on one grid, and are read as one raster."""
 
@@ -159,7 +161,7 @@ class JobConfig(_Section):
 
 
 PLANNED: Mapping[str, Sequence[str]] = {
-    "input": ("scaled", "remote"),
+    "input": ("scaled",),
     "output": ("overviews", "creation_options", "layout"),
     "compute": ("cluster",),
 }

@@ -26,6 +26,7 @@ from tileconv.jobs.paths import (
     place,
 )
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
+from tileconv.raster.remote import Place
 
 Scheduler = Literal["threads", "synchronous"]
 
@@ -47,7 +48,7 @@ class Job:
 
     name: str
     """The YAML file, for messages."""
-    source: Path
+    source: Place
     """The raster, or the first scene of a mosaic."""
     target: Path
     convolution: Convolution | None
@@ -72,13 +73,13 @@ class Job:
     threads: int = 1
     memory_limit: int = 1 << 31
     tile: tuple[int, int] | None = None
-    scenes: tuple[Path, ...] = ()
+    scenes: tuple[Place, ...] = ()
     """All scenes of a mosaic."""
     root: Path | None = None
     """A folder that holds all files of a VRT; None is that of the VRT."""
 
     @property
-    def sources(self) -> tuple[Path, ...]:
+    def sources(self) -> tuple[Place, ...]:
         """Every file that a run of the job reads."""
         return self.scenes or (self.source,)
 
@@ -186,7 +187,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
                 ("output", "dtype"), ConfigError("GeoTIFF cannot store float16; use float32")
             )
     try:
-        sources = find_inputs(folder, config.input.path)
+        sources = find_inputs(folder, config.input.path, remote=config.input.remote)
     except ConfigError as error:
         raise located(("input", "path"), error) from None
     try:

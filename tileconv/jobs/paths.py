@@ -9,19 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tileconv.errors import ConfigError, InputError
+from tileconv.raster.remote import Place, Remote, is_url, wrong_url
 
 
-def find_inputs(folder: Path, given: str | Sequence[str]) -> list[Path]:
+def find_inputs(folder: Path, given: str | Sequence[str], *, remote: bool = False) -> list[Place]:
     """Return the files that ``input.path`` names, those of each glob sorted, none of them twice.
 
-    A name with ``*``, ``?`` or ``[`` that is there as written is a file, not a glob.
+    A name with ``*``, ``?`` or ``[`` that is there as written is a file, not a
+    glob. URLs are read if ``remote`` says so.
     """
-    found: dict[Path, None] = {}
+    found: dict[Place, None] = {}
     for text in [given] if isinstance(given, str) else given:
         if is_glob(folder, text):
             found |= dict.fromkeys(_matches(folder, text))
             continue
-        path = place(folder, text)
+        path: Place = place(folder, text)
+        if remote and is_url(text):
+            if (wrong := wrong_url(text)) is not None:
+                raise ConfigError(f"{text.partition('?')[0]}: {wrong}")
+            scheme, _, rest = text.partition("://")
+            path = Remote(f"{scheme.lower()}://{rest}")
         if path in found:
             raise ConfigError(f"{text} is given twice")
         found[path] = None
@@ -53,7 +60,7 @@ def place(folder: Path, path: str) -> Path:
     return short
 
 
-def fill_in(template: str, source: Path) -> str:
+def fill_in(template: str, source: Place) -> str:
     """Put the input's names into {stem}, {name} and {parent}; no other field has a meaning."""
     fields = {"{stem}": source.stem, "{name}": source.name, "{parent}": source.parent.name}
     mark = re.compile("|".join(map(re.escape, fields)))
@@ -76,9 +83,9 @@ def check_no_fields(template: str) -> None:
         )
 
 
-def check_distinct_names(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+def check_distinct_names(sources: Sequence[Place], targets: Sequence[Path]) -> None:
     """Check that no two inputs share an output and that no output is an input, by their names."""
-    owner: dict[Path, Path] = {}
+    owner: dict[Path, Place] = {}
     for source, target in zip(sources, targets, strict=True):
         other = owner.setdefault(target, source)
         if other != source:
@@ -89,7 +96,7 @@ def check_distinct_names(sources: Sequence[Path], targets: Sequence[Path]) -> No
     if len(sources) == 1:
         return  # told when the files are looked at
     for source in sources:
-        if source in owner:
+        if isinstance(source, Path) and source in owner:
             raise ConfigError(
                 f"{source} is an input, and the output of {owner[source]}; "
                 "write into another folder, or narrow input.path"

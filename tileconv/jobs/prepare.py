@@ -16,6 +16,7 @@ from tileconv.jobs.job import Job
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.metadata import Header, check_file, read_header
 from tileconv.raster.mosaic import read_mosaic
+from tileconv.raster.remote import Place, Remote
 from tileconv.raster.sink import OutputSpec
 from tileconv.version import __version__
 
@@ -44,8 +45,10 @@ def read_source(job: Job) -> Header:
     return header
 
 
-def check_distinct(source: Path, target: Path, what: str) -> None:
+def check_distinct(source: Place, target: Path, what: str) -> None:
     """Check that a file to be written is not the input, by whatever name or link."""
+    if isinstance(source, Remote):
+        return
     if os.path.exists(target) and os.path.samefile(source, target):  # noqa: PTH110, PTH121
         raise OutputExistsError(f"{target}: {what} is the input itself; choose another path")
 

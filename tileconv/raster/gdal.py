@@ -11,6 +11,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
+from tileconv.raster import remote
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -23,7 +24,7 @@ GDAL_ERRORS = (RasterioError, OSError, ValueError, MemoryError)
 
 def environment() -> rasterio.Env:
     """Return the GDAL settings of a thread; tileconv never passes on any from a job."""
-    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
+    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS)
 
 
 def open_dataset(opening: Opening) -> DatasetReader:
@@ -34,7 +35,8 @@ def open_dataset(opening: Opening) -> DatasetReader:
 
 def open_scene(opening: Opening) -> DatasetReader:
     """Open a raster that has a transform, from any thread."""
-    return rasterio.open(opening.name, driver=opening.driver, sharing=False)
+    with rasterio.Env(**remote.OPENING) if opening.remote else contextlib.nullcontext():
+        return rasterio.open(opening.name, driver=opening.driver, sharing=False)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from tileconv.errors import InputError, TileconvError
 from tileconv.planning.layout import Layout
 from tileconv.raster import gdal
 from tileconv.raster.opening import Opening
+from tileconv.raster.remote import Place, Remote
 from tileconv.raster.structure import nodata_text, stored_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Identity:
 class Header:
     """What a raster's header says. Bands are 1-based."""
 
-    path: Path
+    path: Place
     opening: Opening
     identity: Identity
     layout: Layout
@@ -78,7 +79,7 @@ class Header:
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file on disk that is read, those that a VRT names too."""
-        return (*dict.fromkeys((self.path, *self.opening.files)),)
+        return _files(self.path, self.opening)
 
     @property
     def pixel_metres(self) -> tuple[float, float] | None:
@@ -90,8 +91,13 @@ class Header:
         return math.hypot(b, e) * metres, math.hypot(a, d) * metres
 
 
+def _files(path: Place, opening: Opening) -> tuple[Path, ...]:
+    local = () if isinstance(path, Remote) else (path,)
+    return (*dict.fromkeys((*local, *opening.files)),)
+
+
 def read_header(
-    path: Path,
+    path: Place,
     bands: tuple[int, ...] | None,
     *,
     masks: bool = True,
@@ -112,18 +118,22 @@ def read_header(
     except gdal.GDAL_ERRORS as error:
         kind = "GeoTIFF" if opening.driver == "GTiff" else opening.driver
         cause = gdal.cause(error).replace(opening.name, path.name)
+        if opening.remote:
+            raise InputError(f"{path}: cannot be read: {cause}") from error
         raise InputError(f"{path}: cannot be opened as {kind}: {cause}") from error
 
 
-def check_file(path: Path) -> None:
-    """Check that ``path`` is an ordinary file that may be read."""
+def check_file(path: Place) -> None:
+    """Check that ``path`` is an ordinary file that may be read, unless it is a URL."""
+    if isinstance(path, Remote):
+        return
     text = str(path)
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
         if "://" in text or ":/" in text or text.startswith(("/vsi", "<")):
             raise InputError(
-                f"{text}: only files on disk are read; remote inputs are not supported yet"
+                f"{text}: only files on disk are read; https:// and s3:// with input.remote: true"
             ) from None
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -137,7 +147,7 @@ def check_file(path: Path) -> None:
 
 
 def _read(
-    path: Path,
+    path: Place,
     opening: Opening,
     dataset: DatasetReader,
     bands: tuple[int, ...] | None,
@@ -172,12 +182,12 @@ def _read(
     notes += [
         f"{path.name}{suffix} is read beside the raster"
         for suffix in _SIDECARS
-        if path.with_name(path.name + suffix).exists()
+        if isinstance(path, Path) and path.with_name(path.name + suffix).exists()
     ]
     return Header(
         path=path,
         opening=opening,
-        identity=Identity.of(*dict.fromkeys((path, *opening.files))),
+        identity=Identity.of(*_files(path, opening)),
         layout=Layout(
             shape=(dataset.height, dataset.width),
             dtype=dtype,
@@ -195,9 +205,26 @@ def _read(
         descriptions=tuple(dataset.descriptions[band - 1] for band in chosen),
         area_or_point=dataset.tags().get("AREA_OR_POINT"),
         codec=str(dataset.profile.get("compress") or "uncompressed"),
-        stored_bytes=sum(map(stored_bytes, opening.files)),
+        stored_bytes=_sampled_bytes(dataset) if opening.remote else _stored_bytes(opening),
         notes=tuple(notes),
     )
+
+
+def _stored_bytes(opening: Opening) -> int:
+    return sum(map(stored_bytes, opening.files))
+
+
+def _sampled_bytes(dataset: DatasetReader) -> int:
+    """Estimate the compressed bytes of a remote raster from a few blocks along its diagonal."""
+    rows, columns = dataset.block_shapes[0]
+    grid = -(-dataset.height // rows), -(-dataset.width // columns)
+    planes = 1 if dataset.profile.get("interleave") == "pixel" else dataset.count
+    sizes = []
+    for step in range(16):
+        row, column = (count * step // 16 for count in grid)
+        text = dataset.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
+        sizes.append(int(text or 0))
+    return round(sum(sizes) / len(sizes) * grid[0] * grid[1] * planes)
 
 
 def _block(dataset: DatasetReader) -> tuple[int, int]:
@@ -207,7 +234,7 @@ def _block(dataset: DatasetReader) -> tuple[int, int]:
 
 
 def _nodata(
-    path: Path, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
+    path: Place, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
 ) -> float | int | None:
     """Return nodata if the bands' dtype holds it; GDAL never matches a value it cannot hold."""
     values = {dataset.nodatavals[band - 1] for band in bands}
@@ -217,7 +244,7 @@ def _nodata(
     if value is None or dtype.kind == "f":
         return value
     if dtype.itemsize == 8:  # rasterio passes nodata through a double
-        text = nodata_text(path)
+        text = nodata_text(path) if isinstance(path, Path) else None
         if text is not None and text.lstrip("+-").isdigit():
             value = int(text)
         elif text is not None and not _says(text, value):  # GDAL takes the 1 of 1e18

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tileconv.geometry import Transform
+    from tileconv.raster.remote import Place
 
 ALIGNED = 1e-3
 """How far, in pixels, a scene may lie off the grid: the rounding of its transform, no more."""
 
 
 def read_mosaic(
-    paths: Sequence[Path],
+    paths: Sequence[Place],
     bands: tuple[int, ...] | None,
     *,
     masks: bool = True,

@@ -15,6 +15,7 @@ from tileconv.errors import InputError
 from tileconv.planning.cost import READ_BYTES
 from tileconv.raster import gdal
 from tileconv.raster.metadata import Header, Identity
+from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Key, Pixels
 from tileconv.raster.uses import BlockUses
 
@@ -195,9 +196,10 @@ class RasterSource:
         top, left, bottom, right = self._extent(rectangle)
         block = f"block ({rectangle.rows[0]}, {rectangle.columns[0]})"
         where = f"rows {top} to {bottom - 1}, columns {left} to {right - 1}"
-        return InputError(
-            f"{self.header.path}: {block}, {where}, cannot be decoded: {gdal.cause(error)}"
-        )
+        path, cause = self.header.path, gdal.cause(error)
+        if isinstance(path, Remote) and (trouble := path.trouble()):
+            cause = f"{trouble}; {cause}"
+        return InputError(f"{path}: {block}, {where}, cannot be decoded: {cause}")
 
     def _masked(self, dataset: DatasetReader, where: Window) -> np.ndarray | None:
         band = self.header.mask_band
