@@ -174,6 +174,19 @@ def test_rio_creation_options(source, tmp_path):
         assert words in " ".join(result.output.split())
 
 
+def test_rio_mosaics(make_raster, tmp_path, rng):
+    array = rng.integers(0, 99, (1, 30, 40)).astype("uint8")
+    grid = rasterio.Affine(30, 0, 700000, 0, -30, -2800000)
+    scenes = [
+        make_raster(array[..., :17], "a.tif", transform=grid),
+        make_raster(array[..., 17:], "b.tif", transform=grid @ grid.translation(17, 0)),
+    ]
+    result = rio(*scenes, tmp_path / "o.tif", "--mosaic", "--kernel", "box")
+    assert result.exit_code == 0, result.output
+    expected = tileconv.convolve(array, tileconv.kernels.box())
+    np.testing.assert_array_equal(read(tmp_path / "o.tif"), expected)
+
+
 def test_rio_overwrites_when_told_to(source, tmp_path):
     target = tmp_path / "o.tif"
     assert rio(source, target, "--kernel", "box").exit_code == 0

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -347,6 +349,44 @@ def test_more_scenes_than_a_process_may_open(make_raster, tmp_path, rng):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     np.testing.assert_array_equal(out, tileconv.convolve(array, KERNEL))
+
+
+def test_memory_of_a_mosaic_is_as_planned(tmp_path):
+    import test_memory
+
+    test_memory.make(tmp_path / "0.tif", 4096)
+    with rasterio.open(tmp_path / "0.tif") as dataset:
+        pixels, profile = dataset.read(), dataset.profile
+    scenes = []
+    for i, (y, x) in enumerate([(0, 0), (0, 4000), (4000, 0), (4000, 4000)]):
+        scenes.append(str(tmp_path / f"s{i}.tif"))
+        profile["transform"] = GRID @ GRID.translation(x, y)
+        with rasterio.open(scenes[-1], "w", **profile) as dataset:
+            dataset.write(pixels)
+    limit = 400 << 20
+    job = {
+        "input": {"path": scenes, "mosaic": True},
+        "kernel": {"name": "box", "size": 5},
+        "output": {"path": str(tmp_path / "o.tif")},
+        "compute": {"memory_limit": limit, "workers": 2},
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", test_memory.CHILD, json.dumps(job)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    planned, peak, _ = json.loads(done.stdout)
+    assert peak <= limit
+    assert 0.75 <= planned / peak <= 1.25
+
+
+def test_a_quicklook_of_a_mosaic(make_raster, tmp_path, rng):
+    array = rng.integers(0, 99, (1, 60, 60)).astype("uint8")
+    places = [(0, 0, 60, 20), (0, 40, 60, 60)]
+    scenes = [cut(make_raster, array, p, f"{i}.tif") for i, p in enumerate(places)]
+    _, report = run(job_for(scenes, tmp_path / "o.tif", **{"output.quicklook": True}))
+    assert Path(report.quicklook).stat().st_size > 1000
 
 
 def test_the_plan_of_ten_thousand_scenes_takes_seconds():

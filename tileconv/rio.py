@@ -66,7 +66,7 @@ def _number(text: str) -> Any:
 
 
 @click.command(short_help="Strided convolution.")
-@click.argument("files", nargs=-1, required=True, metavar="INPUT OUTPUT")
+@click.argument("files", nargs=-1, required=True, metavar="INPUT... OUTPUT")
 @options.output_opt
 @click.option("--kernel", metavar="NAME", help="A kernel by name; `tileconv kernels` lists them.")
 @click.option("--kernel-file", metavar="FILE", help="Weights from a file: .npy, .npz:KEY or .csv.")
@@ -94,6 +94,7 @@ def _number(text: str) -> Any:
 @click.option("--padding-mode", default="constant", help="A mode of numpy.pad, or missing.")
 @click.option("--missing", default="propagate", help="propagate, skip, fill or renormalize.")
 @click.option("--flip", is_flag=True, help="Turn the kernel: true convolution.")
+@click.option("--mosaic", is_flag=True, help="Read many aligned INPUTs as one raster.")
 @options.bidx_mult_opt
 @options.dtype_opt
 @options.nodata_opt
@@ -105,6 +106,7 @@ def tileconv(
     kernel: str | None,
     kernel_file: str | None,
     arguments: tuple[tuple[str, Any], ...],
+    mosaic: bool,
     bidx: tuple[int, ...],
     dtype: str | None,
     nodata: float | None,
@@ -117,13 +119,16 @@ def tileconv(
     \b
         rio tileconv in.tif out.tif --kernel gaussian --arg size=9 --stride 4
         rio tileconv in.tif out.tif --kernel-file sobel.csv -b 3 -t int16
+        rio tileconv scenes/*.tif out.tif --mosaic --kernel box
 
     Memory is bounded, blocks that no field touches are not read, and OUTPUT is
     complete and checked, or absent. A job in YAML says more: see tileconv --help.
     """  # noqa: D301 - click wants the backspace itself
     *inputs, target = [*files, output] if output else files
-    if len(inputs) != 1:
-        raise click.UsageError(f"give one INPUT and one OUTPUT; got {len(inputs)} inputs")
+    if not inputs or (len(inputs) > 1 and not mosaic):
+        raise click.UsageError(
+            f"give one INPUT and one OUTPUT, or many with --mosaic; got {len(inputs)} inputs"
+        )
     forms = {"name": kernel, "file": kernel_file}
     given: dict[str, Any] = {key: value for key, value in forms.items() if value is not None}
     if len(given) != 1:
@@ -134,9 +139,11 @@ def tileconv(
     if nodata is not None:
         chosen["nodata"] = nodata if math.isnan(nodata) else _whole(nodata)
     weights = given | dict(arguments)
+    source = [*inputs] if mosaic else inputs[0]
+    chosen["mosaic"] = mosaic
     try:
         report = convolve_raster(
-            inputs[0], target, weights, bands=bidx or None, overwrite=overwrite, **chosen
+            source, target, weights, bands=bidx or None, overwrite=overwrite, **chosen
         )
     except TileconvError as error:
         raise _failed(error) from error
