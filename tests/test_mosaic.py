@@ -262,31 +262,36 @@ def test_rotated_and_south_up_grids(grid, make_raster, tmp_path, rng):
     np.testing.assert_allclose(plan.transform, tuple(grid)[:6], rtol=1e-12)
 
 
-def touched(place, block, stride, span, outputs):
+def touched(place, block, stride, taps, outputs):
     """Blocks of a scene that receptive fields touch, field by field."""
     blocks = set()
     for oy in range(outputs[0]):
         for ox in range(outputs[1]):
-            y = np.arange(max(oy * stride, place[0]), min(oy * stride + span, place[2]))
-            x = np.arange(max(ox * stride, place[1]), min(ox * stride + span, place[3]))
-            rows = {*((y - place[0]) // block).tolist()}
-            blocks |= {(r, c) for r in rows for c in ((x - place[1]) // block).tolist()}
+            y = oy * stride + taps - place[0]
+            x = ox * stride + taps - place[1]
+            rows = {*(y[(y >= 0) & (y < place[2] - place[0])] // block).tolist()}
+            columns = {*(x[(x >= 0) & (x < place[3] - place[1])] // block).tolist()}
+            blocks |= {(r, c) for r in rows for c in columns}
     return blocks
 
 
-@pytest.mark.parametrize("stride", [1, 3, 5, 60])
-def test_blocks_are_those_that_fields_touch(stride, make_raster, tmp_path, rng):
-    array = rng.integers(0, 999, (2, 150, 170)).astype("uint16")
-    places = [*tiling((150, 170), [47, 101], [64]), (30, 40, 90, 120)]
+@pytest.mark.parametrize("stride", [1, 3, 5, 7, 9, 60])
+@pytest.mark.parametrize("dilation", [1, 6, 20])
+def test_blocks_are_those_that_fields_touch(stride, dilation, make_raster, tmp_path, rng):
+    """Scenes narrower than a block, too, which gaps and holes may skip."""
+    array = rng.integers(0, 999, (2, 110, 120)).astype("uint16")
+    places = [*tiling((110, 120), [47, 91], [64, 68, 97]), (30, 40, 90, 120)]
     scenes = [
         cut(make_raster, array, p, f"{i}.tif", block=(16, 16), interleave="band")
         for i, p in enumerate(places)
     ]
-    weights = rng.normal(size=(5, 5))
-    job = job_for(scenes, tmp_path / "o.tif", **{"kernel.weights": weights, "stride": stride})
-    out, report = run(job)
-    np.testing.assert_array_equal(out, tileconv.convolve(array, weights, stride=stride))
-    needed = sum(len(touched(p, 16, stride, 5, out.shape[1:])) for p in places)
+    weights = rng.normal(size=(4, 4))
+    keys = {"kernel.weights": weights, "stride": stride, "dilation": dilation}
+    out, report = run(job_for(scenes, tmp_path / "o.tif", **keys))
+    expected = tileconv.convolve(array, weights, stride=stride, dilation=dilation)
+    np.testing.assert_array_equal(out, expected)
+    taps = dilation * np.arange(4)
+    needed = sum(len(touched(p, 16, stride, taps, out.shape[1:])) for p in places)
     assert report.blocks_decoded == 2 * needed
 
 

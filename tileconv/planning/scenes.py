@@ -14,7 +14,7 @@ import numpy as np
 from tileconv.geometry import Axis, Geometry
 from tileconv.padding import PaddingMode
 from tileconv.planning.layout import Layout
-from tileconv.planning.reads import read_axis
+from tileconv.planning.reads import HOLE, AxisRead, read_axis
 from tileconv.planning.tiles import AxisTiles, Tiles
 
 
@@ -45,7 +45,7 @@ def scene_uses(
     """
     uses = {e: np.zeros(-(-e.size // e.block), np.int64) for e in extents}
     for i in which:
-        index = read_axis(axis, *tiles[i], mode, block).index
+        index = used_index(read_axis(axis, *tiles[i], mode, block))
         inside = index[index >= 0]
         if inside.size and (np.diff(inside) < 0).any():
             inside = np.unique(inside)
@@ -54,6 +54,24 @@ def scene_uses(
             if low < high:
                 counts[np.unique((inside[low:high] - extent.offset) // extent.block)] += 1
     return uses
+
+
+def used_index(read: AxisRead) -> np.ndarray:
+    """Return the source pixels of a window, `HOLE` where no tap reads them.
+
+    Gaps and holes that are kept in windows are narrower than a block, but not
+    than a scene, or the last block of one.
+
+    >>> used_index(read_axis(Axis(9, kernel=2, stride=3), 0, 3)).tolist()
+    [0, 1, -2, 3, 4, -2, 6, 7]
+    """
+    span = read.size - (read.outputs - 1) * read.stride
+    if span >= read.stride and read.dilation == 1:
+        return read.index
+    fields = read.stride * np.arange(read.outputs)
+    used = np.zeros(read.size, bool)
+    used[(fields[:, None] + np.arange(0, span, read.dilation)).ravel()] = True
+    return np.where(used, read.index, HOLE)
 
 
 def extents(layout: Layout, axis: int) -> Iterator[Extent]:

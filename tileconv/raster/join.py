@@ -12,7 +12,7 @@ import numpy as np
 
 from tileconv import buffers
 from tileconv.planning.reads import PADDING, AxisRead
-from tileconv.planning.scenes import extents, scene_uses
+from tileconv.planning.scenes import extents, scene_uses, used_index
 from tileconv.raster import gdal
 from tileconv.raster.source import RasterSource
 from tileconv.raster.store import Pixels
@@ -118,8 +118,9 @@ class MosaicSource:
         seen: list[tuple[int, ...]] = []
         for i in self._touched(rows, columns):
             top, left, bottom, right = place = self._places[i]
-            at_y, part_y = _within(rows, top, bottom)
-            at_x, part_x = _within(columns, left, right)
+            block_y, block_x = layout.scenes[i].layout.block
+            at_y, part_y = _within(rows, top, bottom, block_y)
+            at_x, part_x = _within(columns, left, right, block_x)
             if not part_y.size or not part_x.size:
                 continue
             piece = self._scenes[i].read(part_y, part_x, panel)
@@ -227,13 +228,24 @@ class _Handles:
             self._all.clear()
 
 
-def _within(read: AxisRead, start: int, stop: int) -> tuple[Places, AxisRead]:
-    """Return the window places that hold pixels of a scene, and the part of it that they hold."""
-    places = np.flatnonzero((read.index >= start) & (read.index < stop))
-    part = AxisRead(read.index[places] - start, read.stride, read.dilation, read.outputs)
+def _within(read: AxisRead, start: int, stop: int, block: int) -> tuple[Places, AxisRead]:
+    """Return the window places that hold pixels of a scene, and the part of it that they hold.
+
+    Pixels in gaps come along, for they keep the part in one piece, unless they
+    would bring blocks that no field touches.
+    """
+    places, part = _part(read, read.index, start, stop)
+    used_places, used = _part(read, used_index(read), start, stop)
+    if used.size < part.size and used.blocks(block).size < part.blocks(block).size:
+        places, part = used_places, used
     if places.size and int(places[-1]) - int(places[0]) == places.size - 1:
         return slice(int(places[0]), int(places[-1]) + 1), part
     return places, part
+
+
+def _part(read: AxisRead, index: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, AxisRead]:
+    places = np.flatnonzero((index >= start) & (index < stop))
+    return places, AxisRead(index[places] - start, read.stride, read.dilation, read.outputs)
 
 
 def _lists(*places: Places) -> list[np.ndarray]:

@@ -116,11 +116,12 @@ def read_header(
     except TileconvError:
         raise
     except gdal.GDAL_ERRORS as error:
-        kind = "GeoTIFF" if opening.driver == "GTiff" else opening.driver
-        cause = gdal.cause(error).replace(opening.name, path.name)
-        if opening.remote:
-            raise InputError(f"{path}: cannot be read: {cause}") from error
-        raise InputError(f"{path}: cannot be opened as {kind}: {cause}") from error
+        cause = gdal.cause(error)
+        if opening.driver == "GTiff" and not opening.remote:
+            raise InputError(f"{path}: cannot be opened as GeoTIFF: {cause}") from error
+        raise InputError(
+            f"{path}: cannot be read: {cause.replace(opening.name, path.name)}"
+        ) from error
 
 
 def check_file(path: Place) -> None:
