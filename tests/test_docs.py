@@ -3,6 +3,7 @@
 ``TILECONV_WRITE_DOCS=1 pytest tests/test_docs.py`` writes them anew.
 """
 
+import ast
 import os
 import re
 import shlex
@@ -19,6 +20,12 @@ VOLATILE = (  # what differs from machine to machine, and between versions of GD
     (re.compile(r"ZIPDecode:[^;]*;"), "ZIPDecode:Decoding error at scanline 128;"),
     (re.compile(r"the limit is [0-9.]+ [KMGT]iB"), "the limit is 8.0 GiB"),
     (re.compile(r"\b[0-9]+\.[0-9] s, "), "0.5 s, "),
+    (re.compile(r" in [0-9]+\.[0-9] s"), " in 0.5 s"),
+    (re.compile(r" +[0-9]+ MiB$", re.MULTILINE), "      229 MiB"),
+    (
+        re.compile(r"[0-9]+(?:\.[0-9])? KiB( +[0-9]+ +)[0-9]\.[0-9]$", re.MULTILINE),
+        r"57.5 KiB\g<1>0.1",
+    ),
     (re.compile(r'"seconds": [0-9.]+'), '"seconds": 0.5'),
     (re.compile(r"[0-9]+ threads?;"), "2 threads;"),
     (re.compile(r"about [0-9.]+ MiB at the peak"), "about 175 MiB at the peak"),
@@ -32,7 +39,9 @@ VOLATILE = (  # what differs from machine to machine, and between versions of GD
 
 def printed(command, folder):
     """Return what a command prints, output and errors together, with its exit code if not 0."""
-    shell = command.replace("tileconv ", f"{shlex.quote(sys.executable)} -m tileconv ")
+    python = shlex.quote(sys.executable)
+    shell = re.sub(r"(?<!rio )\btileconv ", f"{python} -m tileconv ", command)
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where rio lies
     done = subprocess.run(
         ["bash", "-c", shell],
         check=False,
@@ -40,7 +49,7 @@ def printed(command, folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"COLUMNS": "100"},
+        env=os.environ | {"COLUMNS": "100", "PATH": beside},
     )
     text = done.stdout.rstrip().replace(f"{folder}/", "").replace("python -m tileconv", "tileconv")
     return text + (f"\n(exit code {done.returncode})" if done.returncode else "")
@@ -52,9 +61,15 @@ def settled(text):
     return text
 
 
-def test_consoles_show_what_is_printed(tmp_path):
-    page = ROOT / "docs" / "command-line.md"
+YAML_FILE = re.compile(r"```yaml\n# (\S+\.yaml)\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["command-line.md", "inputs.md"])
+def test_consoles_show_what_is_printed(tmp_path, name):
+    page = ROOT / "docs" / name
     text = page.read_text()
+    for job, keys in YAML_FILE.findall(text):
+        (tmp_path / job).write_text(keys)
     new, end = [], 0
     for match in CONSOLE.finditer(text):
         command = match[1].splitlines()[0].removeprefix("$ ")
@@ -88,6 +103,21 @@ def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "out" / "landsat8_crop_edges.tif").exists()
     assert (tmp_path / "out" / "landsat8_crop_edges_quicklook.png").exists()
+
+
+def test_the_code_on_inputs_says_what_it_gives(tmp_path, scene, monkeypatch):
+    (tmp_path / scene.name).write_bytes(scene.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in code_blocks("inputs.md"):
+        for statement in ast.parse(code).body:
+            source = ast.get_source_segment(code, statement)
+            if not isinstance(statement, ast.Expr):
+                exec(source, names)
+                continue
+            line = code.splitlines()[statement.end_lineno - 1]
+            said = line.partition("  # ")[2].partition(":")[0]
+            assert repr(eval(source, names)) == said
 
 
 def code_blocks(name):

@@ -24,8 +24,8 @@ from conftest import read
 import tileconv
 from tileconv.errors import InputError, OutputError, OutputExistsError
 from tileconv.jobs.prepare import plan_header, read_source
+from tileconv.raster.join import open_source
 from tileconv.raster.sink import remove
-from tileconv.raster.source import RasterSource
 
 OLD = b"the old output"
 CODECS = ("none", "deflate", "zstd")
@@ -597,7 +597,7 @@ def test_what_is_opened_is_what_was_planned(small, make_raster):
     plan = plan_header(job, header)
     make_raster(np.zeros((1, 9, 9), np.uint8))  # in its place, with fewer bands and pixels
     mode = plan.convolution.padding_mode
-    source = RasterSource(header, plan.geometry, plan.tiles, mode)
+    source = open_source(header, plan.geometry, plan.tiles, mode)
     with pytest.raises(InputError, match="changed while it was being read"), source:
         pass
 

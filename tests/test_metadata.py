@@ -491,6 +491,7 @@ def test_every_field_of_a_job_decides_on_values_or_does_not():
     not_deciding = {"name", "source", "target", "named", "quicklook", "overwrite"}
     not_deciding |= {"driver", "overviews", "compress", "predictor", "level", "block", "report"}
     not_deciding |= {"scheduler", "threads", "memory_limit", "tile"}
+    not_deciding |= {"scenes", "root"}  # which pixels are read, not what is done with them
     in_the_convolution = {"convolution", "options"}
     known = {*DECIDING} | not_deciding | in_the_convolution
     assert known == {field.name for field in fields(Job)}

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         TileconvError,
         UnsupportedError,
     )
-    from tileconv.jobs.job import Job
+    from tileconv.files import convolve_raster
+    from tileconv.jobs.batch import BatchPlan, BatchReport
+    from tileconv.jobs.job import Batch, Job
     from tileconv.jobs.report import Report
     from tileconv.planning.plan import Plan
 
@@ -38,13 +40,18 @@ _HOMES = {
         "TileconvError",
         "UnsupportedError",
     ),
-    "tileconv.jobs.job": ("Job",),
+    "tileconv.files": ("convolve_raster",),
+    "tileconv.jobs.batch": ("BatchPlan", "BatchReport"),
+    "tileconv.jobs.job": ("Batch", "Job"),
     "tileconv.jobs.report": ("Report",),
     "tileconv.planning.plan": ("Plan",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Batch",
+    "BatchPlan",
+    "BatchReport",
     "ConfigError",
     "ConvolutionError",
     "InputError",
@@ -58,6 +65,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "convolve",
+    "convolve_raster",
     "kernels",
     "load_job",
     "plan",

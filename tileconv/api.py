@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -13,13 +13,15 @@ from tileconv.arrays.threads import thread_count
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError, UnsupportedError
-from tileconv.jobs.job import Job, load_job
+from tileconv.jobs.batch import plan_batch, run_batch
+from tileconv.jobs.job import Batch, Job, load_job
 from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.schedule import run_job
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
+    from tileconv.jobs.batch import BatchPlan, BatchReport
     from tileconv.jobs.report import Report
     from tileconv.planning.plan import Plan
 
@@ -223,12 +225,17 @@ def _convolve_plain(
     return convolve_numpy(plain, convolution, numbers, most)
 
 
-def plan(job: Job) -> Plan:
+@overload
+def plan(job: Job) -> Plan: ...
+@overload
+def plan(job: Batch) -> BatchPlan: ...
+def plan(job: Job | Batch) -> Plan | BatchPlan:
     """Say what running ``job`` will read, compute, hold and write, from headers alone.
 
     Print the plan to read it; `Plan.to_dict` is for programs. Raises
     `InputError` for a raster that cannot be read, `ConfigError` for one that
-    the job does not fit.
+    the job does not fit. A batch gives a `BatchPlan`, whose entries are plans
+    or such failures.
 
     >>> import tileconv
     >>> from importlib.resources import files
@@ -238,17 +245,29 @@ def plan(job: Job) -> Plan:
     >>> plan.out_shape, plan.blocks_needed, plan.geometry.x.gap
     ((3, 8, 8), 16, 57)
     """
-    return plan_job(job)
+    return plan_batch(job) if isinstance(job, Batch) else plan_job(job)
 
 
+@overload
 def run(
     job: Job, client: object = None, *, progress: Callable[[int, int], None] | None = None
-) -> Report:
+) -> Report: ...
+@overload
+def run(
+    job: Batch, client: object = None, *, progress: Callable[[int, int], None] | None = None
+) -> BatchReport: ...
+def run(
+    job: Job | Batch, client: object = None, *, progress: Callable[[int, int], None] | None = None
+) -> Report | BatchReport:
     """Run ``job`` and return a report; its output is then complete and checked.
 
     ``progress`` is called with (tiles done, tiles in all) from any thread. A
     dask ``client`` is not supported yet. On any error or interrupt the output
     is absent, or what it was before.
+
+    A batch runs all its inputs and returns a `BatchReport`; look at its
+    ``failures``, which raise nothing. ``progress`` is then called with (inputs
+    done, inputs in all).
 
     >>> import tempfile, tileconv
     >>> from importlib.resources import files
@@ -261,7 +280,8 @@ def run(
     """
     if client is not None:
         raise UnsupportedError("clusters are not supported yet; leave client out")
-    return run_job(job, progress=progress)
+    work = run_batch if isinstance(job, Batch) else run_job
+    return work(job, progress=progress)  # type: ignore[arg-type]
 
 
 def _dtype(dtype: DTypeLike) -> np.dtype:

@@ -44,13 +44,12 @@ class _Group(click.Group):
             error.show()
             code = 2
         except TileconvError as error:
-            click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-            click.echo(str(error).replace(f"{Path.cwd()}{os.sep}", ""), err=True)
+            _tell(error)
             code = error.exit_code
         except (KeyboardInterrupt, click.Abort) as stop:  # click makes an Abort of either signal
             terminated = isinstance(stop.__cause__ or stop, Terminated)
             word, code = ("Terminated", 143) if terminated else ("Interrupted", 130)
-            click.echo(f"{word}; no output was left.", err=True)
+            click.echo(f"{word}; no output was left unfinished.", err=True)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -87,7 +86,7 @@ def run(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Run a job. The output is complete and checked, or absent."""
+    """Run a job. Each output is complete and checked, or absent."""
     extra = [*assignments]
     extra += ["output.overwrite=true"] if overwrite else []
     extra += ["output.quicklook=true"] if quicklook else []
@@ -95,12 +94,14 @@ def run(
     import tileconv  # noqa: PLC0415 - --help and --version answer without it
 
     job = tileconv.load_job(job_file, set=extra)
-    with _terminable(), _progress(show=not quiet and sys.stderr.isatty()) as progress:
+    unit = "inputs" if isinstance(job, tileconv.Batch) else "tiles"
+    with _terminable(), _progress(unit, show=not quiet and sys.stderr.isatty()) as progress:
         report = tileconv.run(job, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     elif not quiet:
         click.echo(str(report))
+    _end(report)
 
 
 @main.command()
@@ -113,6 +114,20 @@ def plan(job_file: Path, assignments: tuple[str, ...], as_json: bool) -> None:
 
     result = tileconv.plan(tileconv.load_job(job_file, set=assignments))
     click.echo(result.to_json() if as_json else str(result))
+    _end(result)
+
+
+def _end(result: object) -> None:
+    """Tell of each input of a batch that failed, and exit with the code of the gravest."""
+    for failure in getattr(result, "failures", ()):
+        _tell(failure.error)
+    if code := getattr(result, "exit_code", 0):
+        raise click.exceptions.Exit(code)
+
+
+def _tell(error: TileconvError) -> None:
+    click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+    click.echo(str(error).replace(f"{Path.cwd()}{os.sep}", ""), err=True)
 
 
 @main.command()
@@ -130,10 +145,22 @@ def verify(
     import tileconv  # noqa: PLC0415
     from tileconv.verify import verify as check  # noqa: PLC0415
 
-    found = check(tileconv.load_job(job_file, set=assignments), windows=windows, seed=seed)
-    click.echo(found.to_json() if as_json else str(found))
-    if not found.passed:
-        raise click.exceptions.Exit(3)
+    loaded = tileconv.load_job(job_file, set=assignments)
+    jobs = loaded.jobs if isinstance(loaded, tileconv.Batch) else (loaded,)
+    code = 0
+    for job in jobs:  # of a batch: one result a line where it is JSON
+        try:
+            found = check(job, windows=windows, seed=seed)
+        except TileconvError as error:
+            if len(jobs) == 1:
+                raise
+            _tell(error)
+            code = max(code, error.exit_code)
+            continue
+        click.echo(found.to_json(indent=None if len(jobs) > 1 else 2) if as_json else str(found))
+        code = max(code, 0 if found.passed else 3)
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 @main.command()
@@ -173,8 +200,8 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(*, show: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar on stderr while tiles are computed."""
+def _progress(unit: str, *, show: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar on stderr while tiles, or the inputs of a batch, are computed."""
     if not show:
         yield None
         return
@@ -192,7 +219,7 @@ def _progress(*, show: bool) -> Iterator[Callable[[int, int], None] | None]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("tiles"),
+        TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -99,8 +99,8 @@ def compute_tile(
         (B, rows.size, columns.size) of ``numbers.source``; places that hold padding may hold
         anything.
     masked
-        Boolean (rows.size, columns.size), or one such plane for each band, True where a mask hides
-        the pixel; None if none is hidden.
+        Boolean (rows.size, columns.size), or one such plane for all bands or for each, True where
+        a mask hides the pixel; None if none is hidden.
     out
         (outputs, rows.outputs, columns.outputs) of ``numbers.target``, overwritten.
     share
@@ -144,7 +144,9 @@ def _compute_group(
 
 
 def _plane(masked: np.ndarray | None, band: int) -> np.ndarray | None:
-    return masked[band] if masked is not None and masked.ndim == 3 else masked
+    if masked is None or masked.ndim == 2:
+        return masked
+    return masked[band if len(masked) > 1 else 0]
 
 
 def _settle(

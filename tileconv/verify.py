@@ -60,9 +60,9 @@ class Verification:
         """Nothing is wrong."""
         return not self.faults
 
-    def to_json(self) -> str:
+    def to_json(self, indent: int | None = 2) -> str:
         """Return all of it as JSON."""
-        return json.dumps({**asdict(self), "passed": self.passed}, indent=2)
+        return json.dumps({**asdict(self), "passed": self.passed}, indent=indent)
 
     def __str__(self) -> str:
         """Return a few lines for a person."""

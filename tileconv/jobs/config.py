@@ -70,8 +70,8 @@ class _Section(BaseModel):
 class InputConfig(_Section):
     """What is read."""
 
-    path: str
-    """A GeoTIFF; relative to the YAML file."""
+    path: str | Annotated[list[str], Field(min_length=1)]
+    """A GeoTIFF, a list or a glob of them; relative to the YAML file."""
     bands: list[Count] | None = Field(default=None, min_length=1)
     """1-based; default all but an alpha band."""
     mask: Literal["auto", "none"] = "auto"
@@ -80,6 +80,12 @@ class InputConfig(_Section):
     """Apply scale and offset tags."""
     palette: bool = False
     """Take the class codes of a band with a colour palette as numbers."""
+    root: str | None = None
+    """A folder that holds all files of a VRT; default that of the VRT."""
+    remote: bool = False
+    """Allow https:// and s3://."""
+    mosaic: bool = False
+    """The rasters of a list or a glob lie on one grid, and are read as one raster."""
 
 
 class KernelConfig(_Section):
@@ -141,7 +147,7 @@ class ComputeConfig(_Section):
 
 
 class JobConfig(_Section):
-    """One raster in, one raster out. Every key of the YAML file is a field here."""
+    """Each raster in gives one out. Every key of the YAML file is a field here."""
 
     input: InputConfig
     kernel: KernelConfig
@@ -165,7 +171,6 @@ class JobConfig(_Section):
 
 
 PLANNED: Mapping[str, Sequence[str]] = {
-    "input": ("mosaic", "remote"),
     "output": ("creation_options", "layout"),
     "compute": ("cluster",),
 }
@@ -206,7 +211,30 @@ _CHOICES: Mapping[KeyPath, str] = {
     ("groups",): "a whole number from 1",
     ("padding_value",): "a number",
     ("input", "bands"): "a list of band numbers from 1",
+    ("input", "path"): "a path, a list of paths, or a glob like scenes/*.tif",
 }
+
+
+def option_places() -> dict[str, str]:
+    """Return the section of each key whose own name says enough; "" is the top of a job.
+
+    >>> places = option_places()
+    >>> places["stride"], places["flip"], places["dtype"], "path" in places
+    ('', 'kernel', 'output', False)
+    """
+    places = {
+        name: section
+        for section, model in (
+            ("input", InputConfig),
+            ("output", OutputConfig),
+            ("compute", ComputeConfig),
+        )
+        for name in model.model_fields
+        if name not in ("path", "bands", "overwrite")
+    }
+    top = {name: "" for name in JobConfig.model_fields if name not in ("input", "kernel", "output")}
+    del top["compute"]
+    return places | {"flip": "kernel", "normalize": "kernel"} | top
 
 
 def check_job(document: Document, name: str) -> JobConfig:
@@ -263,8 +291,6 @@ def _explain(path: KeyPath, detail: Any, value: Any) -> str:
         return (
             f"clusters are not supported yet (tileconv {__version__}); use threads or synchronous"
         )
-    if path == ("input", "path") and isinstance(given, list):
-        return f"lists of rasters are not supported yet (tileconv {__version__}); give one path"
     if path in _CHOICES:
         return f"must be {_CHOICES[path]}; got {given!r}"
     if kind == "bool_type":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,16 @@ from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.config import JobConfig, KernelConfig, OutputConfig, check_job
 from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
-from tileconv.jobs.yaml import LARGEST_BYTES, Document, KeyPath, parse
+from tileconv.jobs.paths import (
+    check_distinct_names,
+    check_no_fields,
+    fill_in,
+    find_inputs,
+    is_glob,
+    place,
+)
+from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
+from tileconv.raster.remote import Place
 
 Scheduler = Literal["threads", "synchronous"]
 Driver = Literal["GTiff", "COG", "Zarr"]
@@ -41,7 +49,8 @@ class Job:
 
     name: str
     """The YAML file, for messages."""
-    source: Path
+    source: Place
+    """The raster, or the first scene of a mosaic."""
     target: Path
     convolution: Convolution | None
     """None until the raster is known, if the kernel's size is given on the ground."""
@@ -73,6 +82,15 @@ class Job:
     threads: int = 1
     memory_limit: int = 1 << 31
     tile: tuple[int, int] | None = None
+    scenes: tuple[Place, ...] = ()
+    """All scenes of a mosaic."""
+    root: Path | None = None
+    """A folder that holds all files of a VRT; None is that of the VRT."""
+
+    @property
+    def sources(self) -> tuple[Place, ...]:
+        """Every file that a run of the job reads."""
+        return self.scenes or (self.source,)
 
     @property
     def quicklook_path(self) -> Path:
@@ -84,8 +102,37 @@ class Job:
         """Where the report goes: beside the output."""
         return self.target.with_name(f"{self.target.name}.json")
 
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """Every file that a run of the job writes."""
+        picture = (self.quicklook_path,) if self.quicklook else ()
+        return (self.target, *picture, *((self.report_path,) if self.report else ()))
 
-def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequence[str] = ()) -> Job:
+
+@dataclass(frozen=True)
+class Batch:
+    """One job for many rasters: what `load_job` returns if ``input.path`` is a list or a glob.
+
+    >>> batch = load_job(
+    ...     {
+    ...         "input": {"path": ["north.tif", "south.tif"]},
+    ...         "kernel": {"name": "box"},
+    ...         "output": {"path": "out/{stem}_mean.tif"},
+    ...     }
+    ... )
+    >>> [job.target.name for job in batch.jobs]
+    ['north_mean.tif', 'south_mean.tif']
+    """
+
+    name: str
+    """The YAML file, for messages."""
+    jobs: tuple[Job, ...]
+    """One per input, in their order."""
+
+
+def load_job(
+    source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequence[str] = ()
+) -> Job | Batch:
     """Read and check a job.
 
     Parameters
@@ -95,10 +142,17 @@ def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequenc
     set
         Assignments like ``"stride=8"`` that replace values of the file.
 
+    Returns
+    -------
+    Job or Batch
+        A `Batch` if ``input.path`` is a list or a glob, however many files that gives.
+
     Raises
     ------
     ConfigError
         Lists every wrong key and value, with its line.
+    InputError
+        No file matches a glob.
 
     >>> job = load_job(
     ...     {"input": {"path": "a.tif"}, "kernel": {"name": "box"}, "output": {"path": "b.tif"}}
@@ -107,67 +161,18 @@ def load_job(source: str | os.PathLike[str] | Mapping[str, Any], *, set: Sequenc
     (3, 3)
     """
     if isinstance(source, Mapping):
-        name, folder, document = "job", Path.cwd(), Document(_plain(source))
+        name, folder, document = "job", Path.cwd(), Document(plain(source))
     else:
         path = Path(source)
         name, folder = str(path), Path(os.path.realpath(path)).parent
-        document = parse(_text(path), name)
+        document = parse(read_text(path), name)
     for assignment in set:
-        _assign(document, assignment)
+        assign(document, assignment)
     config = check_job(document, name)
     return _build(config, document, name, folder)
 
 
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_BYTES + 1)
-        if len(text) > LARGEST_BYTES:
-            raise ConfigError(f"{path}: a job is at most {LARGEST_BYTES >> 20} MiB of YAML")
-        return text.decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such job file; `tileconv init` makes one to start from"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file in UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _plain(value: Any) -> Any:
-    """Return mappings, sequences and arrays as the plain values that YAML would give."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _assign(document: Document, assignment: str) -> None:
-    key, separator, text = assignment.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(
-            f"--set {assignment}: write KEY=VALUE, like stride=8 or output.overwrite=true"
-        )
-    value = parse(text, f"--set {assignment}").value
-    path: KeyPath = tuple(key.strip().split("."))
-    if document.value is None:
-        document.value = {}
-    place = document.value
-    for part in path[:-1]:
-        if not isinstance(place, dict):
-            break
-        place = place.setdefault(part, {})
-    if not isinstance(place, dict):
-        raise ConfigError(f"--set {assignment}: there is no key {key}")
-    place[str(path[-1])] = value
-    document.lines = {known: line for known, line in document.lines.items() if known != path}
-
-
-def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Job:
+def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Job | Batch:
     def located(path: KeyPath, error: Exception) -> ConfigError:
         line = document.line(path)
         where = f"line {line}: " if line else ""
@@ -196,9 +201,19 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
             raise located(
                 ("output", "dtype"), ConfigError("GeoTIFF cannot store float16; use float32")
             )
-    source = _place(folder, config.input.path)
     try:
-        target = folder / _fill_in(config.output.path, source)
+        sources = find_inputs(folder, config.input.path, remote=config.input.remote)
+    except ConfigError as error:
+        raise located(("input", "path"), error) from None
+    try:
+        targets = [
+            Path(os.path.realpath(folder / fill_in(config.output.path, source)))
+            for source in sources
+        ]
+        if config.input.mosaic:
+            check_no_fields(config.output.path)
+        else:
+            check_distinct_names(sources, targets)
     except ConfigError as error:
         raise located(("output", "path"), error) from None
     if wrong := _wrong_level(config.output.compress, config.output.level):
@@ -209,10 +224,10 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         raise located(("input", "bands"), ConfigError("a band is given twice"))
     compute = config.compute
     tile = compute.tile
-    return Job(
+    job = Job(
         name=name,
-        source=source,
-        target=Path(os.path.realpath(target)),
+        source=sources[0],
+        target=targets[0],
         convolution=convolution,
         named=named,
         options=options,
@@ -220,6 +235,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         masks=config.input.mask == "auto",
         scaled=config.input.scaled,
         palette=config.input.palette,
+        root=None if config.input.root is None else place(folder, config.input.root),
         dtype=dtype,
         nodata=config.output.nodata,
         driver=config.output.driver,
@@ -241,6 +257,12 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         if isinstance(tile, int)
         else (tile[0], tile[1]),
     )
+    if config.input.mosaic:
+        return replace(job, scenes=tuple(sources))
+    if isinstance(config.input.path, str) and not is_glob(folder, config.input.path):
+        return job
+    pairs = zip(sources, targets, strict=True)
+    return Batch(name, tuple(replace(job, source=s, target=t) for s, t in pairs))
 
 
 _ARGUMENTS = tuple(
@@ -284,30 +306,6 @@ def _kernel(config: JobConfig, folder: Path) -> tuple[NamedKernel | None, Any]:
     if kernel.file is not None:
         return None, load_kernel(folder, kernel.file)
     return None, kernel.weights
-
-
-def _place(folder: Path, path: str) -> Path:
-    """Return where the input lies, without ``..``; behind a link that is not the folder before."""
-    short = Path(os.path.normpath(folder / path))
-    parent = folder / Path(path.partition("\0")[0]).parent
-    if ".." in parent.parts and os.path.realpath(parent) != os.path.realpath(short.parent):
-        return Path(os.path.realpath(parent)) / short.name
-    return short
-
-
-def _fill_in(template: str, source: Path) -> str:
-    """Put the input's names into {stem}, {name} and {parent}; no other field has a meaning."""
-    fields = {"{stem}": source.stem, "{name}": source.name, "{parent}": source.parent.name}
-    mark = re.compile("|".join(map(re.escape, fields)))
-    rest = mark.sub("", template)
-    if "{" in rest or "}" in rest:
-        raise ConfigError(f"only {', '.join(fields)} can stand in braces; got {template!r}")
-    path = mark.sub(lambda found: fields[found[0]], template)
-    if not Path(path).name or "\0" in path:
-        raise ConfigError(f"needs a file name; got {path!r}")
-    if "://" in path or path.startswith("/vsi"):  # GDAL's names for networks and memory
-        raise ConfigError(f"only files on disk are written; got {path!r}")
-    return path
 
 
 def _wrong_level(compress: str, level: int | None) -> str | None:

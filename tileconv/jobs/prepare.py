@@ -18,6 +18,8 @@ from tileconv.planning.cost import WRITER_BYTES
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
 from tileconv.raster.metadata import Header, Wanted, check_file, read_header
+from tileconv.raster.mosaic import read_mosaic
+from tileconv.raster.remote import Place, Remote
 from tileconv.raster.sink import OutputSpec
 
 
@@ -31,22 +33,29 @@ def plan_job(job: Job) -> Plan:
 
 def read_source(job: Job) -> Header:
     """Read the header of the job's input, once it is sure that the output is another file."""
-    check_file(job.source)
-    check_distinct(job.source, job.target, "the output")
-    return read_header(
-        job.source,
-        Wanted(
-            bands=job.bands,
-            masks=job.masks,
-            scaled=job.scaled,
-            palette=job.palette,
-            target=job.dtype,
-        ),
+    for source in job.sources:
+        check_file(source)
+        check_distinct(source, job.target, "the output")
+    wanted = Wanted(
+        bands=job.bands,
+        masks=job.masks,
+        scaled=job.scaled,
+        palette=job.palette,
+        target=job.dtype,
+        root=job.root,
     )
+    header = read_mosaic(job.scenes, wanted) if job.scenes else read_header(job.source, wanted)
+    for scene in header.scenes or (header,):
+        for file in scene.files:  # those of a VRT too
+            for path in job.written:
+                check_distinct(file, path, "the output")
+    return header
 
 
-def check_distinct(source: Path, target: Path, what: str) -> None:
+def check_distinct(source: Place, target: Path, what: str) -> None:
     """Check that a file to be written is not the input, by whatever name or link."""
+    if isinstance(source, Remote):
+        return
     if os.path.exists(target) and os.path.samefile(source, target):  # noqa: PTH110, PTH121
         raise OutputExistsError(f"{target}: {what} is the input itself; choose another path")
 
@@ -76,6 +85,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             transform=header.transform,
             source=str(job.source),
             target=str(job.target),
+            scenes=tuple(map(str, job.scenes)),
             bands=header.bands,
             descriptions=header.descriptions,
             stored_bytes=header.stored_bytes,

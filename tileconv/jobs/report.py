@@ -37,10 +37,15 @@ class Report:
     """Valid integer outputs that equal nodata and so read as missing."""
     quicklook: str | None = None
     warnings: tuple[str, ...] = ()
+    scenes: tuple[str, ...] = ()
+    """The files of a mosaic, the first of which is ``source``."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as values that JSON knows."""
-        return asdict(self)
+        """Return the report as values that JSON knows; ``scenes`` only if there are any."""
+        values = asdict(self)
+        if not self.scenes:
+            del values["scenes"]
+        return values
 
     def __str__(self) -> str:
         """Return a few lines that say where the result lies."""

@@ -30,13 +30,14 @@ from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
 from tileconv.raster.formats import open_sink
 from tileconv.raster.gdal import environment
+from tileconv.raster.join import MosaicSource, open_source
 from tileconv.raster.sink import Sink, check_target
-from tileconv.raster.source import RasterSource
 from tileconv.tile import Counts, Recipe, compute_tile
 
 if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
     from tileconv.planning.tiles import Tile
+    from tileconv.raster.source import RasterSource
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all) as tiles end, from any thread."""
@@ -51,14 +52,16 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     if job.quicklook:
         quicklook.check_available()
         check_target(job.quicklook_path, overwrite=job.overwrite)
-        check_distinct(job.source, job.quicklook_path, "the quicklook")
+        for each in job.sources:
+            check_distinct(each, job.quicklook_path, "the quicklook")
     if job.report:
         check_target(job.report_path, overwrite=job.overwrite)
-        check_distinct(job.source, job.report_path, "the report")
+        for each in job.sources:
+            check_distinct(each, job.report_path, "the report")
     header = read_source(job)
     plan = plan_header(job, header)
     started = time.perf_counter()
-    source = RasterSource(
+    source = open_source(
         header, plan.geometry, plan.tiles, plan.convolution.padding_mode, handles=plan.threads
     )
     picture = quicklook.Quicklook(plan) if job.quicklook else None
@@ -100,6 +103,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
         collisions=counts.collisions,
         quicklook=None if picture is None else str(job.quicklook_path),
         warnings=tuple(warnings),
+        scenes=tuple(map(str, job.scenes)),
     )
     if job.report:
         try:
@@ -124,7 +128,7 @@ class _Work:
     def __init__(
         self,
         plan: Plan,
-        source: RasterSource,
+        source: RasterSource | MosaicSource,
         sink: Sink,
         picture: quicklook.Quicklook | None,
         progress: Progress | None,

@@ -6,11 +6,14 @@ error, not the last one's win. Anchors, aliases and tags, which can blow up or
 run code, are refused, and so are very large and very deep files.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from tileconv.errors import ConfigError
@@ -80,6 +83,57 @@ def scalar(text: str) -> Any:
     if text in (".nan", ".NaN", ".NAN"):
         return float("nan")
     return text
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a job file; `ConfigError` if there is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_BYTES + 1)
+        if len(text) > LARGEST_BYTES:
+            raise ConfigError(f"{path}: a job is at most {LARGEST_BYTES >> 20} MiB of YAML")
+        return text.decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such job file; `tileconv init` makes one to start from"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def plain(value: Any) -> Any:
+    """Return mappings, sequences and arrays as the plain values that YAML would give."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def assign(document: Document, assignment: str) -> None:
+    """Put the value of ``KEY=VALUE`` into ``document``."""
+    key, separator, text = assignment.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"--set {assignment}: write KEY=VALUE, like stride=8 or output.overwrite=true"
+        )
+    value = parse(text, f"--set {assignment}").value
+    path: KeyPath = tuple(key.strip().split("."))
+    if document.value is None:
+        document.value = {}
+    place = document.value
+    for part in path[:-1]:
+        if not isinstance(place, dict):
+            break
+        place = place.setdefault(part, {})
+    if not isinstance(place, dict):
+        raise ConfigError(f"--set {assignment}: there is no key {key}")
+    place[str(path[-1])] = value
+    document.lines = {known: line for known, line in document.lines.items() if known != path}
 
 
 class _Reader:

@@ -75,7 +75,7 @@ class Work:
 
     def read_bytes(self) -> int:
         """Bytes of one read: a few blocks, at least one."""
-        block = self.layout.block[0] * self.layout.block[1]
+        block = self.layout.largest_block[0] * self.layout.largest_block[1]
         pixels = self.layout.shape[0] * self.layout.shape[1]
         most = self.layout.read_pixel_bytes
         return min(max(READ_BYTES, block * most), pixels * most)
@@ -103,7 +103,10 @@ class Work:
             each += self.compute_itemsize
         copies += outputs * tile[0] * tile[1] * each
         computing = self.output_bytes(tile) + copies + self.scratch_bytes
-        return self.window_bytes(tile) + max(self.read_bytes(), computing)
+        reading = self.read_bytes()
+        if self.layout.scenes:  # the part of a scene, and what of it is valid, beside the window
+            reading += 2 * self.window_bytes(tile)
+        return self.window_bytes(tile) + max(reading, computing)
 
     def kept_bytes(self, tiles: Tiles, threads: int = 1) -> int:
         """Blocks kept from one tile row to the next within a panel, and from tile to tile.
@@ -111,18 +114,21 @@ class Work:
         As many tiles as there are threads give to the next row before they have
         taken from the last one.
         """
-        by, bx = self.layout.block
+        by, bx = self.layout.largest_block
         y, x = self.geometry.y, self.geometry.x
         block = by * bx * self.layout.pixel_bytes
         panel = min(tiles.panel * tiles.x.tile, tiles.x.total)
         across = _blocks_across(x, panel, bx)
         ahead = min(threads * _blocks_across(x, tiles.x.tile, bx), across)
         rows = shared_blocks(y, tiles.y, by)
+        if self.layout.scenes and tiles.y.count > 1 and y.stride < y.span + by:
+            rows += 1  # blocks of scenes begin anywhere
         if self.wraps and tiles.y.count > 1:
             rows += -(-y.before // by) + -(-y.after // by)
         columns = shared_blocks(x, tiles.x, bx) * min(threads, 2) if tiles.panel > 1 else 0
         down = _blocks_across(y, tiles.y.tile, by)
-        return block * (rows * (across + ahead) + columns * down)
+        kept = block * (rows * (across + ahead) + columns * down)
+        return int(kept * self.layout.overlap)
 
     def decodings(self, tiles: Tiles) -> float:
         """Block decodings per needed block: 1, and more where panels share block columns."""

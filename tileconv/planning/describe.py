@@ -15,11 +15,10 @@ def describe(plan: Plan) -> str:
     lines: list[tuple[str, str]] = []
     add = lines.append
     rows, columns = plan.layout.shape
-    by, bx = plan.layout.block
-    add(("Input", shown(plan.source)))
+    add(("Input", _input(plan)))
     add(("", f"{_shape(plan.layout.bands, rows, columns)} {_dtype(plan)}{_bands(plan)}"))
     where = ", pixel-interleaved" if plan.layout.interleaved and plan.layout.bands > 1 else ""
-    add(("", f"stored in blocks of {by} x {bx}{where}{_detail(plan, 'codec')}"))
+    add(("", f"stored in blocks of {_blocks(plan)}{where}{_detail(plan, 'codec')}"))
     if "crs" in plan.details:
         add(("", plan.details["crs"]))
     add(("Kernel", _kernel(plan)))
@@ -88,6 +87,20 @@ def _bands(plan: Plan) -> str:
     if plan.layout.read_bands == plan.layout.bands:
         return ""
     return f", of which {plural(plan.layout.read_bands, 'band')}: {', '.join(map(str, plan.bands))}"
+
+
+def _input(plan: Plan) -> str:
+    if not plan.scenes:
+        return shown(plan.source)
+    return f"mosaic of {plural(len(plan.scenes), 'scene')}, the first {shown(plan.source)}"
+
+
+def _blocks(plan: Plan) -> str:
+    """Return the sizes of storage blocks, of which the scenes of a mosaic may have several."""
+    layout = plan.layout
+    sizes = {scene.layout.block for scene in layout.scenes} or {layout.block}
+    texts = [f"{rows} x {columns}" for rows, columns in sorted(sizes, reverse=True)]
+    return ", ".join(texts[:3]) + ", ..." * (len(texts) > 3)
 
 
 def _detail(plan: Plan, key: str) -> str:

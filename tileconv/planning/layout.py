@@ -1,5 +1,7 @@
 """What planning needs to know of a raster: its shape and how a file stores it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,8 @@ class Layout:
     """An alpha band is read beside those that are convolved."""
     stored: np.dtype | None = None
     """Dtype in the file, where pixels are scaled while they are read."""
+    scenes: tuple[Scene, ...] = ()
+    """The files of a mosaic, which have blocks of their own; ``block`` is then the smallest."""
 
     @property
     def block_grid(self) -> tuple[int, int]:
@@ -41,6 +45,8 @@ class Layout:
     @property
     def blocks_total(self) -> int:
         """Storage blocks of all bands in the file."""
+        if self.scenes:
+            return sum(scene.layout.blocks_total for scene in self.scenes)
         rows, columns = self.block_grid
         return rows * columns * (1 if self.interleaved else self.bands)
 
@@ -55,3 +61,31 @@ class Layout:
         converted = 0 if self.stored is None else self.read_bands * self.stored.itemsize + 8
         alpha = self.alpha * (self.stored or self.dtype).itemsize
         return self.pixel_bytes + converted + alpha
+
+    @property
+    def decoded_pixel_bytes(self) -> int:
+        """Bytes per pixel that the decoder unpacks at a time."""
+        return (self.bands if self.interleaved else 1) * self.dtype.itemsize
+
+    @property
+    def largest_block(self) -> tuple[int, int]:
+        """``block``, or the most rows and columns that a block of any scene has."""
+        if not self.scenes:
+            return self.block
+        blocks = [scene.layout.block for scene in self.scenes]
+        return max(rows for rows, _ in blocks), max(columns for _, columns in blocks)
+
+    @property
+    def overlap(self) -> float:
+        """Pixels stored per pixel of the raster: above 1 where scenes lie over one another."""
+        stored = sum(scene.layout.shape[0] * scene.layout.shape[1] for scene in self.scenes)
+        return max(1.0, stored / (self.shape[0] * self.shape[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One file of a mosaic."""
+
+    layout: Layout
+    offset: tuple[int, int]
+    """Its first pixel in the mosaic, (y, x)."""

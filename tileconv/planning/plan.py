@@ -19,6 +19,7 @@ from tileconv.planning.blocks import block_uses
 from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
 from tileconv.planning.describe import describe
 from tileconv.planning.layout import Layout
+from tileconv.planning.scenes import count_blocks
 from tileconv.planning.tiles import AxisTiles, Tiles
 
 
@@ -46,6 +47,8 @@ class Plan:
     """The input's, None if it has none."""
     source: str = "array"
     target: str = "array"
+    scenes: tuple[str, ...] = ()
+    """The files of a mosaic, the first of which is ``source``."""
     bands: tuple[int, ...] = ()
     """Bands that are convolved, 1-based."""
     descriptions: tuple[str | None, ...] = ()
@@ -86,8 +89,15 @@ class Plan:
         return choose(c.weights, c.stride, c.dilation, self.numbers.compute)
 
     @cached_property
+    def _blocks_of_scenes(self) -> tuple[int, int]:
+        mode = self.convolution.padding_mode
+        return count_blocks(self.layout, self.geometry, self.tiles, mode)
+
+    @cached_property
     def blocks_needed(self) -> int:
         """Storage blocks that at least one receptive field touches, all bands."""
+        if self.layout.scenes:
+            return self._blocks_of_scenes[0]
         y, x = self.geometry.y, self.geometry.x
         by, bx = self.layout.block
         mode = self.convolution.padding_mode
@@ -98,6 +108,8 @@ class Plan:
     @cached_property
     def blocks_decoded(self) -> int:
         """Block decodings of the run: ``blocks_needed``, more where panels share blocks."""
+        if self.layout.scenes:
+            return self._blocks_of_scenes[1]
         y, x = self.geometry.y, self.geometry.x
         by, bx = self.layout.block
         mode = self.convolution.padding_mode
@@ -137,6 +149,7 @@ class Plan:
         return {
             "source": self.source,
             "target": self.target,
+            **({"scenes": list(self.scenes)} if self.scenes else {}),
             "bands": list(self.bands),
             "in_shape": [self.layout.bands, *self.layout.shape],
             "out_shape": list(self.out_shape),

@@ -18,10 +18,10 @@ from tileconv.raster.store import Pixels
 from tileconv.raster.structure import nodata_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rasterio.io import DatasetReader
     from rasterio.windows import Window
+
+    from tileconv.raster.remote import Place
 
 Nodata = float | int | None
 Mask = Literal["dataset", "bands"]
@@ -158,7 +158,7 @@ def find_mask(dataset: DatasetReader, bands: tuple[int, ...]) -> Mask | None:
 
 
 def find_nodata(
-    path: Path, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
+    path: Place, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
 ) -> tuple[Nodata, ...]:
     """Return each band's nodata, None where there is none or ``dtype`` cannot hold it.
 
@@ -200,7 +200,7 @@ def in_dtype(values: tuple[Nodata, ...], dtype: np.dtype) -> tuple[np.generic | 
     )
 
 
-def _exact(path: Path, dataset: DatasetReader, value: float, dtype: np.dtype) -> float | int:
+def _exact(path: Place, dataset: DatasetReader, value: float, dtype: np.dtype) -> float | int:
     """Return nodata as it is written: rasterio passes it through a double."""
     if dtype.itemsize < 8:
         return value

@@ -14,14 +14,12 @@ from rasterio._err import CPLE_BaseError  # what GDAL's own errors come as, from
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
+from tileconv.raster import remote
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rasterio.io import DatasetReader
 
-DRIVER = "GTiff"
-"""The one driver that inputs are opened with: a guessed VRT reads other files and the network."""
+    from tileconv.raster.opening import Opening
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
@@ -39,7 +37,7 @@ def environment() -> Iterator[None]:
     if getattr(_thread, "set_up", False):
         yield
         return
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS):
         _thread.set_up = True
         try:
             yield
@@ -52,10 +50,16 @@ def writing() -> rasterio.Env:
     return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PAM_ENABLED="NO")
 
 
-def open_dataset(path: Path) -> DatasetReader:
-    """Open ``path`` for reading, with a handle of its own."""
+def open_dataset(opening: Opening) -> DatasetReader:
+    """Open a raster for reading, with a handle of its own."""
     with quietly():
-        return rasterio.open(path, driver=DRIVER, sharing=False)
+        return open_scene(opening)
+
+
+def open_scene(opening: Opening) -> DatasetReader:
+    """Open a raster that has a transform, from any thread."""
+    with rasterio.Env(**remote.OPENING) if opening.remote else contextlib.nullcontext():
+        return rasterio.open(opening.name, driver=opening.driver, sharing=False)
 
 
 @contextlib.contextmanager

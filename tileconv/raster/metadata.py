@@ -25,6 +25,8 @@ from tileconv.raster.decoding import (
     find_nodata,
     in_dtype,
 )
+from tileconv.raster.opening import Opening
+from tileconv.raster.remote import Place, Remote
 from tileconv.raster.structure import sparse_blocks, stored_bytes
 
 if TYPE_CHECKING:
@@ -46,17 +48,22 @@ class Identity:
     inode: int
 
     @classmethod
-    def of(cls, path: Path) -> Identity:
-        """Look at ``path`` now."""
-        found = os.stat(path)
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+    def of(cls, *paths: Path) -> Identity:
+        """Look at ``paths`` now; of several files it is the sum."""
+        found = [os.stat(path) for path in paths]
+        return cls(
+            sum(f.st_size for f in found),
+            sum(f.st_mtime_ns for f in found),
+            sum(f.st_ino for f in found),
+        )
 
 
 @dataclass(frozen=True)
 class Header:
     """What a raster's header says. Bands are 1-based."""
 
-    path: Path
+    path: Place
+    opening: Opening
     identity: Identity
     layout: Layout
     bands: tuple[int, ...]
@@ -72,6 +79,13 @@ class Header:
     codec: str
     stored_bytes: int
     notes: tuple[str, ...]
+    scenes: tuple[Header, ...] = ()
+    """Of a mosaic, whose ``path`` is that of its first scene."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file on disk that is read, those that a VRT names too."""
+        return _files(self.path, self.opening)
 
     @property
     def scaled(self) -> bool:
@@ -93,6 +107,11 @@ class Header:
         return math.hypot(b, e) * metres, math.hypot(a, d) * metres
 
 
+def _files(path: Place, opening: Opening) -> tuple[Path, ...]:
+    local = () if isinstance(path, Remote) else (path,)
+    return (*dict.fromkeys((*local, *opening.files)),)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a job asks of a raster."""
@@ -107,34 +126,42 @@ class Wanted:
     """Take the codes of a band with a colour palette as numbers."""
     target: np.dtype | None = None
     """Dtype of the output, if the job says it."""
+    root: Path | None = None
+    """A folder that holds all files of a VRT; None is that of the VRT."""
 
 
-def read_header(path: Path, wanted: Wanted) -> Header:
+def read_header(path: Place, wanted: Wanted) -> Header:
     """Open ``path``, check that tileconv can convolve it, and return what its header says.
 
     Raises `InputError`.
     """
     check_file(path)
+    opening = Opening.of(path, wanted.root)
     try:
-        with gdal.environment(), gdal.open_dataset(path) as dataset:
-            return _read(path, dataset, wanted)
+        with gdal.environment(), gdal.open_dataset(opening) as dataset:
+            return _read(path, opening, dataset, wanted)
     except TileconvError:
         raise
     except gdal.GDAL_ERRORS as error:
+        cause = gdal.cause(error)
+        if opening.driver == "GTiff" and not opening.remote:
+            raise InputError(f"{path}: cannot be opened as GeoTIFF: {cause}") from error
         raise InputError(
-            f"{path}: cannot be opened as GeoTIFF, the one format read so far: {gdal.cause(error)}"
+            f"{path}: cannot be read: {cause.replace(opening.name, path.name)}"
         ) from error
 
 
-def check_file(path: Path) -> None:
-    """Check that ``path`` is an ordinary file that may be read."""
+def check_file(path: Place) -> None:
+    """Check that ``path`` is an ordinary file that may be read, unless it is a URL."""
+    if isinstance(path, Remote):
+        return
     text = str(path)
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
         if "://" in text or ":/" in text or text.startswith(("/vsi", "<")):
             raise InputError(
-                f"{text}: only files on disk are read; remote inputs are not supported yet"
+                f"{text}: only files on disk are read; https:// and s3:// with input.remote: true"
             ) from None
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
@@ -147,7 +174,7 @@ def check_file(path: Path) -> None:
         raise InputError(f"{path}: permission denied")
 
 
-def _read(path: Path, dataset: DatasetReader, wanted: Wanted) -> Header:
+def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted) -> Header:
     colours = dataset.colorinterp  # first of all: rasterio takes earlier errors of GDAL for its own
     alpha = [i for i, colour in enumerate(colours, 1) if colour == ColorInterp.alpha]
     bands = _choose_bands(path, wanted, colours, alpha)
@@ -157,17 +184,14 @@ def _read(path: Path, dataset: DatasetReader, wanted: Wanted) -> Header:
     transform = tuple(dataset.transform)[:6]
     if dataset.subdatasets:
         notes.append(f"the file holds {len(dataset.subdatasets)} images; the first one is read")
-    sparse, blocks = sparse_blocks(path)
-    if sparse:
-        value = "0" if dataset.nodata is None else "nodata"
-        notes.append(
-            f"{sparse:,} of {blocks:,} blocks are not stored: their pixels read as {value}"
-        )
-    beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
-    notes += [f"{name} is read beside the raster" for name in beside]
+    _note_sparse_blocks(dataset, opening, notes)
+    if opening.driver == "GTiff":
+        beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
+        notes += [f"{name} is read beside the raster" for name in beside]
     return Header(
         path=path,
-        identity=Identity.of(path),
+        opening=opening,
+        identity=Identity.of(*_files(path, opening)),
         layout=Layout(
             shape=(dataset.height, dataset.width),
             dtype=decoding.dtype,
@@ -187,13 +211,23 @@ def _read(path: Path, dataset: DatasetReader, wanted: Wanted) -> Header:
         decoding=decoding,
         metadata=metadata,
         codec=str(dataset.profile.get("compress") or "uncompressed"),
-        stored_bytes=stored_bytes(path),
+        stored_bytes=_sampled_bytes(dataset) if opening.remote else _stored_bytes(opening),
         notes=tuple(notes),
     )
 
 
+def _note_sparse_blocks(dataset: DatasetReader, opening: Opening, notes: list[str]) -> None:
+    counts = [sparse_blocks(file) for file in opening.files]
+    sparse, blocks = sum(count[0] for count in counts), sum(count[1] for count in counts)
+    if sparse:
+        value = "0" if dataset.nodata is None else "nodata"
+        notes.append(
+            f"{sparse:,} of {blocks:,} blocks are not stored: their pixels read as {value}"
+        )
+
+
 def _choose_bands(
-    path: Path, wanted: Wanted, colours: Sequence[ColorInterp], alpha: list[int]
+    path: Place, wanted: Wanted, colours: Sequence[ColorInterp], alpha: list[int]
 ) -> tuple[int, ...]:
     everything = range(1, len(colours) + 1)
     bands = wanted.bands or tuple(i for i in everything if i not in alpha)
@@ -213,7 +247,7 @@ def _choose_bands(
 
 
 def _decoding(
-    path: Path,
+    path: Place,
     dataset: DatasetReader,
     wanted: Wanted,
     metadata: Metadata,
@@ -257,6 +291,23 @@ def _decoding(
         nodata=sought,
         scales=scales,
     )
+
+
+def _stored_bytes(opening: Opening) -> int:
+    return sum(map(stored_bytes, opening.files))
+
+
+def _sampled_bytes(dataset: DatasetReader) -> int:
+    """Estimate the compressed bytes of a remote raster from a few blocks along its diagonal."""
+    rows, columns = dataset.block_shapes[0]
+    grid = -(-dataset.height // rows), -(-dataset.width // columns)
+    planes = 1 if dataset.profile.get("interleave") == "pixel" else dataset.count
+    sizes = []
+    for step in range(16):
+        row, column = (count * step // 16 for count in grid)
+        text = dataset.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
+        sizes.append(int(text or 0))
+    return round(sum(sizes) / len(sizes) * grid[0] * grid[1] * planes)
 
 
 def _block(dataset: DatasetReader) -> tuple[int, int]:

@@ -17,6 +17,9 @@ from tileconv.raster.structure import check_complete, check_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from rasterio.io import DatasetReader
 
     from tileconv.raster.metadata import Header
     from tileconv.raster.sink import OutputSpec
@@ -30,9 +33,11 @@ def read_pixels(
     With them, where a mask, an alpha band or a band's own nodata hides a pixel:
     (1 or bands, rows, columns), None if the file has no such thing.
     """
+    if header.scenes:
+        return _read_scenes(header, rows, columns)
     ys, at_y = np.unique(rows, return_inverse=True)
     xs, at_x = np.unique(columns, return_inverse=True)
-    with _errors(header.path), gdal.environment(), gdal.open_dataset(header.path) as dataset:
+    with _errors(header.path), gdal.environment(), gdal.open_dataset(header.opening) as dataset:
         read = [
             [
                 header.decoding.read(dataset, Window(left, top, right - left, bottom - top))
@@ -48,6 +53,32 @@ def read_pixels(
     bands = gather([[part.bands for part in row] for row in read])
     marks = [[part.masked for part in row if part.masked is not None] for row in read]
     return bands, gather(marks) if marks[0] else None
+
+
+def _read_scenes(
+    header: Header, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a mosaic: each pixel from the first scene in which it is valid."""
+    layout = header.layout
+    bands = np.zeros((layout.read_bands, rows.size, columns.size), layout.dtype)
+    lost = np.ones(bands.shape, bool)
+    for scene, place in zip(header.scenes, layout.scenes, strict=True):
+        (top, left), (height, width) = place.offset, place.layout.shape
+        y = np.flatnonzero((rows >= top) & (rows < top + height))
+        x = np.flatnonzero((columns >= left) & (columns < left + width))
+        if not y.size or not x.size:
+            continue
+        values, masked = read_pixels(scene, rows[y] - top, columns[x] - left)
+        valid = values == values  # noqa: PLR0124 - NaN is not itself
+        if header.nodata is not None:
+            valid &= values != header.nodata
+        if masked is not None:
+            valid &= ~masked
+        where = np.ix_(np.arange(len(bands)), y, x)
+        take = lost[where] & valid
+        bands[where] = np.where(take, values, bands[where])
+        lost[where] &= ~valid
+    return bands, lost
 
 
 def _runs(numbers: np.ndarray) -> list[tuple[int, int]]:
@@ -71,7 +102,7 @@ class Output:
 
                 check_store(spec.path, spec)
                 return []
-            with gdal.environment(), gdal.open_dataset(spec.path) as dataset:
+            with gdal.environment(), _open(spec.path) as dataset:
                 found = {
                     "shape": (dataset.count, dataset.height, dataset.width),
                     "dtype": dataset.dtypes[0],
@@ -113,9 +144,14 @@ class Output:
         with (
             _errors(self.spec.path),
             gdal.environment(),
-            rasterio.open(self.spec.path, driver="GTiff", sharing=False) as dataset,
+            _open(self.spec.path) as dataset,
         ):
             return dataset.read(window=window)
+
+
+def _open(path: Path) -> DatasetReader:
+    with gdal.quietly():
+        return rasterio.open(path, driver="GTiff", sharing=False)
 
 
 @contextlib.contextmanager

@@ -12,14 +12,13 @@ from rasterio.windows import Window
 
 from tileconv import buffers
 from tileconv.errors import InputError
-from tileconv.planning.blocks import block_uses
 from tileconv.planning.cost import READ_BYTES
-from tileconv.planning.reads import read_axis
-from tileconv.planning.tiles import AxisTiles
 from tileconv.raster import gdal
 from tileconv.raster.metadata import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks
-from tileconv.raster.store import BlockStore, Key, Pixels
+from tileconv.raster.remote import Remote
+from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
+from tileconv.raster.uses import BlockUses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
 
     from rasterio.io import DatasetReader
 
-    from tileconv.geometry import Geometry
-    from tileconv.padding import PaddingMode
     from tileconv.planning.reads import AxisRead
-    from tileconv.planning.tiles import Tiles
 
 
 @dataclass(eq=False)
@@ -45,28 +41,28 @@ class _Request:
 
 
 class RasterSource:
-    """The pixels of a raster, for the tiles of one plan.
+    """The pixels of a raster, for the tiles of one plan, which ``uses`` has counted.
 
     Safe to use from many threads. ``handles`` is how many of them will read:
     each gets a handle of its own, opened and closed by the ``with`` block.
+    Whoever opens files otherwise gives ``lend``, which returns a thread's handle,
+    and ``decodings`` where threads decode for many sources.
     """
 
     def __init__(
         self,
         header: Header,
-        geometry: Geometry,
-        tiles: Tiles,
-        mode: PaddingMode,
+        uses: BlockUses,
         *,
         handles: int = 1,
+        lend: Callable[[], DatasetReader] | None = None,
+        decodings: Decodings | None = None,
     ) -> None:
         self.header = header
-        self._tiles = tiles
-        self._geometry = geometry
-        self._mode: PaddingMode = mode
-        self._uses_y = block_uses(geometry.y, tiles.y, header.layout.block[0], mode)
-        self._uses_x: dict[int, np.ndarray] = {}
-        self._store = BlockStore()
+        self._uses = uses
+        self._lend = lend
+        self._decodings = decodings or Decodings()
+        self._store = BlockStore(self._decodings)
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
         self._free = handles
@@ -76,7 +72,7 @@ class RasterSource:
         try:
             with gdal.environment():
                 for _ in range(self._free):
-                    self._handles.append(gdal.open_dataset(self.header.path))
+                    self._handles.append(gdal.open_dataset(self.header.opening))
             self.check_unchanged()  # what was opened is what was planned
         except InputError:
             self.__exit__(None, None, None)
@@ -105,7 +101,7 @@ class RasterSource:
     def check_unchanged(self) -> None:
         """Raise `InputError` if the file is no longer the one that was planned."""
         try:
-            same = Identity.of(self.header.path) == self.header.identity
+            same = Identity.of(*self.header.files) == self.header.identity
         except OSError:
             same = False
         if not same:
@@ -114,7 +110,7 @@ class RasterSource:
             )
 
     def read(self, rows: AxisRead, columns: AxisRead, panel: int) -> Pixels:
-        """Return the window of a tile, with marks for each band if there are any.
+        """Return the window of a tile, with marks for all bands or for each if there are any.
 
         Places of padding hold zeros and are not masked.
 
@@ -127,9 +123,9 @@ class RasterSource:
             buffers.zeros((layout.read_bands, *shape), layout.dtype),
             np.zeros((layout.marks, *shape), bool) if layout.marks else None,
         )
-        uses_x = self._panel_uses(panel)
+        uses_x = self._uses.columns(panel)
         wanted = [
-            (Key(panel, row, column), int(self._uses_y[row] * uses_x[column]))
+            (Key(panel, row, column), int(self._uses.rows[row] * uses_x[column]))
             for row in rows.blocks(layout.block[0]).tolist()
             for column in columns.blocks(layout.block[1]).tolist()
         ]
@@ -137,8 +133,8 @@ class RasterSource:
         request = _Request(Frame(rows, columns, window), panel)
         try:
             request.left = list(join_blocks(decode, self._most))
-            self._store.deal([partial(self._fill, request, r) for r in request.left.copy()])
-            self._store.work_until(lambda: not request.left)
+            self._decodings.deal([partial(self._fill, request, r) for r in request.left.copy()])
+            self._decodings.work_until(lambda: not request.left)
             if request.error is not None:
                 raise request.error
         except BaseException as error:
@@ -146,17 +142,15 @@ class RasterSource:
             raise
         for pixels in self._store.take(take):
             request.frame.place(pixels)
-        if window.masked is None:
-            return window
-        return Pixels(window.bands, np.broadcast_to(window.masked, window.bands.shape))
+        return window
 
     def help_until(self, done: Callable[[], bool]) -> None:
         """Decode for the tiles of other threads until ``done``, which `wake` makes it look at."""
-        self._store.work_until(done)
+        self._decodings.work_until(done)
 
     def wake(self) -> None:
         """Let threads that help look again whether they are done."""
-        self._store.wake()
+        self._decodings.wake()
 
     def _fill(self, request: _Request, rectangle: Rectangle) -> None:
         """Decode a rectangle into the window of a request, and into the store if it is shared."""
@@ -180,20 +174,6 @@ class RasterSource:
         pixels = self._decode(rectangle, extent, part)
         if part is None:
             request.frame.place(pixels)
-
-    def _panel_uses(self, panel: int) -> np.ndarray:
-        """Return how many tile columns of a panel touch each block column."""
-        with self._lock:
-            if panel not in self._uses_x:
-                columns = self._tiles.panel_columns(panel)
-                block = self.header.layout.block[1]
-                if self._tiles.panels == 1:
-                    uses = block_uses(self._geometry.x, self._tiles.x, block, self._mode)
-                else:
-                    uses = _uses_of(self._geometry, self._tiles.x, columns, block, self._mode)
-                self._uses_x[panel] = uses
-                self._uses_x.pop(panel - 3, None)  # no thread is that far behind
-            return self._uses_x[panel]
 
     @property
     def _most(self) -> int:
@@ -235,12 +215,15 @@ class RasterSource:
         top, left, bottom, right = rectangle.extent(layout.block, layout.shape)
         block = f"block ({rectangle.rows[0]}, {rectangle.columns[0]}) of {part}"
         where = f"rows {top} to {bottom - 1}, columns {left} to {right - 1}"
-        return InputError(
-            f"{self.header.path}: {block}, {where}, cannot be decoded: {gdal.cause(error)}"
-        )
+        path, cause = self.header.path, gdal.cause(error)
+        if isinstance(path, Remote) and (trouble := path.trouble()):
+            cause = f"{trouble}; {cause}"
+        return InputError(f"{path}: {block}, {where}, cannot be decoded: {cause}")
 
     def _dataset(self) -> DatasetReader:
         """Return this thread's own handle: GDAL's are not safe to share."""
+        if self._lend is not None:
+            return self._lend()
         handle: DatasetReader | None = getattr(self._local, "handle", None)
         if handle is None:
             with self._lock:
@@ -248,16 +231,6 @@ class RasterSource:
                 handle = self._handles[self._free]
             self._local.handle = handle
         return handle
-
-
-def _uses_of(
-    geometry: Geometry, tiles: AxisTiles, columns: range, block: int, mode: PaddingMode
-) -> np.ndarray:
-    """Count block uses by some tile columns only."""
-    uses = np.zeros(-(-geometry.x.size // block), np.int64)
-    for column in columns:
-        uses[read_axis(geometry.x, *tiles[column], mode, block).blocks(block)] += 1
-    return uses
 
 
 def _window(extent: Extent) -> Window:

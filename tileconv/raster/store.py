@@ -51,14 +51,51 @@ class _Entry:
 
 
 @dataclass
-class BlockStore:
-    """Blocks that more than one tile uses, and decodings that wait for a thread."""
+class Decodings:
+    """Decodings that wait for a thread, of one raster or of all scenes of a mosaic."""
 
+    changed: Condition = field(default_factory=Condition)
+    """Held while anything is looked at or changed."""
+    _waiting: deque[Callable[[], None]] = field(default_factory=deque)
+
+    def deal(self, tasks: Iterable[Callable[[], None]]) -> None:
+        """Put decodings into the queue. A task must not raise, nor wait for another."""
+        with self.changed:
+            self._waiting.extend(tasks)
+            self.changed.notify_all()
+
+    def work_until(self, done: Callable[[], bool]) -> None:
+        """Decode what waits in the queue until ``done``; sleep where there is nothing to do."""
+        while True:
+            with self.changed:
+                while not done():
+                    if self._waiting:
+                        task = self._waiting.popleft()
+                        break
+                    self.changed.wait()
+                else:
+                    return
+            task()
+            self.wake()
+
+    def wake(self) -> None:
+        """Let all threads that sleep look again whether they are done."""
+        with self.changed:
+            self.changed.notify_all()
+
+
+@dataclass
+class BlockStore:
+    """Blocks that more than one tile uses."""
+
+    decodings: Decodings = field(default_factory=Decodings)
     decoded: int = 0
     """Blocks decoded so far."""
     _entries: dict[Key, _Entry] = field(default_factory=dict)
-    _waiting: deque[Callable[[], None]] = field(default_factory=deque)
-    _changed: Condition = field(default_factory=Condition)
+
+    @property
+    def _changed(self) -> Condition:
+        return self.decodings.changed
 
     def claim(self, wanted: Iterable[tuple[Key, int]]) -> tuple[list[tuple[Key, int]], list[Key]]:
         """Split ``wanted`` (key, number of tiles that use it) into (to decode, to take).
@@ -97,7 +134,7 @@ class BlockStore:
     def take(self, keys: list[Key]) -> list[Pixels]:
         """Return the rectangles that hold some blocks, each one once, when all are decoded."""
         entries = [self._entries[key] for key in keys]
-        self.work_until(lambda: all(entry.settled for entry in entries))
+        self.decodings.work_until(lambda: all(entry.settled for entry in entries))
         rectangles: dict[int, Pixels] = {}
         with self._changed:
             for key, entry in zip(keys, entries, strict=True):
@@ -107,31 +144,6 @@ class BlockStore:
                 rectangles[id(entry.pixels.bands)] = entry.pixels
                 self._use(key)
         return list(rectangles.values())
-
-    def deal(self, tasks: Iterable[Callable[[], None]]) -> None:
-        """Put decodings into the queue. A task must not raise, nor wait for another."""
-        with self._changed:
-            self._waiting.extend(tasks)
-            self._changed.notify_all()
-
-    def work_until(self, done: Callable[[], bool]) -> None:
-        """Decode what waits in the queue until ``done``; sleep where there is nothing to do."""
-        while True:
-            with self._changed:
-                while not done():
-                    if self._waiting:
-                        task = self._waiting.popleft()
-                        break
-                    self._changed.wait()
-                else:
-                    return
-            task()
-            self.wake()
-
-    def wake(self) -> None:
-        """Let all threads that sleep look again whether they are done."""
-        with self._changed:
-            self._changed.notify_all()
 
     def _use(self, key: Key) -> None:
         entry = self._entries[key]

@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 
 from tileconv.errors import OutputError
+from tileconv.raster.remote import Place, Remote
 
 
 def stored_bytes(path: Path) -> int:
@@ -39,8 +40,10 @@ def sparse_blocks(path: Path) -> tuple[int, int]:
     return int(np.count_nonzero(counts == 0)), counts.size
 
 
-def nodata_text(path: Path) -> str | None:
-    """Return the GDAL_NODATA tag as it is written."""
+def nodata_text(path: Place) -> str | None:
+    """Return the GDAL_NODATA tag as it is written; None for what is no TIFF on disk."""
+    if isinstance(path, Remote):
+        return None
     try:
         with _open(path) as tiff:
             tag = tiff.pages.first.tags.get("GDAL_NODATA")

@@ -1,0 +1,58 @@
+"""How many tiles of a plan use each storage block: what tells when a block can be let go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tileconv.planning.blocks import block_uses
+from tileconv.planning.reads import read_axis
+
+if TYPE_CHECKING:
+    from tileconv.geometry import Geometry
+    from tileconv.padding import PaddingMode
+    from tileconv.planning.tiles import AxisTiles, Tiles
+
+
+class BlockUses:
+    """Uses of the block rows of a file, and of its block columns in each panel of the plan."""
+
+    def __init__(self, rows: np.ndarray, columns: Callable[[int], np.ndarray]) -> None:
+        self.rows = rows
+        self._compute = columns
+        self._columns: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(
+        cls, geometry: Geometry, tiles: Tiles, block: tuple[int, int], mode: PaddingMode
+    ) -> BlockUses:
+        """Count for a raster in one file."""
+
+        def columns(panel: int) -> np.ndarray:
+            if tiles.panels == 1:
+                return block_uses(geometry.x, tiles.x, block[1], mode)
+            return _uses_of(geometry, tiles.x, tiles.panel_columns(panel), block[1], mode)
+
+        return cls(block_uses(geometry.y, tiles.y, block[0], mode), columns)
+
+    def columns(self, panel: int) -> np.ndarray:
+        """Return how many tile columns of ``panel`` touch each block column."""
+        with self._lock:
+            if panel not in self._columns:
+                self._columns[panel] = self._compute(panel)
+                self._columns.pop(panel - 3, None)  # no thread is that far behind
+            return self._columns[panel]
+
+
+def _uses_of(
+    geometry: Geometry, tiles: AxisTiles, columns: range, block: int, mode: PaddingMode
+) -> np.ndarray:
+    """Count block uses by some tile columns only."""
+    uses = np.zeros(-(-geometry.x.size // block), np.int64)
+    for column in columns:
+        uses[read_axis(geometry.x, *tiles[column], mode, block).blocks(block)] += 1
+    return uses
