@@ -570,10 +570,7 @@ def test_unknown_and_missing_keys_are_named(old, new, words):
     ("text", "key"),
     [
         ("output: {path: o.tif, layout: parts}", "output.layout"),
-        ("output: {path: o.tif, overviews: true}", "output.overviews"),
         ("output: {path: o.tif, creation_options: {}}", "output.creation_options"),
-        ("output: {path: o.tif, driver: COG}", "output.driver"),
-        ("output: {path: o.zarr, driver: Zarr}", "output.driver"),
         ("compute: {cluster: {name: SLURMCluster}}", "compute.cluster"),
         ("compute: {scheduler: processes}", "compute.scheduler"),
         ("compute: {scheduler: 'tcp://127.0.0.1:8786'}", "compute.scheduler"),

@@ -70,6 +70,7 @@ def plan_header(job: Job, header: Header) -> Plan:
                 "output.predictor: 3 is for floating point, and the output is "
                 f"{numbers.target}; use 2 or auto"
             )
+        convolution.outputs(header.layout.read_bands)  # the kernel is one for these bands
         if job.valid_fraction and numbers.target.kind != "f":
             raise ConfigError("output.valid_fraction: a share needs a float output.dtype")
         return make_plan(
