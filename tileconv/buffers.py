@@ -41,6 +41,24 @@ def copy(array: np.ndarray) -> np.ndarray:
     return made
 
 
+# scratch of a thread
+
+MOST_SCRATCH = 16 << 20
+"""Bytes of a scratch array that a thread keeps for its next tile: new pages are slow."""
+_local = threading.local()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array that holds anything; the thread's next one of the same ``name`` reuses it."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if size > MOST_SCRATCH:
+        return zeros(shape, dtype)
+    kept: dict[str, np.ndarray] = _local.__dict__
+    if name not in kept or kept[name].size < size:
+        kept[name] = zeros((size,), np.dtype(np.uint8))
+    return kept[name][:size].view(dtype).reshape(shape)
+
+
 # results of array calls
 
 KEPT_SHARE = 32

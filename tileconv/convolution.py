@@ -38,11 +38,6 @@ class Taps(NamedTuple):
     exact: np.ndarray
     """float64, as they were given."""
 
-    def magnitudes(self) -> "Taps":
-        """Return the taps with ``|w|`` in float64."""
-        sizes = np.abs(self.exact)
-        return self._replace(weights=sizes, exact=sizes)
-
 
 @dataclass(frozen=True)
 class Group:

@@ -12,10 +12,11 @@ import numpy as np
 from tileconv import buffers
 from tileconv.convolution import Convolution, Group
 from tileconv.dtypes import Numbers
+from tileconv.engine import gaps
 from tileconv.engine.choose import Algorithm, Prepared, choose
 from tileconv.engine.finish import round_and_saturate
 from tileconv.errors import ConvolutionError
-from tileconv.missing import missing_pixels, settle_sums
+from tileconv.missing import TIE
 from tileconv.planning.reads import AxisRead
 
 
@@ -48,7 +49,7 @@ class Recipe:
     groups: tuple[Group, ...]
     bias: np.ndarray | None
     """Of the compute dtype."""
-    _prepared: dict[tuple[int, bool, Sampling], Prepared] = field(default_factory=dict, repr=False)
+    _prepared: dict[tuple[int, Sampling], Prepared] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
@@ -67,20 +68,22 @@ class Recipe:
         """Output planes."""
         return sum(len(group.outputs) for group in self.groups)
 
-    def prepared(self, group: Group, reads: Reads, *, magnitudes: bool = False) -> Prepared:
-        """Return the kernels of a group, or their ``|w|`` in float64, laid out for windows.
+    def prepared(self, group: Group, reads: Reads) -> Prepared:
+        """Return the kernels of a group, laid out for windows.
 
         Laid out once for each way to sample a window; groups with the same kernels share it.
         """
-        rows, columns = reads
-        sampling = (rows.stride, columns.stride), (rows.dilation, columns.dilation)
-        key = id(group.taps), magnitudes, sampling
+        key = id(group.taps), _sampling(reads)
         found = self._prepared.get(key)
         if found is None:
-            taps = [t.magnitudes() for t in group.taps] if magnitudes else group.taps
-            found = self.algorithm.prepare(*sampling, taps, len(group.bands))
+            found = self.algorithm.prepare(*key[1], group.taps, len(group.bands))
             self._prepared[key] = found
         return found
+
+
+def _sampling(reads: Reads) -> Sampling:
+    rows, columns = reads
+    return (rows.stride, columns.stride), (rows.dilation, columns.dilation)
 
 
 def compute_tile(
@@ -125,16 +128,14 @@ def _compute_group(
     share: np.ndarray | None,
 ) -> Counts:
     c, numbers = recipe.convolution, recipe.numbers
-    planes, missing = _settle(
-        c, numbers, reads, window, masked, group.bands, look=share is not None
-    )
+    planes, valid = _settle(c, numbers, reads, window, masked, group.bands, look=share is not None)
     outputs = slice(group.outputs[0], group.outputs[-1] + 1)
     sums = out[outputs]
     if numbers.target != numbers.compute:
         sums = np.empty(sums.shape, numbers.compute)
     recipe.prepared(group, reads).run(planes, sums)
-    if any(lost is not None for lost in missing):
-        _settle_missing(recipe, group, reads, missing, sums, share)
+    if valid is not None:
+        _settle_missing(recipe, group, reads, valid, sums, share)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
         if recipe.bias is not None:
@@ -158,8 +159,10 @@ def _settle(
     bands: tuple[int, ...],
     *,
     look: bool,
-) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """Return (bands with padding and missing data put in, where each has missing pixels or None).
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (bands with padding and missing data put in, which of their pixels are valid).
+
+    The latter is (bands, H, W) uint8, 0 where a pixel is missing; None if none is.
 
     The window's own bands where there is neither: the cast to the compute dtype is then part of
     the loops, and gives the same numbers. Under ``propagate`` missing pixels are NaN and need no
@@ -167,66 +170,68 @@ def _settle(
     """
     spreads = convolution.missing == "propagate"
     listed = look or convolution.require_center or not spreads
-    planes = window[bands[0] : bands[-1] + 1]
-    missing = [missing_pixels(plane, numbers.nodata, nan=listed) for plane in planes]
-    for i, band in enumerate(bands):
-        hidden = _plane(masked, band)
-        if hidden is not None and hidden.any():
-            found = missing[i]
-            missing[i] = hidden.copy() if found is None else found | hidden
-    outside = [read.outside for read in reads]
-    if all(m is None for m in missing) and all(o is None for o in outside):
-        whole = planes if numbers.source != np.float16 else planes.astype(numbers.compute)
-        return whole, missing
-    pixels = buffers.zeros(planes.shape, numbers.compute)
-    pixels[...] = planes
+    planes, nodata = window[bands[0] : bands[-1] + 1], numbers.nodata
+    if numbers.source == np.float16:  # no loops know it, and float32 holds all of it
+        planes = planes.astype(numbers.compute)
+        nodata = None if nodata is None else numbers.compute.type(nodata)
+    if nodata is not None and nodata.dtype.kind == "f" and np.isnan(nodata):
+        nodata = None  # NaN is missing anyhow
+    covers = [_plane(masked, band) for band in bands]
+    covers = [cover if cover is not None and cover.any() else None for cover in covers]
+    lost = [
+        cover is not None or gaps.any_gap(plane, nodata, nan=listed)
+        for plane, cover in zip(planes, covers, strict=True)
+    ]
+    outside = [None if r.outside is None else np.flatnonzero(r.outside) for r in reads]
+    if not any(lost) and all(o is None for o in outside):
+        return planes, None
+    unseen = convolution.padding_mode == "missing"
+    listed = listed and (any(lost) or unseen)
+    pixels = buffers.scratch("pixels", planes.shape, numbers.compute)
+    valid = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
     lost_value = np.nan
     if not spreads:
         lost_value = convolution.fill_value if convolution.missing == "fill" else 0.0
-    unseen = convolution.padding_mode == "missing"
-    for i, plane in enumerate(pixels):
-        lost = missing[i]
-        if lost is not None:
-            plane[lost] = lost_value
-        for outer, place in zip(outside, (np.s_[:, None], np.s_[None, :]), strict=True):
-            if outer is None:
-                continue
-            around = np.broadcast_to(outer[place], plane.shape)
-            plane[around] = lost_value if unseen else convolution.padding_value
-            if unseen or lost is not None:
-                lost = np.zeros(plane.shape, bool) if lost is None else lost
-                lost[around] = unseen
-        missing[i] = lost if listed else None
-    return pixels, missing
+    for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):
+        if lost[i]:
+            gaps.take_out(plane, nodata, covers[i], lost_value, made, seen, nan=listed)
+        else:
+            made[...] = plane
+            if listed:
+                seen[...] = 1
+        for outer, around in zip(
+            outside, (np.s_[outside[0], :], np.s_[:, outside[1]]), strict=True
+        ):
+            if outer is not None:
+                made[around] = lost_value if unseen else convolution.padding_value
+                seen[around] = not unseen
+    return pixels, valid if listed else None
 
 
 def _settle_missing(
     recipe: Recipe,
     group: Group,
     reads: Reads,
-    missing: list[np.ndarray | None],
+    valid: np.ndarray,
     sums: np.ndarray,
     share: np.ndarray | None,
 ) -> None:
     """Apply the policy for missing data to the sums of a group, in place."""
     c = recipe.convolution
-    shape = next(lost.shape for lost in missing if lost is not None)
-    lost = [np.zeros(shape, bool) if plane is None else plane for plane in missing]
-    if c.missing != "propagate" or share is not None:
-        planes = np.stack([(~plane).view(np.uint8) for plane in lost])
-        weigh = recipe.prepared(group, reads, magnitudes=True)
-        valid = np.empty(sums.shape, np.float64)
-        weigh.run(planes, valid)
-        totals = np.empty((len(valid), 1, 1))
-        field = ((k - 1) * r.dilation + 1 for r, k in zip(reads, c.kernel_shape, strict=True))
-        weigh.run(np.ones((len(planes), *field), np.uint8), totals)
-        for values, seen, total in zip(sums, valid, totals[:, 0, 0].tolist(), strict=True):
-            if c.missing != "propagate":
-                values[:] = settle_sums(c.missing, values, seen, total, c.min_valid_fraction)
-            if share is not None and total:
-                np.minimum(share, seen / total, out=share)
+    rule = None
+    if c.missing in ("skip", "renormalize") or c.min_valid_fraction > 0:
+        rule = gaps.Rule(
+            scale=c.missing == "renormalize",
+            least=c.min_valid_fraction - TIE,
+            empty=c.missing != "fill",
+        )
+    if c.missing == "propagate":
+        rule = None  # sums with missing pixels are NaN already
+    if rule is not None or share is not None:
+        for values, taps in zip(sums, group.taps, strict=True):
+            gaps.settle(values, valid, taps, _sampling(reads), rule, share)
     if c.require_center:
-        hidden = _centres(c, reads, np.logical_or.reduce(lost), sums[0].shape)
+        hidden = _centres(c, reads, (valid == 0).any(axis=0), sums[0].shape)
         for values in sums:
             values[hidden] = np.nan
 

@@ -25,6 +25,9 @@ WIDE = 3
 """Vectors of sums in each row of a block: with ROWS, 12 of 16 registers, enough to keep both
 multiply-add units busy in spite of their latency, and one loaded pixel serves ROWS sums."""
 
+BESIDE = 16
+"""Neighbouring fields that are weighed at a time."""
+
 _INDEX = ir.IntType(64)
 _SHORT = ir.IntType(32)
 
@@ -450,6 +453,34 @@ def turn_lanes(
 
 
 @_step
+def weigh_block(
+    typingctx: Any, valid: Any, taps: Any, sizes: Any, tap_count: Any, weights: Any
+) -> Any:
+    """Write the sums of ``sizes`` over the valid pixels of BESIDE fields at stride 1, tap by tap.
+
+    All are pointers: ``valid`` to uint8, 0 or 1; ``taps`` to intp, where the pixel of each tap of
+    the first field lies; ``sizes`` and ``weights`` to float64.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        valid, taps, sizes, count, weights = args
+        numbers = ir.VectorType(ir.DoubleType(), BESIDE)
+        fma = _fma(builder, numbers)
+        sums = cgutils.alloca_once(builder, numbers)
+        builder.store(ir.Constant(numbers, [ir.Constant(ir.DoubleType(), 0.0)] * BESIDE), sums)
+        with cgutils.for_range(builder, count, intp=_INDEX) as loop:
+            place = builder.gep(valid, [builder.load(builder.gep(taps, [loop.index]))])
+            seen = _load(builder, place, ir.VectorType(ir.IntType(8), BESIDE), 1)
+            there = builder.sitofp(builder.zext(seen, ir.VectorType(_SHORT, BESIDE)), numbers)
+            size = _splat(builder, builder.load(builder.gep(sizes, [loop.index])), numbers)
+            builder.store(builder.call(fma, [size, there, builder.load(sums)]), sums)
+        _store(builder, builder.load(sums), weights, 8)
+        return context.get_dummy_value()
+
+    return types.void(valid, taps, sizes, types.intp, weights), generate
+
+
+@_step
 def pointer_to(typingctx: Any, pointer: Any, count: Any) -> Any:
     """Return ``pointer`` moved on by ``count`` items."""
 
@@ -467,6 +498,17 @@ def pointer_like(typingctx: Any, pointer: Any, address: Any) -> Any:
         return builder.inttoptr(args[1], args[0].type)
 
     return pointer(pointer, types.uintp), generate
+
+
+@_step
+def pointer_for(typingctx: Any, array: Any, address: Any) -> Any:
+    """Return a pointer to ``address`` for numbers of the kind that ``array`` holds."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        kind = context.get_data_type(signature.args[0].dtype)
+        return builder.inttoptr(args[1], kind.as_pointer())
+
+    return types.CPointer(array.dtype)(array, types.uintp), generate
 
 
 @_step

@@ -1,0 +1,285 @@
+"""Missing pixels: found, taken out, and their fields settled, in one pass each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tileconv.convolution import Taps
+from tileconv.engine.jit import loop
+from tileconv.engine.lanes import BESIDE, pointer_for, pointer_to, weigh_block
+from tileconv.engine.memory import address
+
+
+def any_gap(pixels: np.ndarray, nodata: np.generic | None, *, nan: bool) -> bool:
+    """Say whether a pixel of (H, W) equals ``nodata``, or is NaN if ``nan`` makes it missing."""
+    nan = nan and pixels.dtype.kind == "f"
+    if nodata is None and not nan:
+        return False
+    plain = _rows_in_one_piece(pixels)
+    sought = plain.dtype.type(0) if nodata is None else nodata
+    found: bool = _any_gap(
+        plain[:0, 0],
+        address(plain),
+        plain.strides[0],
+        *plain.shape,
+        sought,
+        nodata is not None,
+        nan,
+    )
+    return found
+
+
+def take_out(
+    pixels: np.ndarray,
+    nodata: np.generic | None,
+    hidden: np.ndarray | None,
+    instead: float,
+    out: np.ndarray,
+    valid: np.ndarray,
+    *,
+    nan: bool,
+) -> None:
+    """Copy pixels (H, W) into ``out``, with ``instead`` in place of missing ones.
+
+    Missing is what equals ``nodata`` or is ``hidden``, (H, W) booleans, and NaN if
+    ``nan``. ``valid``, (H, W) uint8, is overwritten: 0 where a pixel is missing, else 1.
+    """
+    plain = _rows_in_one_piece(pixels)
+    cover = None if hidden is None else np.ascontiguousarray(hidden)
+    _take_out(
+        plain[:0, 0],
+        address(plain),
+        plain.strides[0],
+        plain.dtype.type(0) if nodata is None else nodata,
+        nodata is not None,
+        nan,
+        valid if cover is None else cover.view(np.uint8),
+        cover is not None,
+        out.dtype.type(instead),
+        out,
+        valid,
+    )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of the sum of a field with missing pixels."""
+
+    scale: bool
+    """It is multiplied by ``total / valid``, in float64, where that is not 1."""
+    least: float
+    """It is missing, that is NaN, where ``valid / total`` is less."""
+    empty: bool
+    """It is missing where ``valid`` is 0."""
+
+
+def settle(
+    sums: np.ndarray,
+    valid: np.ndarray,
+    taps: Taps,
+    sampling: tuple[tuple[int, int], tuple[int, int]],
+    rule: Rule | None,
+    share: np.ndarray | None,
+) -> None:
+    """Settle the sums (OH, OW) of one kernel, in place.
+
+    The weight of a field's valid pixels is the sum of their ``|w|`` in float64,
+    tap by tap; it is added up only where some are missing and some are not.
+
+    valid     (bands, H, W) uint8, 0 where a pixel is missing
+    sampling  stride and dilation, (y, x)
+    rule      None leaves the sums as they are
+    share     (OH, OW) float; lowered to the share of the weight that is valid, if it is less
+    """
+    (stride_y, stride_x), (step_y, step_x) = sampling
+    y, x = taps.y.astype(np.intp) * step_y, taps.x.astype(np.intp) * step_x
+    sizes = np.abs(taps.exact)
+    total = float(np.cumsum(sizes)[-1]) if sizes.size else 0.0  # one after the other, as below
+    if not total:  # no taps: nothing can be missing
+        return
+    places = (taps.band.astype(np.intp) * valid.shape[1] + y) * valid.shape[2] + x
+    block = np.empty(BESIDE)
+    span = int(x.max()) + 1
+    reach = (BESIDE - 1) * stride_x + span
+    rows_of_pixels = np.empty((4, valid.shape[2] + 2 * reach), np.uint8)
+    _settle(
+        sums[:0, 0].copy(),
+        address(sums),
+        sums.strides[0],
+        sums.shape,
+        valid,
+        address(valid),
+        (stride_y, stride_x, span, reach),
+        np.unique(y),
+        np.unique(taps.band).astype(np.intp),
+        places,
+        sizes,
+        block,
+        address(block),
+        (address(places), address(sizes), address(rows_of_pixels)),
+        total,
+        rule is not None,
+        rule is not None and rule.scale,
+        -1.0 if rule is None else rule.least * total,
+        rule is not None and rule.empty,
+        np.empty((0, 0)) if share is None else share,
+        share is not None,
+    )
+
+
+def _rows_in_one_piece(pixels: np.ndarray) -> np.ndarray:
+    whole = pixels.strides[1] == pixels.itemsize or pixels.shape[1] == 1
+    return pixels if whole else np.ascontiguousarray(pixels)
+
+
+@loop
+def _any_gap(like, source, pitch, rows, columns, nodata, by_value, by_nan):  # type: ignore[no-untyped-def]
+    for y in range(rows):
+        row = pointer_for(like, source + np.uintp(y * pitch))
+        found = False
+        for x in range(columns):
+            value = row[x]
+            found |= (by_value & (value == nodata)) | (by_nan & (value != value))  # noqa: PLR0124
+        if found:
+            return True
+    return False
+
+
+@loop
+def _take_out(  # type: ignore[no-untyped-def]
+    like, source, pitch, nodata, by_value, by_nan, hidden, covered, instead, out, valid
+):
+    rows, columns = out.shape
+    for y in range(rows):
+        # One plain loop for each step: the compiler makes vectors of each, and of no mixture.
+        row = pointer_for(like, source + np.uintp(y * pitch))
+        seen, cover, values = valid[y], hidden[y], out[y]
+        if by_value:
+            for x in range(columns):
+                seen[x] = row[x] != nodata
+        else:
+            for x in range(columns):
+                seen[x] = 1
+        if by_nan:
+            for x in range(columns):
+                seen[x] &= row[x] == row[x]
+        if covered:
+            for x in range(columns):
+                seen[x] &= cover[x] == 0
+        for x in range(columns):
+            value = row[x]
+            values[x] = value if seen[x] else instead
+
+
+@loop
+def _settle(  # type: ignore[no-untyped-def]
+    like,
+    target,
+    pitch,
+    shape,
+    valid,
+    valid_at,
+    layout,
+    rows,
+    bands,
+    taps,
+    sizes,
+    block,
+    block_at,
+    tables_at,
+    total,
+    ruled,
+    scale,
+    least,
+    empty,
+    share,
+    shared,
+):
+    stride_y, stride_x, span, reach = layout
+    width = valid.shape[2]
+    padded = width + 2 * reach  # what lies beyond the row's end is spread over some of it below
+    pixels = pointer_for(valid, valid_at)  # no slices: each would count its references
+    low = pointer_for(valid, tables_at[2])
+    high, other_low = pointer_to(low, padded), pointer_to(low, 2 * padded)
+    other_high = pointer_to(low, 3 * padded)
+    weights, weights_at = block, pointer_for(block, block_at)
+    taps_at, sizes_at = pointer_for(taps, tables_at[0]), pointer_for(sizes, tables_at[1])
+    presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
+    presence &= sizes.size == bands.size * rows.size * span  # and taps lie everywhere in a field
+    high_reach = span if presence else reach
+    for y in range(shape[0]):
+        top = y * stride_y
+        for x in range(padded):
+            low[x] = 1
+            high[x] = 0
+        for band in bands:
+            for r in rows:
+                seen = pointer_to(pixels, (band * valid.shape[1] + top + r) * width)
+                for x in range(width):
+                    low[x] &= seen[x]
+                for x in range(width):
+                    high[x] |= seen[x]
+        whole = np.uint8(1)
+        for x in range(width):
+            whole &= low[x]
+        if whole:
+            continue
+        # Low and high of all that neighbouring outputs read: of twice as many pixels each time.
+        near = 1
+        while 2 * near <= reach:
+            for x in range(padded - near):  # to another array: the compiler fears for this one
+                other_low[x] = low[x] & low[x + near]
+            low, other_low = other_low, low
+            near *= 2
+        there = 1
+        while 2 * there <= high_reach:
+            for x in range(padded - there):
+                other_high[x] = high[x] | high[x + there]
+            high, other_high = other_high, high
+            there *= 2
+        sums = pointer_for(like, target + np.uintp(y * pitch))
+        for first in range(0, shape[1], BESIDE):
+            number = min(BESIDE, shape[1] - first)
+            left = first * stride_x
+            reads = (number - 1) * stride_x + span
+            if low[left] & low[left + max(reads - near, 0)]:
+                continue
+            here = top * width + left
+            beside = pointer_to(sums, first)
+            weighed = True
+            if presence:
+                somewhere_none = False
+                for i in range(number):
+                    x = left + i * stride_x
+                    somewhere_none |= (high[x] | high[x + span - there]) == 0
+                if not somewhere_none:
+                    continue
+            elif not high[left] | high[left + max(reads - there, 0)]:
+                if shared:
+                    for i in range(number):
+                        share[y, first + i] = 0
+                if ruled and (empty or least > 0):
+                    for i in range(number):
+                        beside[i] = np.nan
+                    continue
+                weights[:] = 0
+                weighed = False
+            if weighed and stride_x == 1 and number == BESIDE:
+                weigh_block(pointer_to(pixels, here), taps_at, sizes_at, sizes.size, weights_at)
+            elif weighed:
+                for i in range(number):
+                    weight = 0.0
+                    for t in range(sizes.size):
+                        weight += sizes[t] * pixels[here + taps[t] + i * stride_x]
+                    weights[i] = weight
+            if shared:
+                for i in range(number):
+                    share[y, first + i] = min(share[y, first + i], weights_at[i] / total)
+            if ruled and scale:
+                for i in range(number):
+                    scaled = beside[i] * (total / weights_at[i])
+                    beside[i] = beside[i] if weights_at[i] == total else scaled
+            if ruled:
+                for i in range(number):
+                    lost = (weights_at[i] < least) | (empty & (weights_at[i] == 0))
+                    beside[i] = np.nan if lost else beside[i]
