@@ -275,7 +275,9 @@ def _marks(piece: Pixels, planes: int) -> np.ndarray | None:
     shape = (planes, *piece.bands.shape[1:])
     if piece.masked is None:
         return np.zeros(shape, bool)
-    return piece.masked if len(piece.masked) == planes else np.broadcast_to(piece.masked, shape)
+    if len(piece.masked) == planes:
+        return piece.masked
+    return np.repeat(piece.masked, planes, axis=0)  # a copy: other scenes' marks go into it
 
 
 def _intersect(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
