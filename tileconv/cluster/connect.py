@@ -93,8 +93,7 @@ def _client(target: Any, job: Job) -> distributed.Client:
         return distributed.Client(target, **options)
     except (OSError, TimeoutError) as error:
         raise ClusterError(
-            f"compute.scheduler: no dask scheduler answers at {target}: {error}; "
-            "nothing was begun"
+            f"compute.scheduler: no dask scheduler answers at {target}: {error}; nothing was begun"
         ) from error
 
 

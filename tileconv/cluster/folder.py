@@ -12,7 +12,7 @@ import json
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tileconv.errors import OutputError, OutputExistsError
 from tileconv.raster.sink import remove
@@ -103,10 +103,10 @@ class Manifest:
         self.close()
         remove(self.folder)
 
-    def _lock(self, mode: str) -> None:
-        self._file = self.path.open(mode)
+    def _lock(self, mode: Literal["x", "r+"]) -> None:
+        self._file = file = self.path.open(mode, encoding="utf-8")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
             raise OutputExistsError(

@@ -6,9 +6,10 @@ import os
 import pickle
 import secrets
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import rasterio
@@ -201,10 +202,8 @@ class _Run:
         if path is None:
             yield
             return
-        try:
-            import bokeh  # noqa: F401, PLC0415
-        except ImportError as error:
-            raise ConfigError("--performance-report needs a package: pip install bokeh") from error
+        if find_spec("bokeh") is None:
+            raise ConfigError("--performance-report needs a package: pip install bokeh")
         from distributed import performance_report  # noqa: PLC0415
 
         with self.client.as_current(), performance_report(filename=str(path)):
@@ -354,10 +353,8 @@ class _Run:
             with ExitStack() as stack:
                 stack.callback(forget, self.run_key)
                 if self.client.status == "running":
-                    try:
+                    with suppress(OSError, TimeoutError, ValueError):
                         self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
-                    except (OSError, TimeoutError, ValueError):
-                        pass
 
     def _done(self, number: int, entry: dict[str, Any]) -> None:
         del number
@@ -503,5 +500,3 @@ def _report(
         scenes=tuple(map(str, job.scenes)),
         cluster=use,
     )
-
-

@@ -60,8 +60,8 @@ def submit_bounded(
     Exception
         What a task raised; tasks in flight are then cancelled.
     """
-    ended: SimpleQueue[tuple[int, Future]] = SimpleQueue()
-    pending: dict[int, Future] = {}
+    ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
+    pending: dict[int, Future[Any]] = {}
     tries: dict[int, int] = {}
     waiting = iter(numbers)
     more = True
@@ -141,7 +141,7 @@ def lost_scheduler() -> ClusterError:
     )
 
 
-def cancel(client: Client, futures: list[Future]) -> None:
+def cancel(client: Client, futures: list[Future[Any]]) -> None:
     """Let go of tasks in flight, as far as the scheduler still listens."""
     if client.status == "running" and futures:
         try:

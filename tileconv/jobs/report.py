@@ -72,7 +72,7 @@ class Report:
     """What a run on a cluster did, part by part."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as values that JSON knows; ``scenes`` and ``cluster`` only if there are any."""
+        """Return the report as JSON's values; ``scenes`` and ``cluster`` only if there are any."""
         values = asdict(self)
         if not self.scenes:
             del values["scenes"]

@@ -148,7 +148,9 @@ def decodings(plan: Plan, parts: Parts) -> int:
         return rows * columns * layout.planes
     uses = [
         scene_uses(axis, cut, range(cut.count), mode, layout.block[i], extents(layout, i))
-        for i, (axis, cut) in enumerate(zip((plan.geometry.y, plan.geometry.x), (y, x), strict=True))
+        for i, (axis, cut) in enumerate(
+            zip((plan.geometry.y, plan.geometry.x), (y, x), strict=True)
+        )
     ]
     return sum(
         int(uses[0][down].sum()) * int(uses[1][across].sum()) * scene.layout.planes

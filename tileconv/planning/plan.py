@@ -110,7 +110,7 @@ class Plan:
 
     @cached_property
     def blocks_decoded(self) -> int:
-        """Block decodings of the run: ``blocks_needed``, more where panels or parts share blocks."""
+        """Block decodings of the run; more than needed where panels or parts share blocks."""
         if self.parts is not None:
             return decodings(self, self.parts)
         if self.layout.scenes:

@@ -144,8 +144,7 @@ class _Assembly(GeoTIFFSink):
         side = self.spec.block
         shape = (bands, -(-rows // side), -(-columns // side))
         tables = [
-            np.memmap(self._temporary, dtype, "r+", offset, shape)
-            for dtype, offset in self._places
+            np.memmap(self._temporary, dtype, "r+", offset, shape) for dtype, offset in self._places
         ]
         yield tables
         for table in tables:

@@ -132,8 +132,9 @@ def value_places(path: Path) -> list[tuple[np.dtype, int]]:
     """
     with _open(path) as tiff:
         tags = tiff.pages.first.tags
-        found = [tags.get(name) for name in ("TileOffsets", "TileByteCounts")]
-        if any(tag is None for tag in found):
+        wanted = (tags.get(name) for name in ("TileOffsets", "TileByteCounts"))
+        found = [tag for tag in wanted if tag is not None]
+        if len(found) < 2:
             raise OutputError(f"{path}: the file has no table of tiles")
         order = tiff.byteorder
         return [

@@ -144,7 +144,7 @@ class SharedStore(ZarrSink):
             super()._create()
 
     def _discard(self) -> None:
-        """What is there is kept for a resumed run."""
+        """Keep what is there, for a resumed run."""
         self._array = None
 
 
@@ -176,9 +176,7 @@ class StorePart(ZarrSink):
         self._array = None
 
 
-def chunks_of(
-    store: Path, spec: OutputSpec, y: tuple[int, int], x: tuple[int, int]
-) -> list[Path]:
+def chunks_of(store: Path, spec: OutputSpec, y: tuple[int, int], x: tuple[int, int]) -> list[Path]:
     """Return the files of the chunks that cover half-open ranges of the output."""
     side = spec.block
     rows, columns = (range(first // side, -(-end // side)) for first, end in (y, x))
