@@ -18,7 +18,7 @@ from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
 from tileconv.cluster.plugin import RunPlugin
-from tileconv.cluster.submission import lost_scheduler, submit_bounded
+from tileconv.cluster.submission import check_connected, lost_scheduler, submit_bounded
 from tileconv.cluster.worker import PartWork, forget, probe, run_part, without_parts
 from tileconv.errors import (
     ClusterError,
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 WORKER_SHARE = 0.6
 """Of a worker's memory that tasks may plan with: dask begins to spill and to pause above it."""
+WORKER_DEATHS = 5
+"""How often workers may die while a run is made known to them."""
 SETTINGS = ("NUMBA_CACHE_DIR", "NUMBA_CPU_NAME")
 """Environment variables that workers take over where they have none of their own."""
 
@@ -317,16 +319,29 @@ class _Run:
         """Give workers the run, and look whether they see its disk."""
         settings = {name: os.environ[name] for name in SETTINGS if name in os.environ}
         packed = pickle.dumps(without_parts(self.work))
+        plugin = RunPlugin(self.run_key, packed, settings)
+        for attempt in range(WORKER_DEATHS):
+            try:
+                self.client.register_plugin(plugin)
+                break
+            except ModuleNotFoundError as error:
+                raise ClusterError(
+                    f"workers lack a package: {error}; install tileconv {__version__} there too"
+                ) from error
+            except (OSError, TimeoutError) as error:  # also if a worker dies just now
+                if self.client.status != "running" or attempt == WORKER_DEATHS - 1:
+                    raise lost_scheduler() from error
         try:
-            self.client.register_plugin(RunPlugin(self.run_key, packed, settings))
-            found = self.client.run(probe, self.run_key)
-        except ModuleNotFoundError as error:
-            raise ClusterError(
-                f"workers lack a package: {error}; install tileconv {__version__} there too"
-            ) from error
-        except (OSError, TimeoutError) as error:
-            raise lost_scheduler() from error
-        for address, (version, trouble) in found.items():
+            found = self.client.run(probe, self.run_key, on_error="return")
+        except (OSError, TimeoutError):  # a worker has died: every task looks for itself
+            check_connected(self.client)
+            return
+        for address, told in found.items():
+            if isinstance(told, OSError) and not isinstance(told, TileconvError):
+                continue
+            if isinstance(told, BaseException):
+                raise ClusterError(f"{address}: {told!r}") from told
+            version, trouble = told
             if version != __version__:
                 raise ClusterError(
                     f"{address} has tileconv {version}, and here is {__version__}; "
