@@ -40,9 +40,9 @@ ALIVE = {
     "PYTHONWARNINGS": "ignore",
 }
 SLOW_PART = """
-import sys, time
+import time
 import tileconv.cluster.worker as worker
-plain = worker.convolve_tile
+from tileconv.jobs.schedule import convolve_tile as plain  # a preload may be loaded twice
 def slow(*arguments, **options):
     time.sleep({seconds})
     return plain(*arguments, **options)
@@ -329,7 +329,7 @@ def test_twenty_killed_workers(slow_cluster, source, tmp_path):
 KILLER = """
 import os, signal
 import tileconv.cluster.worker as worker
-plain = worker.convolve_tile
+from tileconv.jobs.schedule import convolve_tile as plain
 def kill(plan, recipe, source, tile, **options):
     if (tile.row, tile.column) == (3, 2):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -8,9 +8,9 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 
 from tileconv.jobs.metadata import DECIDING, config_hash
+from tileconv.raster.plain import gdal_version
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ STORED = ("driver", "compress", "predictor", "level", "overviews")
 def identity_of(job: Job, plan: Plan, header: Header, spec: OutputSpec) -> dict[str, Any]:
     """Return all that decides on the parts of a run, each by a name that people know."""
     said: dict[str, Any] = {"the version of tileconv": __version__}
-    said["the version of GDAL"] = rasterio.__gdal_version__
+    said["the version of GDAL"] = gdal_version()
     convolution = plan.convolution
     for field in fields(convolution):
         said[WORDS.get(field.name, field.name)] = _digest(getattr(convolution, field.name))

@@ -12,8 +12,6 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import rasterio
-
 from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
@@ -36,6 +34,7 @@ from tileconv.planning.cost import BASE_BYTES, GDAL_CACHE_BYTES
 from tileconv.planning.describe import plural, size
 from tileconv.planning.parts import cut_into_parts
 from tileconv.raster.parts import Stored, open_assembly
+from tileconv.raster.plain import stored_tags
 from tileconv.raster.sink import check_target
 from tileconv.raster.structure import check_complete
 from tileconv.tile import Counts
@@ -135,7 +134,7 @@ def _finished(job: Job, header: Header) -> Report | None:
         return None
     plan = plan_header(job, header)
     wanted = {"CONFIG_SHA256": config_hash(job, plan.convolution), "VERSION": __version__}
-    tags = _tags(job)
+    tags = stored_tags(job.target, job.driver)
     if {name: tags.get(name) for name in wanted} != wanted:
         if job.overwrite:
             return None
@@ -161,20 +160,6 @@ def _finished(job: Job, header: Header) -> Report | None:
         tiles=0,
         warnings=("the output was finished already: nothing was done",),
     )
-
-
-def _tags(job: Job) -> dict[str, str]:
-    """Return tileconv's own tags of an output that is there."""
-    try:
-        if job.driver == "Zarr":
-            import json  # noqa: PLC0415
-
-            about = json.loads((job.target / "zarr.json").read_text())
-            return dict(about.get("attributes", {}).get("TILECONV", {}))
-        with rasterio.open(job.target, driver="GTiff") as dataset:
-            return dict(dataset.tags(ns="TILECONV"))
-    except (OSError, ValueError, rasterio.errors.RasterioError):
-        return {}
 
 
 class _Run:
