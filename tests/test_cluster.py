@@ -379,14 +379,14 @@ def test_a_late_twin_changes_nothing(source, tmp_path):
     TWINS.clear()
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as here,
         distributed.Client(here, set_as_default=False) as near,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr("tileconv.cluster.run.run_part", run_twice)
         report = run(describe(source, target), near)
-    assert TWINS == [(True, True)] * report.cluster.parts
+    assert [(True, True)] * report.cluster.parts == TWINS
     assert report.cluster.retries == report.cluster.parts
     run(describe(source, tmp_path / "a.tif"))
     assert read(target).tobytes() == read(tmp_path / "a.tif").tobytes()
@@ -475,7 +475,7 @@ def test_a_lost_scheduler_and_what_resume_refuses(source, tmp_path):
     manifest.read()
     kept = len(manifest.parts)
     assert not target.exists()
-    options = {"n_workers": 1, "processes": False, "dashboard_address": None}
+    options = {"n_workers": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
     with (
         distributed.LocalCluster(**options) as here,
         distributed.Client(here, set_as_default=False) as near,

@@ -45,7 +45,7 @@ def connect(job: Job, client: Any = None) -> Iterator[distributed.Client]:
                 n_workers=job.threads,
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 memory_limit=job.memory_limit // job.threads,
             )
             target: Any = stack.enter_context(made)
