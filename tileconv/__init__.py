@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tileconv import kernels
     from tileconv.api import convolve, load_job, plan, run
     from tileconv.errors import (
+        ClusterError,
         ConfigError,
         ConvolutionError,
         InputError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "tileconv.api": ("convolve", "load_job", "plan", "run"),
     "tileconv.errors": (
+        "ClusterError",
         "ConfigError",
         "ConvolutionError",
         "InputError",
@@ -52,6 +54,7 @@ __all__ = [
     "Batch",
     "BatchPlan",
     "BatchReport",
+    "ClusterError",
     "ConfigError",
     "ConvolutionError",
     "InputError",

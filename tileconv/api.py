@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -12,7 +14,7 @@ from tileconv.arrays.eager import convolve_complex, convolve_numpy
 from tileconv.arrays.threads import thread_count
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
-from tileconv.errors import ConvolutionError, UnsupportedError
+from tileconv.errors import ConfigError, ConvolutionError, UnsupportedError
 from tileconv.jobs.batch import plan_batch, run_batch
 from tileconv.jobs.job import Batch, Job, load_job
 from tileconv.jobs.prepare import plan_job
@@ -250,20 +252,39 @@ def plan(job: Job | Batch) -> Plan | BatchPlan:
 
 @overload
 def run(
-    job: Job, client: object = None, *, progress: Callable[[int, int], None] | None = None
+    job: Job,
+    client: object = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    resume: bool = False,
+    performance_report: str | os.PathLike[str] | None = None,
 ) -> Report: ...
 @overload
 def run(
-    job: Batch, client: object = None, *, progress: Callable[[int, int], None] | None = None
+    job: Batch,
+    client: object = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    resume: bool = False,
+    performance_report: str | os.PathLike[str] | None = None,
 ) -> BatchReport: ...
 def run(
-    job: Job | Batch, client: object = None, *, progress: Callable[[int, int], None] | None = None
+    job: Job | Batch,
+    client: object = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    resume: bool = False,
+    performance_report: str | os.PathLike[str] | None = None,
 ) -> Report | BatchReport:
     """Run ``job`` and return a report; its output is then complete and checked.
 
-    ``progress`` is called with (tiles done, tiles in all) from any thread. A
-    dask ``client`` is not supported yet. On any error or interrupt the output
-    is absent, or what it was before.
+    ``progress`` is called with (tiles done, tiles in all) from any thread. On
+    any error or interrupt the output is absent, or what it was before.
+
+    With a `dask.distributed.Client` as ``client``, or where the job names a
+    scheduler or a cluster, tasks on workers compute it. ``resume`` then goes on
+    with what an interrupted run left; ``performance_report`` is where dask
+    writes its own page about the run.
 
     A batch runs all its inputs and returns a `BatchReport`; look at its
     ``failures``, which raise nothing. ``progress`` is then called with (inputs
@@ -278,8 +299,17 @@ def run(
     >>> report.out_shape, report.dtype
     ((3, 510, 510), 'float32')
     """
-    if client is not None:
-        raise UnsupportedError("clusters are not supported yet; leave client out")
+    jobs = job.jobs if isinstance(job, Batch) else (job,)
+    if client is not None or jobs[0].on_cluster:
+        from tileconv.cluster.start import run_anywhere  # noqa: PLC0415 - an extra
+
+        path = None if performance_report is None else Path(performance_report)
+        return run_anywhere(job, client, progress, resume=resume, performance_report=path)
+    if resume or performance_report is not None:
+        raise ConfigError(
+            "resume and performance_report go with a cluster: set compute.scheduler to processes "
+            f"or to an address; it is {jobs[0].scheduler}"
+        )
     work = run_batch if isinstance(job, Batch) else run_job
     return work(job, progress=progress)  # type: ignore[arg-type]
 

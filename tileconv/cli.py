@@ -74,7 +74,18 @@ def main() -> None:
 @_SET
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--quicklook", is_flag=True, help="Also write a PNG of input and output.")
-@click.option("--scheduler", metavar="NAME", help="threads or synchronous, instead of the job's.")
+@click.option(
+    "--scheduler",
+    metavar="WHERE",
+    help="threads, synchronous, processes, or a dask scheduler like tcp://host:8786.",
+)
+@click.option("--resume", is_flag=True, help="Go on with what an interrupted run left.")
+@click.option(
+    "--performance-report",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write dask's own page about a run on a cluster.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no summary; errors only.")
 @_JSON
 def run(
@@ -83,6 +94,8 @@ def run(
     overwrite: bool,
     quicklook: bool,
     scheduler: str | None,
+    resume: bool,
+    performance_report: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -96,7 +109,9 @@ def run(
     job = tileconv.load_job(job_file, set=extra)
     unit = "inputs" if isinstance(job, tileconv.Batch) else "tiles"
     with _terminable(), _progress(unit, show=not quiet and sys.stderr.isatty()) as progress:
-        report = tileconv.run(job, progress=progress)
+        report = tileconv.run(
+            job, progress=progress, resume=resume, performance_report=performance_report
+        )
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     elif not quiet:
@@ -223,11 +238,16 @@ def _progress(unit: str, *, show: bool) -> Iterator[Callable[[int, int], None] |
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("preparing", total=None)
+        task = bar.add_task("preparing", total=None, detail="")
 
         def tell(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, description="convolving")
 
+        def detail(text: str) -> None:
+            bar.update(task, detail=text)
+
+        tell.detail = detail  # type: ignore[attr-defined]
         yield tell

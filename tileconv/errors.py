@@ -102,3 +102,13 @@ class OutOfMemoryError(TileconvError, MemoryError):
     """
 
     exit_code = 4
+
+
+class ClusterError(TileconvError, ConnectionError):
+    """A cluster that cannot be used, or that was lost; finished parts are kept for ``--resume``.
+
+    >>> issubclass(ClusterError, OSError), ClusterError.exit_code
+    (True, 4)
+    """
+
+    exit_code = 4

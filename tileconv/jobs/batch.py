@@ -187,16 +187,24 @@ def plan_batch(batch: Batch) -> BatchPlan:
     return BatchPlan(tuple(_each(batch, plan_job)))
 
 
-def run_batch(batch: Batch, *, progress: Progress | None = None) -> BatchReport:
+def run_batch(
+    batch: Batch,
+    *,
+    progress: Progress | None = None,
+    run: Callable[[Job], Report] = run_job,
+    resume: bool = False,
+) -> BatchReport:
     """Run ``batch``: an input that fails leaves no output and does not stop the others.
 
-    What would make two files one is refused before anything is written.
+    What would make two files one is refused before anything is written. ``run``
+    is what runs each input; with ``resume`` it looks at outputs that are there.
     """
     check_batch(batch)
-    _check_free(batch)
+    if not resume:
+        _check_free(batch)
     started = time.perf_counter()
     entries: list[Report | Failure] = []
-    for entry in _each(batch, run_job):
+    for entry in _each(batch, run):
         entries.append(entry)
         if progress is not None:
             progress(len(entries), len(batch.jobs))

@@ -6,7 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from tileconv.dtypes import OUTPUT_DTYPES
 from tileconv.errors import ConfigError
@@ -137,10 +144,62 @@ class OutputConfig(_Section):
     overwrite: bool = False
 
 
+CLUSTERS: Mapping[str, tuple[str, str]] = {
+    "LocalCluster": ("distributed", "tileconv[cluster]"),
+    "SLURMCluster": ("dask_jobqueue", "dask-jobqueue"),
+    "PBSCluster": ("dask_jobqueue", "dask-jobqueue"),
+    "SGECluster": ("dask_jobqueue", "dask-jobqueue"),
+    "LSFCluster": ("dask_jobqueue", "dask-jobqueue"),
+    "KubeCluster": ("dask_kubernetes.operator", "dask-kubernetes"),
+    "GatewayCluster": ("dask_gateway", "dask-gateway"),
+}
+"""Cluster classes that a job may name: the module of each, and what pip installs it by."""
+
+
+def _check_scheduler(value: object) -> object:
+    if value in ("threads", "synchronous", "processes"):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"(tcp|tls)://\S+:[0-9]+", value):
+        return value
+    raise ValueError("no scheduler")
+
+
+class AdaptConfig(_Section):
+    """A cluster that grows and shrinks with its work."""
+
+    minimum: Amount = 0
+    maximum: Count
+
+
+class ClusterConfig(_Section):
+    """A dask cluster that is started for the run and closed after it."""
+
+    name: str
+    """One of `CLUSTERS`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the class."""
+    scale: Count | None = None
+    """Workers."""
+    adapt: AdaptConfig | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in CLUSTERS:
+            raise ValueError(f"must be one of {', '.join(CLUSTERS)}")
+        return value
+
+
 class ComputeConfig(_Section):
     """What the run may use."""
 
-    scheduler: Literal["threads", "synchronous"] = "threads"
+    scheduler: Annotated[str, BeforeValidator(_check_scheduler)] = "threads"
+    """threads, synchronous, processes, or the address of a dask scheduler."""
+    cluster: ClusterConfig | None = None
+    security: dict[str, Any] | None = None
+    """TLS: keyword arguments of distributed's Security."""
+    part: Literal["auto"] | Count | Pair = "auto"
+    """Outputs of a task on a cluster, n or [y, x]."""
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
     memory_limit: Annotated[int | Literal["auto"], BeforeValidator(parse_bytes)] = "auto"
     tile: Literal["auto"] | Count | Pair = "auto"
@@ -172,13 +231,8 @@ class JobConfig(_Section):
 
 PLANNED: Mapping[str, Sequence[str]] = {
     "output": ("creation_options", "layout"),
-    "compute": ("cluster",),
 }
 """Keys that the interface foresees and this version does not have."""
-
-_PLANNED_VALUES: Mapping[KeyPath, Sequence[str]] = {
-    ("compute", "scheduler"): ("processes",),
-}
 
 _CHOICES: Mapping[KeyPath, str] = {
     ("stride",): f"a whole number from 1 to {LARGEST}, or two as [y, x]",
@@ -188,6 +242,12 @@ _CHOICES: Mapping[KeyPath, str] = {
     ): "valid, same, same_upper, same_lower, n, [y, x] or [top, left, bottom, right], from 0",
     ("compute", "workers"): "auto, or a whole number from 1 to 1024",
     ("compute", "tile"): "auto, n or [y, x]",
+    ("compute", "part"): "auto, n or [y, x]",
+    (
+        "compute",
+        "scheduler",
+    ): "threads, synchronous, processes, or an address like tcp://host:8786 or tls://host:8786",
+    ("compute", "security"): "keys like tls_ca_file, tls_client_cert and tls_client_key",
     ("output", "driver"): "GTiff, COG or Zarr",
     (
         "output",
@@ -285,12 +345,6 @@ def _explain(path: KeyPath, detail: Any, value: Any) -> str:
         return "this key is needed"
     if kind in ("model_type", "model_attributes_type"):
         return f"must hold keys of its own; got {given!r}"
-    if given in _PLANNED_VALUES.get(path, ()):
-        return f"{given} is not supported yet (tileconv {__version__})"
-    if path == ("compute", "scheduler") and isinstance(given, str) and "://" in given:
-        return (
-            f"clusters are not supported yet (tileconv {__version__}); use threads or synchronous"
-        )
     if path in _CHOICES:
         return f"must be {_CHOICES[path]}; got {given!r}"
     if kind == "bool_type":

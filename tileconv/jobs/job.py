@@ -15,7 +15,7 @@ from dask.system import CPU_COUNT
 from tileconv.convolution import Convolution
 from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
-from tileconv.jobs.config import JobConfig, KernelConfig, OutputConfig, check_job
+from tileconv.jobs.config import ClusterConfig, JobConfig, KernelConfig, OutputConfig, check_job
 from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
 from tileconv.jobs.paths import (
     check_distinct_names,
@@ -28,7 +28,6 @@ from tileconv.jobs.paths import (
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
 from tileconv.raster.remote import Place
 
-Scheduler = Literal["threads", "synchronous"]
 Driver = Literal["GTiff", "COG", "Zarr"]
 
 
@@ -78,7 +77,15 @@ class Job:
     report: bool = False
     """Write `report_path`."""
     overwrite: bool = False
-    scheduler: Scheduler = "threads"
+    scheduler: str = "threads"
+    """threads, synchronous, processes, or the address of a dask scheduler."""
+    cluster: ClusterConfig | None = None
+    """A dask cluster to start."""
+    security: Mapping[str, Any] | None = None
+    part: tuple[int, int] | None = None
+    """Outputs of a task on a cluster."""
+    memory_given: bool = False
+    """The job says ``memory_limit``; on a cluster it is that of each worker."""
     threads: int = 1
     memory_limit: int = 1 << 31
     tile: tuple[int, int] | None = None
@@ -91,6 +98,11 @@ class Job:
     def sources(self) -> tuple[Place, ...]:
         """Every file that a run of the job reads."""
         return self.scenes or (self.source,)
+
+    @property
+    def on_cluster(self) -> bool:
+        """The job runs in processes of their own."""
+        return self.cluster is not None or self.scheduler not in ("threads", "synchronous")
 
     @property
     def quicklook_path(self) -> Path:
@@ -223,7 +235,11 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
     if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
         raise located(("input", "bands"), ConfigError("a band is given twice"))
     compute = config.compute
-    tile = compute.tile
+    if compute.cluster is not None and compute.scheduler != "threads":
+        told = "give either compute.scheduler or compute.cluster"
+        raise located(("compute", "cluster"), ConfigError(told))
+    if compute.cluster and compute.cluster.scale and compute.cluster.adapt:
+        raise located(("compute", "cluster"), ConfigError("give either scale or adapt"))
     job = Job(
         name=name,
         source=sources[0],
@@ -251,11 +267,11 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         scheduler=compute.scheduler,
         threads=1 if compute.scheduler == "synchronous" else _threads(compute.workers),
         memory_limit=_memory_limit(compute.memory_limit),
-        tile=None
-        if tile == "auto"
-        else (tile, tile)
-        if isinstance(tile, int)
-        else (tile[0], tile[1]),
+        memory_given=compute.memory_limit != "auto",
+        tile=_pair(compute.tile),
+        part=_pair(compute.part),
+        cluster=compute.cluster,
+        security=compute.security,
     )
     if config.input.mosaic:
         return replace(job, scenes=tuple(sources))
@@ -328,6 +344,13 @@ def _unfit_for_driver(output: OutputConfig) -> tuple[str, str] | None:
     if driver == "Zarr" and output.predictor != "auto":
         return "predictor", "Zarr has none: with zstd its bytes are shuffled instead; leave it out"
     return None
+
+
+def _pair(value: int | list[int] | Literal["auto"]) -> tuple[int, int] | None:
+    """Return n or [y, x] as a pair."""
+    if isinstance(value, int):
+        return value, value
+    return None if isinstance(value, str) else (value[0], value[1])
 
 
 def _threads(workers: int | Literal["auto"]) -> int:

@@ -15,6 +15,7 @@ from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.metadata import output_metadata, what_is_lost
 from tileconv.planning.cost import WRITER_BYTES
+from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
 from tileconv.raster.metadata import Header, Wanted, check_file, read_header
@@ -26,6 +27,8 @@ from tileconv.raster.sink import OutputSpec
 def plan_job(job: Job) -> Plan:
     """Plan ``job`` from headers alone: no pixel is read, nothing is written."""
     plan = plan_header(job, read_source(job))
+    if job.on_cluster:
+        plan = cut_into_parts(plan, job.threads, part=job.part)
     if os.path.lexists(job.target) and not job.overwrite:
         plan = replace(plan, notes=(*plan.notes, "the output exists; run it with --overwrite"))
     return plan
@@ -77,7 +80,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             convolution,
             numbers,
             header.layout,
-            threads=job.threads,
+            threads=1 if job.on_cluster else job.threads,  # of a task
             memory_limit=job.memory_limit,
             tile=job.tile,
             block=job.block,

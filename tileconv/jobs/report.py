@@ -7,6 +7,35 @@ from tileconv.planning.describe import plural, shown, size
 
 
 @dataclass(frozen=True)
+class PartReport:
+    """What a task on a cluster did."""
+
+    part: int
+    tiles: int
+    seconds: float
+    attempt: int
+    """How often the part was begun, this time included."""
+    blocks_decoded: int
+    bytes_written: int
+    worker: str
+
+
+@dataclass(frozen=True)
+class ClusterUse:
+    """What a run on a cluster did."""
+
+    parts: int
+    resumed: int
+    """Parts that an interrupted run had finished."""
+    retries: int
+    """Parts begun more than once, as often as they were begun again."""
+    workers: int
+    """Workers that have finished parts."""
+    assembly_seconds: float
+    timings: tuple[PartReport, ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """What a finished run did. The output at ``target`` is complete and checked.
 
@@ -39,12 +68,16 @@ class Report:
     warnings: tuple[str, ...] = ()
     scenes: tuple[str, ...] = ()
     """The files of a mosaic, the first of which is ``source``."""
+    cluster: ClusterUse | None = None
+    """What a run on a cluster did, part by part."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as values that JSON knows; ``scenes`` only if there are any."""
+        """Return the report as JSON's values; ``scenes`` and ``cluster`` only if there are any."""
         values = asdict(self)
         if not self.scenes:
             del values["scenes"]
+        if self.cluster is None:
+            del values["cluster"]
         return values
 
     def __str__(self) -> str:
@@ -57,6 +90,12 @@ class Report:
             f"Run       {self.seconds:.1f} s, {plural(self.tiles, 'tile')}, "
             f"{plural(self.blocks_decoded, 'block')} decoded",
         ]
+        if self.cluster is not None:
+            use = self.cluster
+            lines.append(
+                f"Cluster   {plural(use.parts, 'part')} by {plural(use.workers, 'worker')}, "
+                f"{use.resumed:,} of them by an earlier run, {use.retries:,} retries"
+            )
         if self.quicklook is not None:
             lines.insert(2, f"Picture   {shown(self.quicklook)}")
         lines += [f"Warning   {text}" for text in self.warnings]

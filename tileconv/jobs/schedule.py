@@ -20,7 +20,7 @@ import dask.threaded
 from dask.task_spec import Task
 
 from tileconv import buffers
-from tileconv.errors import OutOfMemoryError, OutputError, TileconvError
+from tileconv.errors import ConfigError, OutOfMemoryError, OutputError, TileconvError
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job
 from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
@@ -32,12 +32,15 @@ from tileconv.raster.formats import open_sink
 from tileconv.raster.gdal import environment
 from tileconv.raster.join import MosaicSource, open_source
 from tileconv.raster.sink import Sink, check_target
-from tileconv.tile import Counts, Recipe, compute_tile
+from tileconv.tile import Counts, Reads, Recipe, compute_tile
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tileconv.planning.plan import Plan
     from tileconv.planning.tiles import Tile
     from tileconv.raster.source import RasterSource
+    from tileconv.raster.store import Pixels
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all) as tiles end, from any thread."""
@@ -48,6 +51,8 @@ BATCH = 2048
 
 def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     """Run ``job``; its output is then complete and checked, or absent and an error raised."""
+    if job.on_cluster:
+        raise ConfigError(f"{job.name}: compute.scheduler names a cluster; run it by tileconv.run")
     check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
     if job.quicklook:
         quicklook.check_available()
@@ -81,7 +86,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
             ) from error
         source.check_unchanged()
         bytes_written = sink.commit()
-    warnings = [*plan.notes, *_warnings(plan, counts)]
+    warnings = [*plan.notes, *count_warnings(plan, counts)]
     if picture is not None:
         try:
             picture.save(job.quicklook_path)
@@ -113,7 +118,8 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     return report
 
 
-def _warnings(plan: Plan, counts: Counts) -> Iterator[str]:
+def count_warnings(plan: Plan, counts: Counts) -> Iterator[str]:
+    """Yield what the user should know of the pixels that were written."""
     if counts.collisions:
         assert plan.numbers.fill is not None
         yield (
@@ -169,20 +175,16 @@ class _Work:
     def tile(self, tile: Tile) -> Counts:
         """Read the tile's window, compute every band, write."""
         plan = self.plan
-        mode, block = plan.convolution.padding_mode, plan.layout.block
-        reads = (
-            read_axis(plan.geometry.y, *tile.y, mode, block[0]),
-            read_axis(plan.geometry.x, *tile.x, mode, block[1]),
+
+        def read() -> None:
+            with self._lock:
+                self._read += 1
+            if self._all_read():
+                self._source.wake()
+
+        reads, window, output, counts = convolve_tile(
+            plan, self._recipe, self._source, tile, read=read
         )
-        window = self._source.read(*reads, tile.column // plan.tiles.panel)
-        with self._lock:
-            self._read += 1
-        if self._all_read():
-            self._source.wake()
-        output = buffers.zeros((plan.out_shape[0], *tile.shape), plan.numbers.target)
-        convolved = output[:-1] if plan.valid_fraction else output
-        share = output[-1] if plan.valid_fraction else None
-        counts = compute_tile(self._recipe, reads, window.bands, window.masked, convolved, share)
         if self._picture is not None:
             self._picture.add(tile, reads, window, output)
         del window
@@ -195,6 +197,30 @@ class _Work:
             self._done += 1
             if self._progress is not None:
                 self._progress(self._done, self.plan.tiles.count)
+
+
+def convolve_tile(
+    plan: Plan,
+    recipe: Recipe,
+    source: RasterSource | MosaicSource,
+    tile: Tile,
+    *,
+    read: Callable[[], None] | None = None,
+) -> tuple[Reads, Pixels, np.ndarray, Counts]:
+    """Read a tile's window and compute every band; ``read`` is called between the two."""
+    mode, block = plan.convolution.padding_mode, plan.layout.block
+    reads = (
+        read_axis(plan.geometry.y, *tile.y, mode, block[0]),
+        read_axis(plan.geometry.x, *tile.x, mode, block[1]),
+    )
+    window = source.read(*reads, tile.column // plan.tiles.panel)
+    if read is not None:
+        read()
+    output = buffers.zeros((plan.out_shape[0], *tile.shape), plan.numbers.target)
+    convolved = output[:-1] if plan.valid_fraction else output
+    share = output[-1] if plan.valid_fraction else None
+    counts = compute_tile(recipe, reads, window.bands, window.masked, convolved, share)
+    return reads, window, output, counts
 
 
 def _execute(work: _Work, scheduler: str) -> Counts:

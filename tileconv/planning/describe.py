@@ -29,6 +29,8 @@ def describe(plan: Plan) -> str:
     add(("Coverage", _coverage(plan)))
     add(("Read", _reading(plan)))
     add(("Compute", _computing(plan)))
+    if plan.parts is not None:
+        add(("Cluster", _parts(plan)))
     add(("Memory", _memory(plan)))
     if plan.convolution.missing != "propagate" or plan.convolution.require_center:
         add(("Missing", _missing(plan)))
@@ -175,7 +177,8 @@ def _reading(plan: Plan) -> str:
     if decoded == needed:
         text += "each decoded once"
     else:
-        text += f"{decoded:,} decodings ({plan.tiles.panels} panels share blocks at their borders)"
+        pieces = f"{plan.tiles.panels} panels" if plan.parts is None else "parts"
+        text += f"{decoded:,} decodings ({pieces} share blocks at their borders)"
     stored = plan.bytes_to_read
     return text if stored is None else text + f", about {size(stored)} compressed"
 
@@ -190,6 +193,17 @@ def _computing(plan: Plan) -> str:
         f"{plural(tiles.count, 'tile')} of {shape[0]:,} x {shape[1]:,} outputs, "
         f"{plural(plan.threads, 'thread')}; {plan.algorithm.name} loops in {plan.numbers.compute}, "
         f"{_si(bands * rows * columns * taps)}multiply-adds"
+    )
+
+
+def _parts(plan: Plan) -> str:
+    """Say what the tasks of a cluster are, and what it costs that they share no memory."""
+    assert plan.parts is not None
+    part = plan.parts[0]
+    again = plan.blocks_decoded / max(plan.blocks_needed, 1) - 1
+    return (
+        f"{plural(plan.parts.count, 'task')} of {part.shape[0]:,} x {part.shape[1]:,} outputs; "
+        f"{again:.1%} of the blocks are decoded twice"
     )
 
 

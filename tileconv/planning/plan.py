@@ -19,6 +19,7 @@ from tileconv.planning.blocks import block_uses
 from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
 from tileconv.planning.describe import describe
 from tileconv.planning.layout import Layout
+from tileconv.planning.parts import Parts, decodings
 from tileconv.planning.scenes import count_blocks
 from tileconv.planning.tiles import AxisTiles, Tiles
 
@@ -61,6 +62,8 @@ class Plan:
     """One more output band holds the valid share of each field."""
     notes: tuple[str, ...] = ()
     """Things the user should know before running."""
+    parts: Parts | None = None
+    """The tasks of a run on a cluster."""
 
     @property
     def tiles(self) -> Tiles:
@@ -107,7 +110,9 @@ class Plan:
 
     @cached_property
     def blocks_decoded(self) -> int:
-        """Block decodings of the run: ``blocks_needed``, more where panels share blocks."""
+        """Block decodings of the run; more than needed where panels or parts share blocks."""
+        if self.parts is not None:
+            return decodings(self, self.parts)
         if self.layout.scenes:
             return self._blocks_of_scenes[1]
         y, x = self.geometry.y, self.geometry.x
@@ -171,6 +176,7 @@ class Plan:
             "tiles": self.tiles.count,
             "tile_shape": [self.tiles.y.tile, self.tiles.x.tile],
             "panels": self.tiles.panels,
+            **({} if self.parts is None else {"parts": self.parts.count}),
             "block_shape": [self.choice.block, self.choice.block],
             "blocks_total": self.layout.blocks_total,
             "blocks_needed": self.blocks_needed,

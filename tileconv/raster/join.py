@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tileconv.geometry import Geometry
     from tileconv.padding import PaddingMode
+    from tileconv.planning.parts import Part
     from tileconv.planning.scenes import Extent
     from tileconv.planning.tiles import Tiles
     from tileconv.raster.metadata import Header
@@ -37,11 +38,20 @@ Places = slice | np.ndarray
 
 
 def open_source(
-    header: Header, geometry: Geometry, tiles: Tiles, mode: PaddingMode, *, handles: int = 1
+    header: Header,
+    geometry: Geometry,
+    tiles: Tiles,
+    mode: PaddingMode,
+    *,
+    handles: int = 1,
+    part: Part | None = None,
 ) -> RasterSource | MosaicSource:
-    """Return the pixels that a plan reads; ``handles`` threads will read them."""
+    """Return the pixels that a plan, or a part of it, reads; ``handles`` threads will read them."""
     if header.scenes:
-        return MosaicSource(header, geometry, tiles, mode)
+        return MosaicSource(header, geometry, tiles, mode, part)
+    if part is not None:
+        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, mode)
+        return RasterSource(header, uses, handles=handles)
     uses = BlockUses.of(geometry, tiles, header.layout.block, mode)
     return RasterSource(header, uses, handles=handles)
 
@@ -54,7 +64,14 @@ class MosaicSource:
     needed blocks once, seen or not: what is valid is not known before.
     """
 
-    def __init__(self, header: Header, geometry: Geometry, tiles: Tiles, mode: PaddingMode) -> None:
+    def __init__(
+        self,
+        header: Header,
+        geometry: Geometry,
+        tiles: Tiles,
+        mode: PaddingMode,
+        part: Part | None = None,
+    ) -> None:
         self.header = header
         layout = header.layout
         self._places = [
@@ -65,9 +82,8 @@ class MosaicSource:
         self._handles = _Handles()
         self._decodings = Decodings()
         every = [list(extents(layout, axis)) for axis in (0, 1)]
-        rows = scene_uses(
-            geometry.y, tiles.y, range(tiles.y.count), mode, layout.block[0], every[0]
-        )
+        which_rows = range(tiles.y.count) if part is None else part.rows
+        rows = scene_uses(geometry.y, tiles.y, which_rows, mode, layout.block[0], every[0])
         columns: dict[int, dict[Extent, np.ndarray]] = {}
         lock = threading.Lock()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from rasterio.windows import Window
 
 from tileconv.errors import InputError, TileconvError
 from tileconv.raster import gdal
+from tileconv.raster.carry import DOMAIN
 from tileconv.raster.structure import check_complete, check_pages
 
 if TYPE_CHECKING:
@@ -162,3 +164,20 @@ def _errors(path: object) -> Iterator[None]:
         if isinstance(error, TileconvError):
             raise
         raise InputError(f"{path}: cannot be read: {gdal.cause(error)}") from error
+
+
+def stored_tags(path: Path, driver: str) -> dict[str, str]:
+    """Return tileconv's own tags of an output that is there; none if it cannot be read."""
+    try:
+        if driver == "Zarr":
+            about = json.loads((path / "zarr.json").read_text())
+            return dict(about.get("attributes", {}).get(DOMAIN, {}))
+        with gdal.environment(), _open(path) as dataset:
+            return dict(dataset.tags(ns=DOMAIN))
+    except gdal.GDAL_ERRORS:
+        return {}
+
+
+def gdal_version() -> str:
+    """Return the version of GDAL, on which the bytes of compressed blocks depend."""
+    return str(rasterio.__gdal_version__)

@@ -113,3 +113,31 @@ def _open(path: Path) -> Iterator[tifffile.TiffFile]:
 def _silence(record: logging.LogRecord) -> bool:
     del record
     return False
+
+
+def block_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the offsets and byte counts of all blocks of a TIFF (int64)."""
+    with _open(path) as tiff:
+        page = tiff.pages[0]
+        return (
+            np.asarray(page.dataoffsets, dtype=np.int64),
+            np.asarray(page.databytecounts, dtype=np.int64),
+        )
+
+
+def value_places(path: Path) -> list[tuple[np.dtype, int]]:
+    """Return the dtype of a TIFF's offsets and of its byte counts, and where in the file they lie.
+
+    Raises `OutputError` if they are not there.
+    """
+    with _open(path) as tiff:
+        tags = tiff.pages.first.tags
+        wanted = (tags.get(name) for name in ("TileOffsets", "TileByteCounts"))
+        found = [tag for tag in wanted if tag is not None]
+        if len(found) < 2:
+            raise OutputError(f"{path}: the file has no table of tiles")
+        order = tiff.byteorder
+        return [
+            (np.dtype(order + {3: "u2", 4: "u4", 16: "u8"}[int(tag.dtype)]), tag.valueoffset)
+            for tag in found
+        ]

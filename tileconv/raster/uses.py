@@ -12,8 +12,9 @@ from tileconv.planning.blocks import block_uses
 from tileconv.planning.reads import read_axis
 
 if TYPE_CHECKING:
-    from tileconv.geometry import Geometry
+    from tileconv.geometry import Axis, Geometry
     from tileconv.padding import PaddingMode
+    from tileconv.planning.parts import Part
     from tileconv.planning.tiles import AxisTiles, Tiles
 
 
@@ -35,9 +36,18 @@ class BlockUses:
         def columns(panel: int) -> np.ndarray:
             if tiles.panels == 1:
                 return block_uses(geometry.x, tiles.x, block[1], mode)
-            return _uses_of(geometry, tiles.x, tiles.panel_columns(panel), block[1], mode)
+            return _uses_of(geometry.x, tiles.x, tiles.panel_columns(panel), block[1], mode)
 
         return cls(block_uses(geometry.y, tiles.y, block[0], mode), columns)
+
+    @classmethod
+    def of_part(
+        cls, geometry: Geometry, tiles: Tiles, part: Part, block: tuple[int, int], mode: PaddingMode
+    ) -> BlockUses:
+        """Count for some neighbouring tiles of a raster in one file."""
+        rows = _uses_of(geometry.y, tiles.y, part.rows, block[0], mode)
+        columns = _uses_of(geometry.x, tiles.x, part.columns, block[1], mode)
+        return cls(rows, lambda _: columns)
 
     def columns(self, panel: int) -> np.ndarray:
         """Return how many tile columns of ``panel`` touch each block column."""
@@ -49,10 +59,10 @@ class BlockUses:
 
 
 def _uses_of(
-    geometry: Geometry, tiles: AxisTiles, columns: range, block: int, mode: PaddingMode
+    axis: Axis, tiles: AxisTiles, which: range, block: int, mode: PaddingMode
 ) -> np.ndarray:
-    """Count block uses by some tile columns only."""
-    uses = np.zeros(-(-geometry.x.size // block), np.int64)
-    for column in columns:
-        uses[read_axis(geometry.x, *tiles[column], mode, block).blocks(block)] += 1
+    """Count block uses by some tiles along an axis only."""
+    uses = np.zeros(-(-axis.size // block), np.int64)
+    for i in which:
+        uses[read_axis(axis, *tiles[i], mode, block).blocks(block)] += 1
     return uses

@@ -16,7 +16,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -129,6 +129,67 @@ class ZarrSink(Sink):
     def _discard(self) -> None:
         self._array = None
         self._remove()
+
+
+class SharedStore(ZarrSink):
+    """A store at a known place, whose chunks others write with `StorePart`."""
+
+    def __init__(self, spec: OutputSpec, place: Path) -> None:
+        super().__init__(spec)
+        self._temporary = place
+
+    def _create(self) -> None:
+        if not (self._temporary / VARIABLE / "zarr.json").exists():
+            self._remove()
+            super()._create()
+
+    def _discard(self) -> None:
+        """Keep what is there, for a resumed run."""
+        self._array = None
+
+
+class StorePart(ZarrSink):
+    """A part of a store that is there already: its chunks, each replaced as a whole."""
+
+    def __init__(self, spec: OutputSpec, place: Path) -> None:
+        super().__init__(spec)
+        self._temporary = place
+        self._chunks: list[Path] = []
+
+    def __enter__(self) -> Self:
+        self._array = zarr.open_array(
+            self._temporary / VARIABLE, mode="r+", config={"write_empty_chunks": True}
+        )
+        return self
+
+    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
+        super()._put(tile, pixels)
+        self._chunks += chunks_of(self._temporary, self.spec, tile.y, tile.x)
+
+    def commit(self) -> int:
+        """Check and sync the chunks; returns their bytes."""
+        for path in self._chunks:
+            _check_chunk(path)
+        return sum(path.stat().st_size for path in self._chunks)
+
+    def _discard(self) -> None:
+        self._array = None
+
+
+def chunks_of(store: Path, spec: OutputSpec, y: tuple[int, int], x: tuple[int, int]) -> list[Path]:
+    """Return the files of the chunks that cover half-open ranges of the output."""
+    side = spec.block
+    rows, columns = (range(first // side, -(-end // side)) for first, end in (y, x))
+    return [
+        store / VARIABLE / "c" / str(band) / str(row) / str(column)
+        for band, row, column in product(range(spec.shape[0]), rows, columns)
+    ]
+
+
+def check_part(store: Path, spec: OutputSpec, y: tuple[int, int], x: tuple[int, int]) -> None:
+    """Check the chunks of a part; raise `OutputError` if one is not whole."""
+    for path in chunks_of(store, spec, y, x):
+        _check_chunk(path)
 
 
 def _codecs(spec: OutputSpec) -> tuple[Any, ...]:

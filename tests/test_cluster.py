@@ -1,0 +1,515 @@
+"""Jobs on a cluster of processes: the bits of a local run, whatever dies, and no work lost."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import read
+
+import tileconv
+from tileconv.cluster import worker
+from tileconv.cluster.connect import make_cluster
+from tileconv.cluster.folder import Manifest, run_folder
+from tileconv.cluster.submission import submit_bounded
+from tileconv.errors import ClusterError, ConfigError, OutputExistsError
+from tileconv.jobs.config import ClusterConfig
+from tileconv.planning.parts import SEAMS, cut_into_parts
+
+distributed = pytest.importorskip("distributed")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+DASK = [sys.executable, "-m", "dask"]
+ALIVE = {
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
+    "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "60s",
+    "PYTHONWARNINGS": "ignore",
+}
+SLOW_PART = """
+import time
+import tileconv.cluster.worker as worker
+from tileconv.jobs.schedule import convolve_tile as plain  # a preload may be loaded twice
+def slow(*arguments, **options):
+    time.sleep({seconds})
+    return plain(*arguments, **options)
+worker.convolve_tile = slow
+"""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class Cluster:
+    """A dask scheduler and workers, each a process of its own, on the loopback."""
+
+    def __init__(self, folder, workers=3, preload="", nanny=True):
+        self.folder = Path(folder)
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self.environment = os.environ | ALIVE | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self.scheduler = self._start(
+            "scheduler", "--host", self.address, "--no-dashboard", "--no-show"
+        )
+        self.preload, self.nanny = self.folder / "preload.py", nanny
+        self.preload.write_text(preload)
+        self.workers = [self.add_worker() for _ in range(workers)]
+
+    def _start(self, *command, prefix=()):
+        log = (self.folder / "cluster.log").open("a")
+        return subprocess.Popen(
+            [*prefix, *DASK, *command],
+            stdout=log,
+            stderr=log,
+            env=self.environment,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+
+    def add_worker(self, prefix=()):
+        options = ["--nthreads", "1", "--memory-limit", "2GiB", "--no-dashboard"]
+        options += ["--preload", str(self.preload), "--local-directory", str(self.folder)]
+        options += [] if self.nanny else ["--no-nanny"]
+        return self._start("worker", self.address, *options, prefix=prefix)
+
+    def client(self):
+        client = distributed.Client(self.address, set_as_default=False, timeout=120)
+        client.wait_for_workers(len(self.workers), timeout=180)
+        return client
+
+    def close(self):
+        for process in [*self.workers, self.scheduler]:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def client(cluster):
+    with cluster.client() as client:
+        yield client
+
+
+@pytest.fixture
+def source(make_raster, rng):
+    pixels = rng.integers(1, 4000, (2, 500, 610)).astype("uint16")
+    pixels[:, 40:60, 100:130] = 0
+    mask = np.full((500, 610), 255, np.uint8)
+    mask[200:230, 300:333] = 0
+    return make_raster(pixels, block=(64, 64), compress="deflate", nodata=0, mask=mask)
+
+
+def describe(source, target, *, stride=1, part=128, **output):
+    return {
+        "input": {"path": str(source)},
+        "kernel": {"name": "gaussian", "size": 5, "sigma": 1.1},
+        "stride": stride,
+        "missing": "renormalize",
+        "output": {"path": str(target), "blocksize": 64, **output},
+        "compute": {"tile": 64, "part": part},
+    }
+
+
+def run(mapping, *arguments, **options):
+    return tileconv.run(tileconv.load_job(mapping), *arguments, **options)
+
+
+def pixels_of(path):
+    if Path(path).is_dir():
+        zarr = pytest.importorskip("zarr")
+        return zarr.open_group(path, mode="r")["band_data"][...]
+    return read(path)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- the same bits
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
+@pytest.mark.parametrize("stride", [1, 5, 9])
+def test_the_bits_are_those_of_a_local_run(client, source, tmp_path, driver, stride):
+    keys = {"stride": stride, "driver": driver, "valid_fraction": True, "part": 64}
+    run(describe(source, tmp_path / "a.tif", **keys))
+    report = run(describe(source, tmp_path / "b.tif", **keys), client)
+    assert pixels_of(tmp_path / "b.tif").tobytes() == pixels_of(tmp_path / "a.tif").tobytes()
+    assert names(tmp_path) == ["a.tif", "b.tif", "in.tif"]
+    plan = tileconv.plan(tileconv.load_job(describe(source, tmp_path / "c.tif", **keys)))
+    parts = cut_into_parts(plan, 3, part=(64, 64))
+    assert report.blocks_decoded == parts.blocks_decoded >= plan.blocks_needed
+    assert report.cluster.parts == parts.parts.count
+    assert report.cluster.retries == report.cluster.resumed == 0
+    assert sum(part.tiles for part in report.cluster.timings) == report.tiles == plan.tiles.count
+    if driver != "Zarr":
+        with rasterio.open(tmp_path / "a.tif") as a, rasterio.open(tmp_path / "b.tif") as b:
+            assert str(a.profile) == str(b.profile)  # NaN is not itself
+            assert a.tags() == b.tags()
+            assert a.tags(ns="TILECONV") == b.tags(ns="TILECONV")
+            assert a.descriptions == b.descriptions
+
+
+@pytest.mark.parametrize("compress", ["deflate", "lzw", "none"])
+def test_integers_in_any_codec(client, source, tmp_path, compress):
+    keys = {"dtype": "int16", "nodata": -1, "compress": compress}
+    run(describe(source, tmp_path / "a.tif", **keys))
+    run(describe(source, tmp_path / "b.tif", **keys), client)
+    assert pixels_of(tmp_path / "b.tif").tobytes() == pixels_of(tmp_path / "a.tif").tobytes()
+
+
+def test_mosaics_and_batches(client, make_raster, rng, tmp_path):
+    for i in range(2):
+        place = rasterio.Affine(30, 0, 30 * 200 * i, 0, -30, 0)
+        pixels = rng.integers(0, 99, (210, 230)).astype("uint8")
+        make_raster(pixels, f"s{i}.tif", block=(64, 64), transform=place, nodata=0)
+    paths = [str(tmp_path / f"s{i}.tif") for i in range(2)]
+    mosaic = describe("", tmp_path / "a.tif", part=64)
+    mosaic["input"] = {"path": paths, "mosaic": True}
+    run(mosaic)
+    mosaic["output"]["path"] = str(tmp_path / "b.tif")
+    report = run(mosaic, client)
+    assert read(tmp_path / "a.tif").tobytes() == read(tmp_path / "b.tif").tobytes()
+    assert report.scenes == tuple(paths)
+    batch = describe("", tmp_path / "l" / "{stem}.tif")
+    batch["input"] = {"path": paths}
+    run(batch)
+    batch["output"]["path"] = str(tmp_path / "c" / "{stem}.tif")
+    assert len(run(batch, client).done) == 2
+    for name in ("s0.tif", "s1.tif"):
+        assert read(tmp_path / "l" / name).tobytes() == read(tmp_path / "c" / name).tobytes()
+    again = run(batch, client, resume=True)
+    assert [r.warnings[-1] for r in again.done] == [
+        "the output was finished already: nothing was done"
+    ] * 2
+
+
+def test_the_plan_decodes_few_blocks_twice(make_raster, tmp_path):
+    path = make_raster(np.zeros((6000, 6000), "uint8"), block=(32, 32), compress="deflate")
+    for stride in (1, 3, 40):
+        plan = tileconv.plan(tileconv.load_job(describe(path, tmp_path / "o.tif", stride=stride)))
+        parts = cut_into_parts(plan, 4)
+        assert parts.blocks_decoded <= (1 + SEAMS) * plan.blocks_needed
+        if stride == 1:
+            assert parts.parts.count > 2
+
+
+def test_submission_is_bounded(client):
+    flying, most, results = set(), [0], []
+
+    def numbers():
+        for number in range(200):
+            flying.add(number)
+            most[0] = max(most[0], len(flying))
+            yield number
+
+    def done(number, result):
+        flying.discard(number)
+        results.append((number, result))
+
+    submit_bounded(client, abs, numbers(), done=done, name="bounded")
+    assert sorted(results) == [(i, i) for i in range(200)]
+    assert most[0] <= 10
+
+
+# ---- what is wrong at the start
+
+
+def test_a_disk_that_workers_do_not_share(source, tmp_path):
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no mount namespaces here")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "d").mkdir()
+    made = Cluster(tmp_path / "d", workers=0)
+    try:
+        mount = f'mount -t tmpfs tmpfs {tmp_path / "out"} && exec "$@"'
+        made.workers = [made.add_worker(["unshare", "-m", "sh", "-c", mount, "sh"])]
+        with made.client() as client, pytest.raises(ClusterError, match="workers share"):
+            run(describe(source, tmp_path / "out" / "o.tif"), client)
+        assert names(tmp_path / "out") == []
+    finally:
+        made.close()
+
+
+def test_messages(source, tmp_path):
+    mapping = describe(source, tmp_path / "o.tif")
+    mapping["compute"]["scheduler"] = f"tcp://127.0.0.1:{free_port()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tileconv.cluster.connect.CONNECT_SECONDS", 0.3)
+        with pytest.raises(ClusterError, match="no dask scheduler answers"):
+            run(mapping)
+    with pytest.raises(ConfigError, match="resume"):
+        run(describe(source, tmp_path / "o.tif"), resume=True)
+    mapping["compute"] = {"scheduler": "tcp:/x"}
+    with pytest.raises(ConfigError, match="tls://host:8786"):
+        tileconv.load_job(mapping)
+    mapping["compute"] = {"cluster": {"name": "YarnCluster"}}
+    with pytest.raises(ConfigError, match="SLURMCluster"):
+        tileconv.load_job(mapping)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "dask_gateway", None)
+        with pytest.raises(ConfigError, match="pip install 'dask-gateway'"):
+            make_cluster(ClusterConfig(name="GatewayCluster"))
+
+
+# ---- survival
+
+
+def kill_a_worker(client, after, rng):
+    """Kill a worker process, not its nanny, after a while."""
+
+    def work():
+        time.sleep(after)
+        pids = list(client.run(os.getpid).values())
+        os.kill(rng.choice(pids), signal.SIGKILL)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def slow_cluster(tmp_path_factory):
+    """Tiles that take 30 ms more, so that kills hit them."""
+    preload = SLOW_PART.format(seconds=0.03)
+    made = Cluster(tmp_path_factory.mktemp("slow"), preload=preload)
+    yield made
+    made.close()
+
+
+def check_kill(cluster, source, folder, seed):
+    rng = random.Random(seed)
+    mapping = describe(source, folder / f"k{seed}.tif", part=64)
+    with cluster.client() as client:
+        thread = kill_a_worker(client, rng.uniform(0.05, 0.9), rng)
+        report = run(mapping, client)
+        thread.join()
+    assert read(folder / f"k{seed}.tif").tobytes() == read(folder / "expected.tif").tobytes()
+    return report.cluster.retries
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_killed_worker(slow_cluster, source, tmp_path, seed):
+    run(describe(source, tmp_path / "expected.tif"))
+    check_kill(slow_cluster, source, tmp_path, seed)
+
+
+@pytest.mark.slow
+def test_twenty_killed_workers(slow_cluster, source, tmp_path):
+    run(describe(source, tmp_path / "expected.tif"))
+    retries = [check_kill(slow_cluster, source, tmp_path, seed) for seed in range(20)]
+    print(f"20 right of 20, parts begun again: {retries}")
+
+
+KILLER = """
+import os, signal
+import tileconv.cluster.worker as worker
+from tileconv.jobs.schedule import convolve_tile as plain
+def kill(plan, recipe, source, tile, **options):
+    if (tile.row, tile.column) == (3, 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(plan, recipe, source, tile, **options)
+worker.convolve_tile = kill
+"""
+
+
+def test_a_part_that_kills_its_workers_is_named(source, tmp_path):
+    (tmp_path / "d").mkdir()
+    made = Cluster(tmp_path / "d", workers=2, preload=KILLER)
+    target = tmp_path / "o.tif"
+    mapping = describe(source, target, part=64)
+    try:
+        with made.client() as client, pytest.raises(ClusterError) as caught:
+            run(mapping, client)
+    finally:
+        made.close()
+    text = str(caught.value)
+    assert re.search(r"in\.tif: part 32 killed its worker [3-9] times: tiles \(3, 2\)", text), text
+    assert "output rows 192 to 255, columns 128 to 191, input rows 192 to 259" in text
+    manifest = Manifest(run_folder(target))
+    assert manifest.read()
+    assert 32 not in manifest.parts
+    kept = len(manifest.parts)
+    assert f"{kept} finished part" in text
+    assert kept > 10
+    assert not target.exists()
+
+
+TWINS = []
+
+
+def run_twice(key, number):
+    """A task, and its late twin after it: the file of the first stays."""
+    first = worker.run_part(key, number)
+    path = worker.find_work(key).path(number)
+    inode = path.stat().st_ino
+    second = worker.run_part(key, number)
+    TWINS.append((first["crc32"] == second["crc32"], path.stat().st_ino == inode))
+    return second
+
+
+def test_a_late_twin_changes_nothing(source, tmp_path):
+    target = tmp_path / "o.tif"
+    TWINS.clear()
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as here,
+        distributed.Client(here, set_as_default=False) as near,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("tileconv.cluster.run.run_part", run_twice)
+        report = run(describe(source, target), near)
+    assert [(True, True)] * report.cluster.parts == TWINS
+    assert report.cluster.retries == report.cluster.parts
+    run(describe(source, tmp_path / "a.tif"))
+    assert read(target).tobytes() == read(tmp_path / "a.tif").tobytes()
+
+
+def cli(mapping, folder, *arguments):
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(mapping))
+    command = [sys.executable, "-m", "tileconv", "run", str(path), *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+    )
+
+
+def begun(target):
+    """How often parts of an interrupted run were begun."""
+    tries = run_folder(target) / "tries"
+    return sum(path.stat().st_size for path in tries.iterdir()) if tries.is_dir() else 0
+
+
+def kill_and_resume(cluster, source, folder, seed):
+    """Kill the client some time after it began; returns (parts, parts begun again)."""
+    target = folder / f"c{seed}.tif"
+    mapping = describe(source, target, part=64)
+    child = cli(mapping, folder, "--scheduler", cluster.address)
+    manifest = Manifest(run_folder(target))
+    while not (manifest.path.exists() and begun(target)):
+        assert child.poll() is None, child.communicate()[0]
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).uniform(0, 1.2))
+    child.kill()
+    child.wait()
+    if not manifest.read():  # it was done by then
+        assert read(target).tobytes() == read(folder / "expected.tif").tobytes()
+        return 0, 0
+    left = len(manifest.parts)
+    assert not target.exists()
+    child = cli(mapping, folder, "--scheduler", cluster.address, "--resume", "--json")
+    text, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, text
+    use = json.loads(text[text.index("{") :])["cluster"]
+    assert read(target).tobytes() == read(folder / "expected.tif").tobytes()
+    assert use["resumed"] >= left
+    assert use["parts"] == 80
+    return use["parts"], use["retries"]
+
+
+IN_FLIGHT = 9
+"""Parts that a client of three threads has in flight."""
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_killed_client(slow_cluster, source, tmp_path, seed):
+    run(describe(source, tmp_path / "expected.tif"))
+    _, again = kill_and_resume(slow_cluster, source, tmp_path, seed)
+    assert again <= IN_FLIGHT
+
+
+@pytest.mark.slow
+def test_forty_killed_clients(slow_cluster, source, tmp_path):
+    run(describe(source, tmp_path / "expected.tif"))
+    again = [kill_and_resume(slow_cluster, source, tmp_path, seed)[1] for seed in range(40)]
+    print(f"40 right of 40, parts begun again: {again}")
+    assert max(again) <= IN_FLIGHT
+
+
+def test_a_lost_scheduler_and_what_resume_refuses(source, tmp_path):
+    (tmp_path / "d").mkdir()
+    target = tmp_path / "o.tif"
+    mapping = describe(source, target, part=64)
+    made = Cluster(tmp_path / "d", workers=2, preload=SLOW_PART.format(seconds=0.05))
+    try:
+        child = cli(mapping, tmp_path, "--scheduler", made.address)
+        manifest = Manifest(run_folder(target))
+        while not (manifest.read() and len(manifest.parts) > 3):
+            assert child.poll() is None
+            time.sleep(0.05)
+        began = time.monotonic()
+        os.killpg(made.scheduler.pid, signal.SIGKILL)
+        text, _ = child.communicate(timeout=60)
+        assert child.returncode == 4, text
+        assert "--resume" in text
+        assert time.monotonic() - began < 40
+    finally:
+        made.close()
+    manifest.read()
+    kept = len(manifest.parts)
+    assert not target.exists()
+    options = {"n_workers": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
+    with (
+        distributed.LocalCluster(**options) as here,
+        distributed.Client(here, set_as_default=False) as near,
+    ):
+        with pytest.raises(OutputExistsError, match=rf"{kept} finished parts.*--resume"):
+            run(mapping, near)
+        changed = json.loads(json.dumps(mapping))
+        changed["kernel"]["sigma"] = 2.0
+        with pytest.raises(OutputExistsError, match="the kernel's weights changed"):
+            run(changed, near, resume=True)
+        times = source.stat()
+        os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+        with pytest.raises(OutputExistsError, match=r"the input .*in\.tif changed"):
+            run(mapping, near, resume=True)
+        os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+        victim = next(iter((run_folder(target) / "parts").rglob("*.tif")))
+        victim.write_bytes(victim.read_bytes()[:-100])
+        report = run(mapping, near, resume=True)
+        assert kept - 1 <= report.cluster.resumed <= kept
+        run(describe(source, tmp_path / "a.tif"))
+        assert read(target).tobytes() == read(tmp_path / "a.tif").tobytes()
+        before = target.stat()
+        again = run(mapping, near, resume=True)
+        assert "finished already" in again.warnings[-1]
+        assert again.seconds == 0
+        assert target.stat() == before
+
+
+def test_processes_are_a_cluster_too(source, tmp_path):
+    run(describe(source, tmp_path / "a.tif"))
+    mapping = describe(source, tmp_path / "b.tif")
+    mapping["compute"]["workers"] = 2
+    child = cli(mapping, tmp_path, "--scheduler", "processes")
+    text, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, text
+    assert "Cluster   20 parts" in text
+    assert read(tmp_path / "b.tif").tobytes() == read(tmp_path / "a.tif").tobytes()

@@ -1,0 +1,1 @@
+"""Jobs on dask.distributed clusters: tasks that write parts, survive their workers, and resume."""

@@ -1,0 +1,122 @@
+"""From what a job says of its cluster to a connected client."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tileconv.errors import ClusterError, ConfigError
+from tileconv.jobs.config import CLUSTERS
+
+try:
+    import distributed
+except ImportError as error:
+    raise ConfigError(
+        "running on a cluster needs the package distributed: pip install 'tileconv[cluster]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tileconv.jobs.config import ClusterConfig
+    from tileconv.jobs.job import Job
+
+LOCAL = ("127.", "localhost", "[::1]")
+CONNECT_SECONDS = 15
+WORKER_SECONDS = 600
+"""How long a queue may take to start the first worker."""
+
+
+@contextmanager
+def connect(job: Job, client: Any = None) -> Iterator[distributed.Client]:
+    """Give a client of the cluster that ``job`` names; what is started here is closed after."""
+    if client is not None:
+        if not isinstance(client, distributed.Client):
+            raise ConfigError(f"client must be a dask.distributed.Client; got {type(client)}")
+        yield client
+        return
+    with ExitStack() as stack:
+        stack.callback(_quiet, logging.getLogger("distributed.client"), logging.INFO)
+        if job.scheduler == "processes":
+            made = distributed.LocalCluster(
+                n_workers=job.threads,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=job.memory_limit // job.threads,
+            )
+            target: Any = stack.enter_context(made)
+        elif job.cluster is not None:
+            target = stack.enter_context(make_cluster(job.cluster, job.security))
+        else:
+            target = job.scheduler
+            _warn_of_open_network(target)
+        yield stack.enter_context(_client(target, job))
+
+
+def make_cluster(config: ClusterConfig, security: Any = None) -> Any:
+    """Start the cluster that a job names; only now is its package imported."""
+    module, package = CLUSTERS[config.name]
+    try:
+        made = getattr(importlib.import_module(module), config.name)
+    except ImportError as error:
+        raise ConfigError(
+            f"compute.cluster: {config.name} needs a package: pip install '{package}'"
+        ) from error
+    options = dict(config.options)
+    if security is not None:
+        options["security"] = distributed.Security(**security)
+    try:
+        cluster = made(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"compute.cluster.options: {config.name}: {error}") from error
+    except OSError as error:
+        raise ClusterError(f"compute.cluster: {config.name} did not start: {error}") from error
+    if config.adapt is not None:
+        cluster.adapt(minimum=config.adapt.minimum, maximum=config.adapt.maximum)
+    elif config.scale is not None:
+        cluster.scale(config.scale)
+    return cluster
+
+
+def _client(target: Any, job: Job) -> distributed.Client:
+    options: dict[str, Any] = {"timeout": CONNECT_SECONDS, "set_as_default": False}
+    if job.security is not None and isinstance(target, str):
+        try:
+            options["security"] = distributed.Security(**job.security)
+        except TypeError as error:
+            raise ConfigError(f"compute.security: {error}") from error
+    try:
+        return distributed.Client(target, **options)
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"compute.scheduler: no dask scheduler answers at {target}: {error}; nothing was begun"
+        ) from error
+
+
+def wait_for_workers(client: distributed.Client, seconds: float = WORKER_SECONDS) -> None:
+    """Wait for the first worker."""
+    try:
+        client.wait_for_workers(1, timeout=seconds)
+    except TimeoutError as error:
+        raise ClusterError(
+            f"no worker came to the cluster within {seconds:.0f} seconds; look at its logs or queue"
+        ) from error
+
+
+def _warn_of_open_network(address: str) -> None:
+    host = address.partition("://")[2]
+    if address.startswith("tcp://") and not host.startswith(LOCAL):
+        warnings.warn(
+            f"{address} is not encrypted: whoever reaches that port can run code on the cluster; "
+            "use tls:// with compute.security, or keep the network closed",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _quiet(log: logging.Logger, level: int) -> None:
+    log.setLevel(level)

@@ -1,0 +1,212 @@
+"""What a worker does: compute one part of a plan and write it; only numbers come back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import socket
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
+from tileconv.jobs.schedule import convolve_tile
+from tileconv.planning.describe import size
+from tileconv.planning.tiles import Tile
+from tileconv.raster.gdal import environment
+from tileconv.raster.join import open_source
+from tileconv.raster.metadata import Identity
+from tileconv.raster.parts import PartSink, checksum, part_spec
+from tileconv.tile import Counts, Recipe
+from tileconv.version import __version__
+
+if TYPE_CHECKING:
+    from tileconv.planning.parts import Part
+    from tileconv.planning.plan import Plan
+    from tileconv.raster.metadata import Header
+    from tileconv.raster.sink import OutputSpec, Sink
+
+
+@dataclass(frozen=True)
+class PartWork:
+    """All that the tasks of a run have in common; it reaches every worker once."""
+
+    key: str
+    """Of the run: a hash of all that decides on its parts."""
+    plan: Plan
+    header: Header
+    spec: OutputSpec
+    folder: Path
+    token: str
+    settings: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the client that workers shall have too."""
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How tiles are computed."""
+        plan = self.plan
+        return Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
+
+    @property
+    def store(self) -> Path:
+        """The Zarr store that is being written."""
+        return self.folder / "store"
+
+    def part(self, number: int) -> Part:
+        """Return a part by its number."""
+        assert self.plan.parts is not None
+        return self.plan.parts[number]
+
+    def path(self, number: int) -> Path:
+        """Return the file of a part, named by what is in it."""
+        part = self.part(number)
+        told = f"{self.key} {part.y} {part.x}".encode()
+        name = f"{number:08d}-{hashlib.sha256(told).hexdigest()[:12]}.tif"
+        return self.folder / "parts" / f"{number % 256:02x}" / name
+
+    def tries_path(self, number: int) -> Path:
+        """Return the file that has a byte for each time that a part was begun."""
+        return self.folder / "tries" / f"{number % 256:02x}-{number}"
+
+    def check_place(self) -> None:
+        """Check that this process sees the folder of the run, and the input that was planned."""
+        where = socket.gethostname()
+        try:
+            found = (self.folder / "token").read_text()
+        except OSError:
+            found = None
+        if found != self.token:
+            raise ClusterError(
+                f"worker on {where} does not see {self.folder}: the output must lie on a disk that "
+                "all workers share with the client, under the same path"
+            )
+        for scene in self.header.scenes or (self.header,):
+            try:
+                same = Identity.of(*scene.files) == scene.identity
+            except OSError:
+                raise InputError(
+                    f"{scene.path}: worker on {where} does not see it: the input must lie on a "
+                    "disk that all workers share with the client, under the same path"
+                ) from None
+            if not same:
+                raise InputError(
+                    f"{scene.path}: worker on {where} sees another file than the one planned; "
+                    "it was changed, or the disk is not shared"
+                )
+
+
+_works: dict[str, PartWork] = {}
+_packed: dict[str, bytes] = {}
+_lock = threading.Lock()
+
+
+def register(key: str, packed: bytes) -> None:
+    """Take the pickled `PartWork` of a run; it is opened by the first task."""
+    with _lock:
+        _packed[key] = packed
+
+
+def forget(key: str) -> None:
+    """Let go of a run."""
+    with _lock:
+        _packed.pop(key, None)
+        _works.pop(key, None)
+
+
+def find_work(key: str) -> PartWork:
+    """Return the run that a task belongs to."""
+    with _lock:
+        if key not in _works:
+            if key not in _packed:
+                raise ClusterError("the run of this task has ended")
+            _works[key] = pickle.loads(_packed[key])
+        return _works[key]
+
+
+def probe(key: str) -> tuple[str, str | None]:
+    """Say (version, what is wrong) of a worker."""
+    try:
+        work = find_work(key)
+        work.check_place()
+        mark = work.folder / f"probe-{socket.gethostname()}-{os.getpid()}"
+        mark.write_text(work.token)
+        mark.unlink()
+    except (TileconvError, OSError) as error:
+        return __version__, str(error)
+    return __version__, None
+
+
+def run_part(key: str, number: int) -> dict[str, Any]:
+    """Compute a part and write it; returns its line of the manifest."""
+    work = find_work(key)
+    work.check_place()
+    started = time.perf_counter()
+    attempt = _begin(work.tries_path(number))
+    part = work.part(number)
+    plan, spec = work.plan, work.spec
+    source = open_source(
+        work.header, plan.geometry, plan.tiles, plan.convolution.padding_mode, part=part
+    )
+    counts, corner = Counts(), (0, 0)
+    sink: Sink
+    if spec.driver == "Zarr":
+        from tileconv.raster.zarr_store import StorePart  # noqa: PLC0415 - an extra
+
+        sink = StorePart(spec, work.store)
+    else:
+        sink, corner = PartSink(part_spec(spec, part, work.path(number))), (part.y[0], part.x[0])
+    assert plan.parts is not None
+    tiles = 0
+    try:
+        with source, sink, environment():
+            for tile in plan.parts.tiles_of(part):
+                _, window, output, met = convolve_tile(plan, work.recipe, source, tile)
+                del window
+                sink.write(_moved(tile, corner), output)
+                counts, tiles = counts.plus(met), tiles + 1
+            source.check_unchanged()
+            written = sink.commit()
+    except MemoryError as error:
+        if isinstance(error, TileconvError):
+            raise
+        raise OutOfMemoryError(
+            f"a worker is out of memory; a task needs about {size(plan.peak_memory_bytes)}: "
+            "give workers more memory, or fewer threads"
+        ) from None
+    stored = None if spec.driver == "Zarr" else checksum(work.path(number))
+    return {
+        "part": number,
+        "tiles": tiles,
+        "seconds": round(time.perf_counter() - started, 4),
+        "attempt": attempt,
+        "blocks_decoded": source.blocks_decoded,
+        "bytes_written": written if stored is None else stored.bytes,
+        "crc32": None if stored is None else stored.checksum,
+        "missing": counts.missing,
+        "collisions": counts.collisions,
+        "worker": f"{socket.gethostname()}-{os.getpid()}",
+    }
+
+
+def _begin(path: Path) -> int:
+    """Count one more beginning of a part."""
+    with path.open("ab") as file:
+        file.write(b".")
+        file.flush()
+        return os.fstat(file.fileno()).st_size
+
+
+def _moved(tile: Tile, corner: tuple[int, int]) -> Tile:
+    """Return a tile as a part file counts its pixels."""
+    (y, end_y), (x, end_x) = tile.y, tile.x
+    top, left = corner
+    return tile._replace(y=(y - top, end_y - top), x=(x - left, end_x - left))
+
+
+def without_parts(work: PartWork) -> PartWork:
+    """Return a copy that pickles small: what a plan has worked out is worked out anew."""
+    return replace(work, plan=replace(work.plan))

@@ -1,0 +1,177 @@
+"""Part files, written by many processes, and one GeoTIFF made of them without recompression.
+
+A part file holds whole blocks of the output. Its name says what is in it, so
+that whoever writes it a second time changes nothing. The output begins as
+GDAL's own empty file, with all its metadata; the compressed blocks of the parts
+are appended and entered into its table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from tileconv.errors import OutputError
+from tileconv.raster.carry import Metadata
+from tileconv.raster.cog import COGSink
+from tileconv.raster.durable import sync
+from tileconv.raster.sink import GeoTIFFSink, OutputSpec
+from tileconv.raster.structure import block_table, check_complete, value_places
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tileconv.planning.parts import Part
+
+COPY_BYTES = 8 << 20
+"""Bytes of one step of copying."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished part on the disk."""
+
+    bytes: int
+    checksum: int
+    """CRC-32 of the file."""
+
+
+class PartSink(GeoTIFFSink):
+    """A part file being written: whole, or absent, and the first one of its name stays."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.spec.path.parent.mkdir(exist_ok=True)  # not its parents: a late twin makes no run
+            self._create()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def _check_target(self) -> None:
+        """There may be one already: that of a twin."""
+
+    def _rename(self) -> None:
+        try:
+            os.link(self._temporary, self.spec.path)
+        except FileExistsError:
+            try:
+                check_complete(self.spec.path, self.spec.blocks)
+            except OutputError:  # a machine that lost power left it
+                os.replace(self._temporary, self.spec.path)
+        except OSError:  # no links on this disk
+            os.replace(self._temporary, self.spec.path)
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self._temporary.unlink()
+
+
+def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
+    """Return the file that holds a part of ``spec``, compressed as its blocks shall be."""
+    quick = {"compress": "zstd", "level": 1} if spec.driver == "COG" else {}
+    changed: dict[str, Any] = {
+        "path": path,
+        "shape": (spec.shape[0], *part.shape),
+        "transform": None,
+        "crs": None,
+        "driver": "GTiff",
+        "metadata": Metadata(),
+        "threads": 1,
+        **quick,
+    }
+    return replace(spec, **changed)
+
+
+def checksum(path: Path) -> Stored:
+    """Return the size and the checksum of a file."""
+    crc = size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(COPY_BYTES):
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    return Stored(size, crc)
+
+
+class _Assembly(GeoTIFFSink):
+    """An empty GeoTIFF whose blocks are those of parts."""
+
+    def _create(self) -> None:
+        super()._create()
+        self._close()  # GDAL writes the header, and a table of nothing
+
+    def _creation_options(self) -> dict[str, Any]:
+        return {**super()._creation_options(), "SPARSE_OK": True}
+
+    def add(self, part: Part, path: Path, stored: Stored) -> None:
+        """Append the blocks of a part file, if it is the one that was written."""
+        side, bands = self.spec.block, self.spec.shape[0]
+        down, across = (-(-size // side) for size in part.shape)
+        offsets, counts = block_table(path)
+        start = self._append(path, stored)
+        with self._tables() as (all_offsets, all_counts):
+            top, left = part.y[0] // side, part.x[0] // side
+            where = np.s_[:, top : top + down, left : left + across]
+            offsets = offsets.reshape(bands, down, across) + start
+            for table, values in ((all_offsets, offsets), (all_counts, counts)):
+                if int(values.max()) > np.iinfo(table.dtype).max:
+                    raise OutputError(f"{self.spec.path}: a table of {table.dtype} cannot hold it")
+                table[where] = values.reshape(bands, down, across)
+
+    def _append(self, path: Path, stored: Stored) -> int:
+        """Copy a file behind what is there; return where it begins."""
+        crc = size = 0
+        with self._temporary.open("r+b") as target, path.open("rb") as source:
+            start = target.seek(0, os.SEEK_END)
+            start += target.write(b"\0" * (-start % 16))
+            while chunk := source.read(COPY_BYTES):
+                crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+                target.write(chunk)
+        if Stored(size, crc) != stored:
+            raise OutputError(f"the part {path} is not what was written; remove it, and --resume")
+        if self._sync is not None:
+            self._sync.look()
+        return start
+
+    @contextlib.contextmanager
+    def _tables(self) -> Any:
+        """Give the offsets and byte counts of the output, (bands, rows, columns) of blocks."""
+        bands, rows, columns = self.spec.shape
+        side = self.spec.block
+        shape = (bands, -(-rows // side), -(-columns // side))
+        tables = [
+            np.memmap(self._temporary, dtype, "r+", offset, shape) for dtype, offset in self._places
+        ]
+        yield tables
+        for table in tables:
+            table.flush()
+
+    @property
+    def _places(self) -> list[tuple[np.dtype, int]]:
+        """Dtype and place in the file of both tables."""
+        if not hasattr(self, "_found"):
+            self._found = value_places(self._temporary)
+        return self._found
+
+
+class AssembledGeoTIFF(_Assembly):
+    """A GeoTIFF made of parts."""
+
+
+class AssembledCOG(_Assembly, COGSink):
+    """A COG, copied from a GeoTIFF made of parts."""
+
+
+def open_assembly(spec: OutputSpec) -> AssembledGeoTIFF | AssembledCOG:
+    """Return what puts the parts of ``spec`` together."""
+    return AssembledCOG(spec) if spec.driver == "COG" else AssembledGeoTIFF(spec)
+
+
+def settle(path: Path) -> None:
+    """Bring a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        sync(path)
