@@ -68,7 +68,7 @@ def one_node(folder: Path):
     with ExitStack() as stack:
         munge = [f"--{name}={path}" for name, path in names.items()]
         _start(stack, told, "munged", "--force", "--foreground", *munge)
-        _wait(lambda: (folder / "munge.sock").exists(), "munged")
+        _wait((folder / "munge.sock").exists, "munged")
         _start(stack, told, "slurmctld", "-D", "-i")
         _start(stack, told, "slurmd", "-D", "-N", host)
         _wait(lambda: "idle" in _told(told, "sinfo", "-h", "-o", "%T"), "slurmctld and slurmd")
