@@ -84,22 +84,3 @@ def test_only_edges_travel_between_workers(client, rng, chunks, kernel, stride):
     pixels = client.compute(array, sync=True)
     expected = tileconv.convolve(pixels, weights, **options)
     assert client.compute(out, sync=True).tobytes() == expected.tobytes()
-
-
-def test_an_array_that_a_dead_worker_held_is_computed_all_the_same(rng):
-    pixels, weights = rng.normal(size=(300, 300)), rng.normal(size=(5, 5))
-    with (
-        dask.config.set(SETTINGS),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        array = client.persist(da.from_array(pixels, chunks=100))
-        distributed.wait(array)
-        lazy = tileconv.convolve(array, weights, padding="same")
-        assert lazy.dask.layers[lazy.name].annotations is not None
-        lost = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
-        client.retire_workers([lost])
-        expected = tileconv.convolve(pixels, weights, padding="same")
-        assert client.compute(lazy, sync=True).tobytes() == expected.tobytes()
