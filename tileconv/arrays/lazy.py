@@ -79,8 +79,8 @@ def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -
         tasks = _tasks(name, array, shared, len(lead))
     else:
         tasks, homes = _placed_tasks(name, array, shared, len(lead), held)
-        wishes = placement.annotations(homes)
-    with dask.annotate(**wishes):
+        wishes = placement.wishes_for(homes)
+    with dask.annotate(**wishes):  # type: ignore[attr-defined]
         graph = HighLevelGraph.from_collections(
             name,
             tasks,

@@ -35,7 +35,7 @@ class Homes:
         return None if worker is None else [worker]
 
 
-def annotations(workers: Mapping[Any, str]) -> dict[str, Any]:
+def wishes_for(workers: Mapping[Any, str]) -> dict[str, Any]:
     """Return annotations for a layer: a wish, not an order, because workers may die."""
     return {"workers": Homes(workers), "allow_other_workers": True}
 
