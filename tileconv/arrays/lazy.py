@@ -10,20 +10,31 @@ cluster moves edges and not chunks:
 
 so a chunk costs at most three tasks. Chunks that no field touches are nobody's
 dependency: dask does not compute them.
+
+Of an array that is persisted on a cluster it is known where the chunks lie. An
+output chunk is then computed at the worker that holds most of its window, and
+what it needs of other workers' chunks is cut to size by a task there:
+
+    edge            the piece of a chunk that one output chunk needs
+    chunk           window from the worker's chunks and the others' edges, convolved
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import DataNode, Task, TaskRef
 
+from tileconv.arrays import placement
 from tileconv.arrays.eager import combine_complex, compute_window, part_convolutions
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
@@ -62,11 +73,19 @@ def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -
     lead = _lead_chunks(array, convolution)
     chunks = (*lead, shared.y.out_chunks, shared.x.out_chunks)
     name = f"tileconv-{tokenize(array.name, convolution, numbers)}"
-    graph = HighLevelGraph.from_collections(
-        name,
-        _tasks(name, array, shared, len(lead)),
-        dependencies=[array],  # type: ignore[list-item]
-    )
+    held = placement.find_chunks(array)
+    wishes: dict[str, Any] = {}
+    if held is None:
+        tasks = _tasks(name, array, shared, len(lead))
+    else:
+        tasks, homes = _placed_tasks(name, array, shared, len(lead), held)
+        wishes = placement.wishes_for(homes)
+    with dask.annotate(**wishes):  # type: ignore[attr-defined]
+        graph = HighLevelGraph.from_collections(
+            name,
+            tasks,
+            dependencies=[array],  # type: ignore[list-item]
+        )
     meta = np.empty((0,) * len(chunks), numbers.target)
     return da.Array(graph, name, chunks, meta=meta)
 
@@ -124,8 +143,44 @@ def _tasks(name: str, array: da.Array, shared: _Shared, lead_axes: int) -> dict[
             ]
             key = (name, *out_block, i, j)
             lead = tuple(array.chunks[k][b] for k, b in enumerate(block))
-            tasks[key] = Task(key, _compute_chunk, value, lead, i, j, *needs)
+            tasks[key] = Task(key, _compute_chunk, value, lead, i, j, None, *needs)
     return tasks
+
+
+def _placed_tasks(
+    name: str, array: da.Array, shared: _Shared, lead_axes: int, held: Mapping[Any, str]
+) -> tuple[dict[Any, Any], dict[Any, str]]:
+    """Return the graph for chunks that workers hold, and where each task should run."""
+    common = f"{name}-shared"
+    tasks: dict[Any, Any] = {common: DataNode(common, shared)}
+    homes: dict[Any, str] = {}
+    value = TaskRef(common)
+    rows, columns = shared.y.pieces, shared.x.pieces
+    for block in itertools.product(*(range(len(c)) for c in array.chunks[:-2])):
+        out_block = block if len(block) == lead_axes else (0,)
+        lead = tuple(array.chunks[k][b] for k, b in enumerate(block))
+        for i, j in itertools.product(range(len(rows)), range(len(columns))):
+            pieces = list(itertools.product(rows[i], columns[j]))
+            chunks = [(array.name, *block, y.chunk, x.chunk) for y, x in pieces]
+            pixels: Counter[str] = Counter()
+            for chunk, (y, x) in zip(chunks, pieces, strict=True):
+                pixels[held[chunk]] += (y.stop - y.start) * (x.stop - x.start)
+            key = (name, *out_block, i, j)
+            home = pixels.most_common(1)[0][0] if pixels else None
+            needs: list[Any] = []
+            for chunk, (y, x) in zip(chunks, pieces, strict=True):
+                if held[chunk] == home:
+                    needs.append(TaskRef(chunk))
+                    continue
+                edge = (f"{name}-edge", *chunk[1:], y.start, y.stop, x.start, x.stop)
+                tasks[edge] = Task(edge, _cut_edge, TaskRef(chunk), *edge[-4:])
+                homes[edge] = held[chunk]
+                needs.append(TaskRef(edge))
+            cut = tuple(held[chunk] != home for chunk in chunks)
+            tasks[key] = Task(key, _compute_chunk, value, lead, i, j, cut, *needs)
+            if home is not None:
+                homes[key] = home
+    return tasks, homes
 
 
 def _need(
@@ -161,13 +216,32 @@ def _cut_columns(chunk: np.ndarray, spans: tuple[tuple[int, int], ...]) -> list[
     return [np.asarray(chunk)[..., first:end].copy() for first, end in spans]
 
 
+def _cut_edge(chunk: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    return np.asarray(chunk)[..., top:bottom, left:right].copy()
+
+
 def _compute_chunk(
-    shared: _Shared, lead: tuple[int, ...], i: int, j: int, *parts: Any
+    shared: _Shared,
+    lead: tuple[int, ...],
+    i: int,
+    j: int,
+    cut: tuple[bool, ...] | None,
+    *parts: Any,
 ) -> np.ndarray:
-    """Compute output chunk (i, j) from the chunks and strips it needs, row by row."""
+    """Compute output chunk (i, j) from the chunks, strips and edges it needs, row by row.
+
+    ``cut`` tells which parts are edges, cut to size; None if there are strips and no edges.
+    """
     reads = shared.reads(i, j)
     pieces = list(itertools.product(shared.y.pieces[i], shared.x.pieces[j]))
-    window = _window(shared, reads, lead, pieces, parts)
+    if cut is None:
+        pixels = [_piece(part, y, x) for (y, x), part in zip(pieces, parts, strict=True)]
+    else:
+        pixels = [
+            part if ready else np.asarray(part)[..., y.start : y.stop, x.start : x.stop]
+            for (y, x), part, ready in zip(pieces, parts, cut, strict=True)
+        ]
+    window = _window(shared, reads, lead, pieces, pixels)
     return compute_window(shared.convolution, shared.numbers, reads, window)
 
 
@@ -176,11 +250,10 @@ def _window(
     reads: Reads,
     lead: tuple[int, ...],
     pieces: list[tuple[Piece, Piece]],
-    parts: tuple[Any, ...],
+    pixels: list[np.ndarray],
 ) -> np.ndarray:
     """Put pieces of chunks together into the window of an output chunk."""
     source = shared.numbers.source
-    pixels = [_piece(part, y, x) for (y, x), part in zip(pieces, parts, strict=True)]
     if len(pixels) == 1 and all(read.span is not None for read in reads):
         return pixels[0].astype(source, copy=False)
     window = np.zeros((*lead, reads[0].size, reads[1].size), source)
