@@ -99,8 +99,9 @@ def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
     (tmp_path / "edges.yaml").write_text(job)
     (tmp_path / scene.name).write_bytes(scene.read_bytes())
     monkeypatch.chdir(tmp_path)
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    exec(compile(code, "README.md", "exec"), {})
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, "README.md", "exec"), names)
     assert (tmp_path / "out" / "landsat8_crop_edges.tif").exists()
     assert (tmp_path / "out" / "landsat8_crop_edges_quicklook.png").exists()
 

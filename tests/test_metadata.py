@@ -490,7 +490,8 @@ def test_every_field_of_a_job_decides_on_values_or_does_not():
     """A new key must be put on one side: two jobs with one hash have one output."""
     not_deciding = {"name", "source", "target", "named", "quicklook", "overwrite"}
     not_deciding |= {"driver", "overviews", "compress", "predictor", "level", "block", "report"}
-    not_deciding |= {"scheduler", "threads", "memory_limit", "tile"}
+    not_deciding |= {"scheduler", "cluster", "security", "part", "threads"}
+    not_deciding |= {"memory_limit", "memory_given", "tile"}
     not_deciding |= {"scenes", "root"}  # which pixels are read, not what is done with them
     in_the_convolution = {"convolution", "options"}
     known = {*DECIDING} | not_deciding | in_the_convolution

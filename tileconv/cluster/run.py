@@ -180,7 +180,7 @@ class _Run:
         self.plan, self.spec, self.identity = self._plan()
         self.resumed = 0
         self.reports: list[PartReport] = []
-        self._done_here = 0
+        self._tiles_done = self._retried = 0
         self._bytes_here = 0
 
     @contextmanager
@@ -338,6 +338,9 @@ class _Run:
     def _compute(self) -> None:
         assert self.plan.parts is not None
         finished = set(self.manifest.parts)
+        entries = self.manifest.parts.values()
+        self._tiles_done = sum(entry["tiles"] for entry in entries)
+        self._retried = sum(entry["attempt"] - 1 for entry in entries)
         missing = (n for n in range(self.plan.parts.count) if n not in finished)
         try:
             submit_bounded(
@@ -359,7 +362,8 @@ class _Run:
     def _done(self, number: int, entry: dict[str, Any]) -> None:
         del number
         self.manifest.add(entry)
-        self._done_here += entry["tiles"]
+        self._tiles_done += entry["tiles"]
+        self._retried += entry["attempt"] - 1
         self._bytes_here += entry["blocks_decoded"]
         self._tell()
 
@@ -397,8 +401,7 @@ class _Run:
     def _tell(self) -> None:
         if self.progress is None:
             return
-        entries = self.manifest.parts.values()
-        self.progress(sum(entry["tiles"] for entry in entries), self.plan.tiles.count)
+        self.progress(self._tiles_done, self.plan.tiles.count)
         detail = getattr(self.progress, "detail", None)
         if detail is not None:
             layout = self.plan.layout
@@ -406,11 +409,8 @@ class _Run:
             rate = self._bytes_here * block / max(time.monotonic() - self.started, 1e-3) / 1e6
             detail(
                 f"{rate:,.0f} MB/s, {plural(self.workers.count, 'worker')}, "
-                f"{self._retries():,} retries"
+                f"{self._retried:,} retries"
             )
-
-    def _retries(self) -> int:
-        return sum(entry["attempt"] - 1 for entry in self.manifest.parts.values())
 
     # the output
 
@@ -442,7 +442,7 @@ class _Run:
         use = ClusterUse(
             parts=len(entries),
             resumed=self.resumed,
-            retries=self._retries(),
+            retries=self._retried,
             workers=len({entry["worker"] for entry in entries}),
             assembly_seconds=assembly_seconds,
             timings=tuple(PartReport(**{n: e[n] for n in names}) for e in entries),
