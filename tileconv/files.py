@@ -60,6 +60,9 @@ class RasterOptions(TypedDict, total=False):
     workers: int | str
     memory_limit: int | str
     tile: int | str | Sequence[int]
+    cluster: Mapping[str, Any]
+    security: Mapping[str, Any]
+    part: int | Sequence[int]
 
 
 def convolve_raster(

@@ -191,20 +191,21 @@ def run_batch(
     batch: Batch,
     *,
     progress: Progress | None = None,
-    run: Callable[[Job], Report] = run_job,
+    run: Callable[[Job], Report] | None = None,
     resume: bool = False,
 ) -> BatchReport:
     """Run ``batch``: an input that fails leaves no output and does not stop the others.
 
     What would make two files one is refused before anything is written. ``run``
-    is what runs each input; with ``resume`` it looks at outputs that are there.
+    is what runs each input, `run_job` if it is None; with ``resume`` it looks at
+    outputs that are there.
     """
     check_batch(batch)
     if not resume:
         _check_free(batch)
     started = time.perf_counter()
     entries: list[Report | Failure] = []
-    for entry in _each(batch, run):
+    for entry in _each(batch, run or run_job):
         entries.append(entry)
         if progress is not None:
             progress(len(entries), len(batch.jobs))
