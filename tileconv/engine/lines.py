@@ -28,8 +28,8 @@ from tileconv.engine.lanes import (
     unzip_lanes,
 )
 
-UNUSED = -1
-"""In a table of phases: no tap reads this one."""
+UNUSED, END = -1, -2
+"""In a table of phases: no tap reads this one; nor any from here on."""
 
 
 @cache
@@ -58,7 +58,7 @@ def _deal_row(source, step, width, stride, phases, places, count, lines):  # typ
     width    pixels that the row has
     stride   pixels between outputs
     phases   pointer to intp, one for each phase in groups of a vector's lanes: the line of each,
-             or UNUSED
+             or UNUSED; END after the last group
     places   pointer to intp, where the line of each phase begins; unused ones have a line to waste
     count    most numbers wanted of each phase
     lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it
@@ -76,6 +76,8 @@ def _deal_row(source, step, width, stride, phases, places, count, lines):  # typ
             lines[i] = pixel_at(source, i * step)
         return
     for first in range(0, stride, n):
+        if phases[first] == END:
+            break
         last = first
         for p in range(first, first + n):
             if phases[p] != UNUSED:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine.lanes import ROWS, VECTOR_BYTES, WIDE
-from tileconv.engine.lines import UNUSED
+from tileconv.engine.lines import END, UNUSED
 
 Pair = tuple[int, int]
 
@@ -69,18 +69,22 @@ class Program:
 
     @cached_property
     def phases(self) -> np.ndarray:
-        """(S,) intp, S a multiple of a vector's lanes: the line of each phase, or UNUSED."""
-        size = -(-self.stride[1] // self.lanes) * self.lanes
-        lines = np.full(size, UNUSED, np.intp)
+        """(S + 1,) intp, S a multiple of a vector's lanes: the line of each phase, or UNUSED; END.
+
+        It ends with the last phase that is used: a stride may be huge.
+        """
         used = np.unique(self.offsets % self.stride[1])
+        size = -(-(int(used[-1]) + 1) // self.lanes) * self.lanes
+        lines = np.full(size + 1, UNUSED, np.intp)
         lines[used] = np.arange(used.size)
+        lines[size] = END
         return lines
 
     @cached_property
     def line_count(self) -> int:
         """Lines of an input row, with one for what turning squares of pixels brings up besides."""
         used = int(self.phases.max()) + 1
-        return used if used == self.phases.size else used + 1
+        return used if used == self.phases.size - 1 else used + 1
 
     @cached_property
     def reach(self) -> int:
