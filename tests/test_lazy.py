@@ -77,7 +77,7 @@ def test_a_cluster_gives_the_same_bits(rng):
     out = tileconv.convolve(lazy, kernel, stride=2, padding="same", padding_mode="edge")
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
