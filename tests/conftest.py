@@ -1,6 +1,7 @@
 """Fixtures: rasters made on the spot, the scene in the box, and shared data where it is present."""
 
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -93,3 +94,13 @@ def run_python():
         ).stdout
 
     return run
+
+
+@pytest.fixture
+def server():
+    """A listening socket, which must not be called."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield "{}:{}".format(*listening.getsockname())
+        with pytest.raises(BlockingIOError):
+            listening.accept()

@@ -60,6 +60,24 @@ class Case(NamedTuple):
             "require_center": self.require_center,
         }
 
+    def job_keys(self):
+        """Return the same for a job, with dotted keys."""
+        return {
+            "kernel.weights": self.kernel,
+            "kernel.flip": self.flip,
+            "stride": list(self.stride),
+            "dilation": list(self.dilation),
+            "padding": list(self.pads),
+            "padding_mode": self.mode,
+            "padding_value": self.value,
+            "groups": self.groups,
+            "bias": self.bias,
+            "missing": self.policy,
+            "fill_value": self.fill_value,
+            "min_valid_fraction": self.min_valid_fraction,
+            "require_center": self.require_center,
+        }
+
     def reference_options(self):
         """Keyword arguments of `naive.convolve`."""
         return {

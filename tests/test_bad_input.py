@@ -6,7 +6,6 @@ The exit code tells whose fault it is: 2 the user's, 3 the data's, 4 the system'
 import json
 import os
 import shutil
-import socket
 import tracemalloc
 from pathlib import Path
 
@@ -139,16 +138,6 @@ def test_names_that_are_no_file(name):
 
 
 # ---- Inputs that would lead elsewhere
-
-
-@pytest.fixture
-def server():
-    """A listening socket, which must not be called."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setblocking(False)
-        yield "{}:{}".format(*listening.getsockname())
-        with pytest.raises(BlockingIOError):
-            listening.accept()
 
 
 @pytest.mark.parametrize(

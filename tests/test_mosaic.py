@@ -138,19 +138,7 @@ def test_any_layout_gives_the_bits_of_the_merged_array(seed, make_raster, tmp_pa
         arrays.append(theirs[:, top:bottom, left:right])
     pixels, hidden = merged(arrays, places, nodata, array.dtype)
     keys = {
-        "kernel.weights": case.kernel,
-        "kernel.flip": case.flip,
-        "stride": list(case.stride),
-        "dilation": list(case.dilation),
-        "padding": list(case.pads),
-        "padding_mode": case.mode,
-        "padding_value": case.value,
-        "groups": case.groups,
-        "bias": case.bias,
-        "missing": case.policy,
-        "fill_value": case.fill_value,
-        "min_valid_fraction": case.min_valid_fraction,
-        "require_center": case.require_center,
+        **case.job_keys(),
         "output.blocksize": 16,
         "output.compress": "none",
         "compute.tile": [int(t) for t in rng.integers(1, 120, 2)],

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -179,16 +178,6 @@ def test_vrts_are_scenes_of_a_mosaic(mosaic, make_raster, tmp_path, rng):
 
 
 # ---- What is refused
-
-
-@pytest.fixture
-def server():
-    """A listening socket, which must not be called."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setblocking(False)
-        yield "{}:{}".format(*listening.getsockname())
-        with pytest.raises(BlockingIOError):
-            listening.accept()
 
 
 def band(inner, attributes='dataType="Byte" band="1"'):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,6 @@ def connect(job: Job, client: Any = None) -> Iterator[distributed.Client]:
         yield client
         return
     with ExitStack() as stack:
-        stack.callback(_quiet, logging.getLogger("distributed.client"), logging.INFO)
         if job.scheduler == "processes":
             made = distributed.LocalCluster(
                 n_workers=job.threads,
@@ -116,7 +114,3 @@ def _warn_of_open_network(address: str) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def _quiet(log: logging.Logger, level: int) -> None:
-    log.setLevel(level)
