@@ -444,6 +444,12 @@ def test_one_pixel_with_padding(mode, result, stride, pixel):
     assert accepted(job).tolist() == [[[result]]]
 
 
+@pytest.mark.parametrize("stride", [1, 2**31 - 1])
+def test_one_pixel_among_missing_ones(stride, pixel):
+    job = pixel | {"padding": "same", "padding_mode": "missing", "missing": "renormalize"}
+    assert accepted(job | {"stride": stride}).tolist() == [[[63]]]
+
+
 # ---- Outputs
 
 

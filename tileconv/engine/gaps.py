@@ -100,7 +100,7 @@ def settle(
     places = (taps.band.astype(np.intp) * valid.shape[1] + y) * valid.shape[2] + x
     block = np.empty(BESIDE)
     span = int(x.max()) + 1
-    reach = (BESIDE - 1) * stride_x + span
+    reach = (min(BESIDE, sums.shape[1]) - 1) * stride_x + span  # a stride may be huge
     rows_of_pixels = np.empty((4, valid.shape[2] + 2 * reach), np.uint8)
     _settle(
         sums[:0, 0].copy(),
