@@ -1,6 +1,8 @@
 """Jobs on files: the bits of the array call, every block decoded as planned, right grids."""
 
 import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import naive
@@ -18,6 +20,8 @@ from tileconv.dtypes import Numbers
 from tileconv.jobs import prepare, schedule
 from tileconv.planning.layout import Layout
 from tileconv.planning.plan import make_plan
+from tileconv.raster import gdal
+from tileconv.raster.opening import Opening
 
 DTYPES_IN_FILES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -399,3 +403,18 @@ def test_every_config_runs(config, tmp_path):
     with Image.open(report.quicklook) as picture:
         picture.load()
         assert len(set(picture.convert("L").resize((64, 32)).tobytes())) > 20  # not a blank page
+
+
+def test_opening_in_many_threads_never_warns(make_raster):
+    """Workers of a cluster open in threads of their own what has no transform."""
+    with gdal.quietly():
+        opening = Opening.of(make_raster(np.ones((1, 8, 8), "uint8"), transform=None))
+    before = list(warnings.filters)
+
+    def open_often(_):
+        for _ in range(50):
+            gdal.open_dataset(opening).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(open_often, range(8)))
+    assert warnings.filters == before

@@ -26,6 +26,7 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 
 
 _thread = threading.local()
+_filtering = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -66,9 +67,10 @@ def open_scene(opening: Opening) -> DatasetReader:
 def quietly() -> Iterator[None]:
     """Keep rasterio from warning of a raster without transform: the plan says so.
 
-    Only for the thread that starts the others: the list of warnings is the process's.
+    One thread at a time, since the list of warnings is the process's: two that
+    change it and put it back in turn leave it as neither wants it.
     """
-    with warnings.catch_warnings():
+    with _filtering, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
