@@ -41,6 +41,7 @@ KNOWS = {  # outside libraries, and the only places that may know them
     "distributed": {"cluster"},
     "rasterio": {"raster", "rio"},
     "tifffile": {"raster"},
+    "imagecodecs": {"raster"},
     "zarr": {"raster"},
     "google_crc32c": {"raster"},
     "yaml": {"jobs"},

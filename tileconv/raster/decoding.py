@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rasterio.windows import Window
 
     from tileconv.raster.remote import Place
+    from tileconv.raster.stored import StoredBlocks
 
 Nodata = float | int | None
 Mask = Literal["dataset", "bands"]
@@ -73,15 +74,23 @@ class Decoding:
         dataset: DatasetReader,
         window: Window,
         out: tuple[np.ndarray, np.ndarray | None] | None = None,
+        *,
+        blocks: StoredBlocks | None = None,
     ) -> Pixels:
-        """Read a window, into ``out`` (bands, marks) if given. Marks are (1 or B, h, w) or None."""
+        """Read a window, into ``out`` (bands, marks) if given. Marks are (1 or B, h, w) or None.
+
+        Pixels come from ``blocks`` where GDAL need not read them.
+        """
         read = self._read_bands
         straight = out is not None and self.alpha is None and self.dtype == self.stored
         if out is not None and straight:
             values = out[0]  # no copy of what needs no change
         else:
             values = buffers.zeros((len(read), int(window.height), int(window.width)), self.stored)
-        dataset.read(indexes=list(read), window=window, out=values)
+        if blocks is None:
+            dataset.read(indexes=list(read), window=window, out=values)
+        else:
+            blocks.read(window, read, values)
         masked = self._read_mask(dataset, window)
         if self.alpha is not None:
             values, clear = values[:-1], values[-1:] == 0

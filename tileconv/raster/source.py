@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from tileconv.raster.metadata import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
+from tileconv.raster.stored import StoredBlocks, UndecodableError, find_stored
 from tileconv.raster.uses import BlockUses
 
 if TYPE_CHECKING:
@@ -191,8 +193,17 @@ class RasterSource:
 
     def _read(self, extent: Extent, out: Part | None = None) -> Pixels:
         """Read pixels, into ``out`` (bands, masked) if it is given."""
+        decoding, window, blocks = self.header.decoding, _window(extent), self._blocks
         with gdal.environment():
-            return self.header.decoding.read(self._dataset(), _window(extent), out)
+            if blocks is not None:
+                with contextlib.suppress(UndecodableError, OSError):  # GDAL tells what is wrong
+                    return decoding.read(self._dataset(), window, out, blocks=blocks)
+            return decoding.read(self._dataset(), window, out)
+
+    @cached_property
+    def _blocks(self) -> StoredBlocks | None:
+        """What can be read without GDAL. Threads that look for it at once find the same."""
+        return find_stored(self.header)
 
     def _damaged(self, rectangle: Rectangle, error: BaseException) -> InputError:
         """Find the block, and the band, that cannot be decoded."""

@@ -19,7 +19,7 @@ from tileconv.raster.remote import Place, Remote
 def stored_bytes(path: Path) -> int:
     """Return the compressed bytes of the main image; the file's size if it cannot tell."""
     try:
-        with _open(path) as tiff:
+        with open_tiff(path) as tiff:
             return int(np.sum(np.asarray(tiff.pages[0].databytecounts, dtype=np.int64)))
     except (
         Exception
@@ -33,7 +33,7 @@ def sparse_blocks(path: Path) -> tuple[int, int]:
     (0, 0) if tifffile cannot tell.
     """
     try:
-        with _open(path) as tiff:
+        with open_tiff(path) as tiff:
             counts = np.asarray(tiff.pages[0].databytecounts, dtype=np.int64)
     except Exception:
         return 0, 0
@@ -45,7 +45,7 @@ def nodata_text(path: Place) -> str | None:
     if isinstance(path, Remote):
         return None
     try:
-        with _open(path) as tiff:
+        with open_tiff(path) as tiff:
             tag = tiff.pages.first.tags.get("GDAL_NODATA")
             return None if tag is None else str(tag.value).strip("\x00 ")
     except Exception:
@@ -59,7 +59,7 @@ def check_complete(path: Path, blocks: int) -> None:
     """
     length = path.stat().st_size
     try:
-        with _open(path) as tiff:
+        with open_tiff(path) as tiff:
             page = tiff.pages[0]
             offsets = np.asarray(page.dataoffsets, dtype=np.int64)
             counts = np.asarray(page.databytecounts, dtype=np.int64)
@@ -82,7 +82,7 @@ def check_pages(path: Path, shape: tuple[int, int, int]) -> None:
     length = path.stat().st_size
     bad = total = 0
     try:
-        with _open(path) as tiff:
+        with open_tiff(path) as tiff:
             first = tiff.pages.first
             found = (first.samplesperpixel, first.imagelength, first.imagewidth)
             for page in tiff.pages:
@@ -99,7 +99,7 @@ def check_pages(path: Path, shape: tuple[int, int, int]) -> None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tifffile.TiffFile]:
+def open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF without tifffile's log: a damaged file gets one message, ours."""
     log = logging.getLogger("tifffile")
     log.addFilter(_silence)
@@ -117,7 +117,7 @@ def _silence(record: logging.LogRecord) -> bool:
 
 def block_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the offsets and byte counts of all blocks of a TIFF (int64)."""
-    with _open(path) as tiff:
+    with open_tiff(path) as tiff:
         page = tiff.pages[0]
         return (
             np.asarray(page.dataoffsets, dtype=np.int64),
@@ -130,7 +130,7 @@ def value_places(path: Path) -> list[tuple[np.dtype, int]]:
 
     Raises `OutputError` if they are not there.
     """
-    with _open(path) as tiff:
+    with open_tiff(path) as tiff:
         tags = tiff.pages.first.tags
         wanted = (tags.get(name) for name in ("TileOffsets", "TileByteCounts"))
         found = [tag for tag in wanted if tag is not None]
