@@ -5,7 +5,7 @@ The model of a run's peak memory:
     base      the process with its libraries and compiled loops
     cache     GDAL's block cache, shared by reads and writes
     writer    what the driver takes
-    threads   times (window + the larger of: a read; copies, scratch and output)
+    threads   times (window + a block on its way + the larger of: a read; copies, scratch, output)
     kept      storage blocks that the next tile row, or the next tile, uses again
 """
 
@@ -106,7 +106,13 @@ class Work:
         reading = self.read_bytes()
         if self.layout.scenes:  # the part of a scene, and what of it is valid, beside the window
             reading += 2 * self.window_bytes(tile)
-        return self.window_bytes(tile) + max(reading, computing)
+        return self.window_bytes(tile) + self.unpacking_bytes() + max(reading, computing)
+
+    def unpacking_bytes(self) -> int:
+        """Bytes of a block as it is stored, and unpacked, that a thread holds."""
+        rows, columns = self.layout.largest_block
+        block = rows * columns * self.layout.decoded_pixel_bytes
+        return 2 * block if self.layout.direct else 0
 
     def kept_bytes(self, tiles: Tiles, threads: int = 1) -> int:
         """Blocks kept from one tile row to the next within a panel, and from tile to tile.
@@ -149,16 +155,17 @@ class Work:
             + self.cache_bytes()
             + self.writer_bytes
             + busy * self.thread_bytes(tile)
-            + helping * self.read_bytes()
+            + helping * (self.read_bytes() + self.unpacking_bytes())
             + self.kept_bytes(tiles, busy)
         )
 
     def cache_bytes(self) -> int:
-        """Return what GDAL's cache comes to hold: no more than all that is read and written."""
+        """Return what GDAL's cache comes to hold: no more than all that it reads and writes."""
         height, width = self.geometry.out_shape
         written = height * width * self.outputs * self.target_itemsize
         rows, columns = self.layout.shape
-        return min(GDAL_CACHE_BYTES, written + rows * columns * self.layout.pixel_bytes)
+        read = 0 if self.layout.direct else rows * columns * self.layout.pixel_bytes
+        return min(GDAL_CACHE_BYTES, written + read)
 
 
 @dataclass(frozen=True, slots=True)

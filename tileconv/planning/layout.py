@@ -29,6 +29,8 @@ class Layout:
     """An alpha band is read beside those that are convolved."""
     stored: np.dtype | None = None
     """Dtype in the file, where pixels are scaled while they are read."""
+    direct: bool = False
+    """Blocks go straight into windows, through a buffer of the thread's, not GDAL's cache."""
     scenes: tuple[Scene, ...] = ()
     """The files of a mosaic, which have blocks of their own; ``block`` is then the smallest."""
 

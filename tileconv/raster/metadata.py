@@ -6,7 +6,7 @@ import math
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from tileconv.raster.decoding import (
 )
 from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
+from tileconv.raster.stored import find_stored
 from tileconv.raster.structure import sparse_blocks, stored_bytes
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
     if opening.driver == "GTiff":
         beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
         notes += [f"{name} is read beside the raster" for name in beside]
-    return Header(
+    header = Header(
         path=path,
         opening=opening,
         identity=Identity.of(*_files(path, opening)),
@@ -214,6 +215,8 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
         stored_bytes=_sampled_bytes(dataset) if opening.remote else _stored_bytes(opening),
         notes=tuple(notes),
     )
+    direct = find_stored(header) is not None
+    return replace(header, layout=replace(header.layout, direct=direct))
 
 
 def _note_sparse_blocks(dataset: DatasetReader, opening: Opening, notes: list[str]) -> None:

@@ -63,6 +63,7 @@ def read_mosaic(paths: Sequence[Place], wanted: Wanted) -> Header:
             marks=marks,
             alpha=any(header.layout.alpha for header in headers),
             stored=first.layout.stored,
+            direct=all(scene.layout.direct for scene in scenes),
             scenes=scenes,
         ),
         transform=_moved(first.transform, top, left),

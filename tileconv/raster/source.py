@@ -203,7 +203,7 @@ class RasterSource:
     @cached_property
     def _blocks(self) -> StoredBlocks | None:
         """What can be read without GDAL. Threads that look for it at once find the same."""
-        return find_stored(self.header)
+        return find_stored(self.header) if self.header.layout.direct else None
 
     def _damaged(self, rectangle: Rectangle, error: BaseException) -> InputError:
         """Find the block, and the band, that cannot be decoded."""

@@ -1,0 +1,115 @@
+"""Blocks that are decoded without GDAL's cache: GDAL's pixels, or GDAL itself."""
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import read
+from rasterio.windows import Window
+from test_files import job_for
+from test_reading import LAYOUTS, OF_BYTES, SHAPE, TILED, pixels_for
+
+import tileconv
+from tileconv.raster import gdal, stored
+from tileconv.raster.metadata import Wanted, read_header
+from tileconv.raster.stored import UndecodableError, find_stored
+
+pytest.importorskip("imagecodecs")
+
+DIRECT = {
+    name
+    for name, layout in LAYOUTS.items()
+    if layout.get("compress", "none") in ("none", "deflate", "zstd") and "SPARSE_OK" not in layout
+}
+MORE = {
+    "predictor, by pixel": TILED | {"compress": "deflate", "predictor": 2, "interleave": "pixel"},
+    "predictor, big-endian": TILED | {"compress": "zstd", "predictor": 2, "ENDIANNESS": "BIG"},
+    "predictor, strips": {"blockysize": 7, "compress": "deflate", "predictor": 2},
+}
+DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint64", "float32", "float64")
+
+
+def numbers(rng, dtype):
+    if dtype.startswith("float"):
+        return pixels_for(rng, {}, dtype)
+    bounds = np.iinfo(dtype)
+    return rng.integers(bounds.min, bounds.max, SHAPE, dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("name", [*sorted(DIRECT), *MORE])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_window_holds_the_pixels_that_gdal_reads(make_raster, rng, name, dtype):
+    layout = (LAYOUTS | MORE)[name]
+    if dtype.startswith("float") and "predictor" in layout:
+        pytest.skip("GDAL's predictor of floats is another one")
+    header = read_header(make_raster(numbers(rng, dtype), **layout), Wanted())
+    blocks = find_stored(header)
+    assert blocks is not None
+    assert header.layout.direct
+    with gdal.open_dataset(header.opening) as dataset:
+        for _ in range(25):
+            (top, bottom), (left, right) = (
+                sorted(rng.choice(n + 1, 2, replace=False).tolist()) for n in SHAPE[1:]
+            )
+            bands = rng.choice([1, 2, 3], rng.integers(1, 5)).tolist()
+            window = Window(left, top, right - left, bottom - top)
+            expected = dataset.read(bands, window=window)
+            around = np.zeros((len(bands), bottom - top + 3, right - left + 5), dtype)
+            found = around[:, 2:-1, 3:-2]
+            blocks.read(window, bands, found)
+            assert found.tobytes() == expected.tobytes()
+            found[...] = 0
+            assert not around.any()  # nothing was written beside the window
+
+
+@pytest.mark.parametrize("name", sorted({*LAYOUTS, *OF_BYTES} - DIRECT))
+def test_what_is_not_plain_is_left_to_gdal(make_raster, rng, name):
+    layout = (LAYOUTS | OF_BYTES)[name]
+    header = read_header(make_raster(pixels_for(rng, layout, "uint8"), **layout), Wanted())
+    assert find_stored(header) is None
+    assert not header.layout.direct
+
+
+def test_masks_and_the_predictor_of_floats_are_left_to_gdal(make_raster, rng):
+    pixels = numbers(rng, "float32")
+    shown = np.full(SHAPE[1:], 255, "uint8")
+    for layout in ({"compress": "deflate", "predictor": 3}, {"mask": shown}, {"NBITS": 16}):
+        assert find_stored(read_header(make_raster(pixels, **TILED | layout), Wanted())) is None
+
+
+def test_without_the_library_gdal_reads_the_same_bits(make_raster, tmp_path, rng, monkeypatch):
+    source = make_raster(numbers(rng, "uint16"), **TILED | {"compress": "deflate"})
+    job = job_for(source, tmp_path / "out.tif", stride=2)
+    assert tileconv.plan(job).layout.direct
+    tileconv.run(job)
+    made = read(tmp_path / "out.tif").tobytes()
+    monkeypatch.setattr(stored, "_library", lambda: None)
+    assert not tileconv.plan(job).layout.direct
+    tileconv.run(job)
+    assert read(tmp_path / "out.tif").tobytes() == made
+
+
+@pytest.mark.parametrize("compress", ["deflate", "zstd"])
+def test_a_damaged_block_is_found(make_raster, tmp_path, rng, compress):
+    """The error is GDAL's, and names the block, as if GDAL had read all."""
+    source = make_raster(numbers(rng, "uint16"), **TILED | {"compress": compress})
+    with tifffile.TiffFile(source) as tiff:
+        offset, count = tiff.pages[0].dataoffsets[5], tiff.pages[0].databytecounts[5]
+    data = bytearray(source.read_bytes())
+    data[offset : offset + count] = rng.bytes(count)
+    source.write_bytes(data)
+    header = read_header(source, Wanted())
+    blocks = find_stored(header)
+    with pytest.raises(UndecodableError):
+        blocks.read(Window(0, 0, SHAPE[2], SHAPE[1]), [1], np.zeros((1, *SHAPE[1:]), "uint16"))
+    with pytest.raises(tileconv.InputError, match=r"block \(1, 1\) of .*cannot be decoded"):
+        tileconv.run(job_for(source, tmp_path / "out.tif"))
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_table_that_points_beyond_the_file_is_left_to_gdal(make_raster, tmp_path, rng):
+    source = make_raster(numbers(rng, "uint16"), **TILED | {"compress": "deflate"})
+    source.write_bytes(source.read_bytes()[:-100])
+    header = read_header(source, Wanted())
+    assert find_stored(header) is None
+    with pytest.raises(tileconv.InputError, match="cannot be decoded"):
+        tileconv.run(job_for(source, tmp_path / "out.tif"))
