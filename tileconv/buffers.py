@@ -25,13 +25,47 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if size < SEPARATE or not hasattr(mmap, "MAP_PRIVATE"):
         return np.zeros(shape, dtype)
+    return np.frombuffer(_map(size), dtype, count=size // dtype.itemsize).reshape(shape)
+
+
+def _map(size: int) -> mmap.mmap:
     try:
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:  # ENOMEM
-        raise MemoryError(f"cannot allocate {size} bytes for {shape} of {dtype}") from error
+        raise MemoryError(f"cannot allocate {size} bytes") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, dtype, count=size // dtype.itemsize).reshape(shape)
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return mapping
+
+
+class Pool:
+    """Arrays in the memory of those that nobody holds any more: new pages are slow to clear.
+
+    There are never more mappings than arrays were held at one time.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a finalizer may run at any allocation, in array() too
+        self._spare: list[mmap.mmap] = []
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an array that holds anything."""
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if size < SEPARATE or not hasattr(mmap, "MAP_PRIVATE"):
+            return np.empty(shape, dtype)
+        with self._lock:
+            fitting = [mapping for mapping in self._spare if len(mapping) >= size]
+            taken = min(fitting, key=len) if fitting else None
+            if self._spare:
+                self._spare.remove(taken or self._spare[0])
+        mapping = taken or _map(size)
+        flat = np.frombuffer(mapping, np.uint8)
+        weakref.finalize(flat, self._give, mapping).atexit = False
+        return flat[:size].view(dtype).reshape(shape)
+
+    def _give(self, mapping: mmap.mmap) -> None:
+        with self._lock:
+            self._spare.append(mapping)
 
 
 def copy(array: np.ndarray) -> np.ndarray:
@@ -133,14 +167,7 @@ def result(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if size < WORTH_KEEPING or not hasattr(mmap, "MADV_FREE"):
         return np.empty(shape, dtype)
     pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-    mapping = _kept.take(pages)
-    if mapping is None:
-        try:
-            mapping = mmap.mmap(-1, pages, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError as error:  # ENOMEM
-            raise MemoryError(f"cannot allocate {size} bytes for {shape} of {dtype}") from error
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            mapping.madvise(mmap.MADV_HUGEPAGE)
+    mapping = _kept.take(pages) or _map(pages)
     flat = np.frombuffer(mapping, np.uint8)
     weakref.finalize(flat, _kept.give, mapping).atexit = False
     return flat[:size].view(dtype).reshape(shape)

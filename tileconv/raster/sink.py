@@ -27,7 +27,7 @@ from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
 from tileconv.raster import gdal
 from tileconv.raster.carry import Metadata
-from tileconv.raster.durable import EarlySync, sync
+from tileconv.raster.durable import EarlySync, replace, sync
 from tileconv.raster.structure import check_complete
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Sink(ABC):
         return self._temporary.stat().st_size
 
     def _rename(self) -> None:
-        os.replace(self._temporary, self.spec.path)
+        replace(self._temporary, self.spec.path)
 
     def _remove(self) -> None:
         """Remove what is temporary, and what GDAL put beside it."""

@@ -65,6 +65,7 @@ class RasterSource:
         self._lend = lend
         self._decodings = decodings or Decodings()
         self._store = BlockStore(self._decodings)
+        self._windows = buffers.Pool()
         self._local = threading.local()
         self._handles: list[DatasetReader] = []
         self._free = handles
@@ -121,8 +122,10 @@ class RasterSource:
         """
         layout = self.header.layout
         shape = (rows.size, columns.size)
+        filled = rows.index.min() >= 0 <= columns.index.min()
+        make = self._windows.array if filled else buffers.zeros
         window = Pixels(
-            buffers.zeros((layout.read_bands, *shape), layout.dtype),
+            make((layout.read_bands, *shape), layout.dtype),
             np.zeros((layout.marks, *shape), bool) if layout.marks else None,
         )
         uses_x = self._uses.columns(panel)

@@ -1,0 +1,54 @@
+"""Memory that is used again, and files that are let go."""
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tileconv import buffers
+from tileconv.raster.durable import replace
+
+
+def test_what_nobody_holds_is_taken_again_and_no_more_is_kept_than_was_held():
+    pool, shape, dtype = buffers.Pool(), (2, 1024, 1024), np.dtype("uint16")
+    first, second = pool.array(shape, dtype), pool.array(shape, dtype)
+    first[...], second[...] = 1, 2
+    places = {array.ctypes.data for array in (first, second)}
+    view = first[0]
+    del first
+    third = pool.array(shape, dtype)  # the view still holds the first one
+    assert third.ctypes.data not in places
+    assert (view == 1).all()
+    places.add(third.ctypes.data)
+    del view, second, third
+    smaller = pool.array((1000, 1000), np.dtype("float32"))
+    assert smaller.ctypes.data in places
+    larger = pool.array((3, 1024, 1024), dtype)  # fits nowhere: one that waits is let go
+    assert larger.ctypes.data not in places
+    assert len(pool._spare) == 1
+    del smaller, larger
+    assert len(pool._spare) == 3
+
+
+def held_files():
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            yield str(link.readlink())
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="needs Linux's O_PATH")
+def test_an_old_file_is_let_go_once_the_new_one_is_there(tmp_path):
+    (tmp_path / "old").write_bytes(b"old")
+    (tmp_path / "aside").symlink_to("old")
+    for target in ("new", "old", "aside"):
+        (tmp_path / "made").write_text(target)
+        replace(tmp_path / "made", tmp_path / target)
+        assert not (tmp_path / target).is_symlink()
+        assert (tmp_path / target).read_text() == target
+    for thread in threading.enumerate():
+        if thread.name == "tileconv-free":
+            thread.join()
+    assert not [name for name in held_files() if str(tmp_path) in name]
