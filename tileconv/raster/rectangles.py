@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +38,9 @@ class Rectangle:
         """Return the blocks as keys of a store."""
         return [Key(panel, row, column) for row, column in self]
 
+    def __len__(self) -> int:
+        return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
+
     def extent(self, block: tuple[int, int], shape: tuple[int, int]) -> Extent:
         """Return the pixels of the blocks that lie in a raster of ``shape``."""
         return (
@@ -69,6 +72,25 @@ def join_blocks(blocks: list[tuple[Key, int]], most: int) -> Iterator[Rectangle]
             yield above
         waiting[run.columns] = run
     yield from waiting.values()
+
+
+def make_lots(rectangles: Iterable[Rectangle], most: int) -> Iterator[list[Rectangle]]:
+    """Put small rectangles together, up to ``most`` blocks.
+
+    >>> each = [Rectangle((0, 1), (column, column + 1)) for column in (0, 2, 4)]
+    >>> [len(lot) for lot in make_lots(each, most=2)]
+    [2, 1]
+    """
+    lot: list[Rectangle] = []
+    blocks = 0
+    for rectangle in rectangles:
+        if lot and blocks + len(rectangle) > most:
+            yield lot
+            lot, blocks = [], 0
+        lot.append(rectangle)
+        blocks += len(rectangle)
+    if lot:
+        yield lot
 
 
 def _runs(blocks: list[tuple[Key, int]], most: int) -> Iterator[Rectangle]:

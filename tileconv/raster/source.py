@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from tileconv.errors import InputError
 from tileconv.planning.cost import READ_BYTES
 from tileconv.raster import gdal
 from tileconv.raster.metadata import Header, Identity
-from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks
+from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
 from tileconv.raster.stored import StoredBlocks, UndecodableError, find_stored
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from tileconv.planning.reads import AxisRead
 
+LOT_BYTES = 1 << 20
+"""Pixels that a thread decodes at a time, where blocks lie apart: to share out each costs more."""
+
 
 @dataclass(eq=False)
 class _Request:
@@ -37,8 +40,8 @@ class _Request:
 
     frame: Frame
     panel: int
-    left: list[Rectangle] = field(default_factory=list)
-    """What is not there yet."""
+    left: int = 0
+    """Lots that are not there yet."""
     error: BaseException | None = None
 
 
@@ -137,8 +140,10 @@ class RasterSource:
         decode, take = self._store.claim(wanted)
         request = _Request(Frame(rows, columns, window), panel)
         try:
-            request.left = list(join_blocks(decode, self._most))
-            self._decodings.deal([partial(self._fill, request, r) for r in request.left.copy()])
+            rectangles = join_blocks(decode, self._blocks_in(READ_BYTES))
+            lots = list(make_lots(rectangles, self._blocks_in(LOT_BYTES)))
+            request.left = len(lots)
+            self._decodings.deal([partial(self._fill, request, lot) for lot in lots])
             self._decodings.work_until(lambda: not request.left)
             if request.error is not None:
                 raise request.error
@@ -157,14 +162,16 @@ class RasterSource:
         """Let threads that help look again whether they are done."""
         self._decodings.wake()
 
-    def _fill(self, request: _Request, rectangle: Rectangle) -> None:
-        """Decode a rectangle into the window of a request, and into the store if it is shared."""
+    def _fill(self, request: _Request, lot: list[Rectangle]) -> None:
+        """Decode into the window of a request, and into the store what is shared."""
         try:
-            if request.error is None:
-                self._decode_for(request, rectangle)
+            for rectangle in lot:
+                if request.error is None:
+                    self._decode_for(request, rectangle)
         except BaseException as error:  # the thread that asked for the window raises it
             request.error = error
-        request.left.remove(rectangle)
+        with self._lock:
+            request.left -= 1
 
     def _decode_for(self, request: _Request, rectangle: Rectangle) -> None:
         layout = self.header.layout
@@ -180,11 +187,10 @@ class RasterSource:
         if part is None:
             request.frame.place(pixels)
 
-    @property
-    def _most(self) -> int:
-        """Blocks of one read: READ_BYTES of them, at least one."""
+    def _blocks_in(self, size: int) -> int:
+        """Blocks of ``size`` bytes of pixels, at least one."""
         layout = self.header.layout
-        return max(1, READ_BYTES // (layout.block[0] * layout.block[1] * layout.read_pixel_bytes))
+        return max(1, size // (layout.block[0] * layout.block[1] * layout.read_pixel_bytes))
 
     def _decode(self, rectangle: Rectangle, extent: Extent, out: Part | None = None) -> Pixels:
         """Read a part of a rectangle of blocks; an error names the block that cannot be decoded."""
