@@ -55,7 +55,8 @@ def test_any_window_holds_the_pixels_that_gdal_reads(make_raster, rng, name, dty
             expected = dataset.read(bands, window=window)
             around = np.zeros((len(bands), bottom - top + 3, right - left + 5), dtype)
             found = around[:, 2:-1, 3:-2]
-            blocks.read(window, bands, found)
+            with blocks.opened() as reader:
+                reader(window, bands, found)
             assert found.tobytes() == expected.tobytes()
             found[...] = 0
             assert not around.any()  # nothing was written beside the window
@@ -99,8 +100,9 @@ def test_a_damaged_block_is_found(make_raster, tmp_path, rng, compress):
     source.write_bytes(data)
     header = read_header(source, Wanted())
     blocks = find_stored(header)
-    with pytest.raises(UndecodableError):
-        blocks.read(Window(0, 0, SHAPE[2], SHAPE[1]), [1], np.zeros((1, *SHAPE[1:]), "uint16"))
+    whole = np.zeros((1, *SHAPE[1:]), "uint16")
+    with blocks.opened() as reader, pytest.raises(UndecodableError):
+        reader(Window(0, 0, SHAPE[2], SHAPE[1]), [1], whole)
     with pytest.raises(tileconv.InputError, match=r"block \(1, 1\) of .*cannot be decoded"):
         tileconv.run(job_for(source, tmp_path / "out.tif"))
     assert not (tmp_path / "out.tif").exists()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rasterio.windows import Window
 
     from tileconv.raster.remote import Place
-    from tileconv.raster.stored import StoredBlocks
+    from tileconv.raster.stored import Reader
 
 Nodata = float | int | None
 Mask = Literal["dataset", "bands"]
@@ -75,11 +75,11 @@ class Decoding:
         window: Window,
         out: tuple[np.ndarray, np.ndarray | None] | None = None,
         *,
-        blocks: StoredBlocks | None = None,
+        reader: Reader | None = None,
     ) -> Pixels:
         """Read a window, into ``out`` (bands, marks) if given. Marks are (1 or B, h, w) or None.
 
-        Pixels come from ``blocks`` where GDAL need not read them.
+        Pixels come from ``reader`` where GDAL need not read them.
         """
         read = self._read_bands
         straight = out is not None and self.alpha is None and self.dtype == self.stored
@@ -87,10 +87,10 @@ class Decoding:
             values = out[0]  # no copy of what needs no change
         else:
             values = buffers.zeros((len(read), int(window.height), int(window.width)), self.stored)
-        if blocks is None:
+        if reader is None:
             dataset.read(indexes=list(read), window=window, out=values)
         else:
-            blocks.read(window, read, values)
+            reader(window, read, values)
         masked = self._read_mask(dataset, window)
         if self.alpha is not None:
             values, clear = values[:-1], values[-1:] == 0

@@ -19,11 +19,11 @@ from tileconv.raster.metadata import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
-from tileconv.raster.stored import StoredBlocks, UndecodableError, find_stored
+from tileconv.raster.stored import Reader, StoredBlocks, UndecodableError, find_stored
 from tileconv.raster.uses import BlockUses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from rasterio.io import DatasetReader
@@ -165,25 +165,26 @@ class RasterSource:
     def _fill(self, request: _Request, lot: list[Rectangle]) -> None:
         """Decode into the window of a request, and into the store what is shared."""
         try:
-            for rectangle in lot:
-                if request.error is None:
-                    self._decode_for(request, rectangle)
+            with gdal.environment(), self._opened() as reader:
+                for rectangle in lot:
+                    if request.error is None:
+                        self._decode_for(request, rectangle, reader)
         except BaseException as error:  # the thread that asked for the window raises it
             request.error = error
         with self._lock:
             request.left -= 1
 
-    def _decode_for(self, request: _Request, rectangle: Rectangle) -> None:
+    def _decode_for(self, request: _Request, rectangle: Rectangle, reader: Reader | None) -> None:
         layout = self.header.layout
         whole = rectangle.extent(layout.block, layout.shape)
         if rectangle.uses > 1:
-            pixels = self._decode(rectangle, whole)
+            pixels = self._decode(rectangle, whole, reader)
             self._store.put(rectangle.keys(request.panel), pixels)
             request.frame.place(pixels)
             return
         extent = request.frame.needed(whole)
         part = request.frame.part(extent)
-        pixels = self._decode(rectangle, extent, part)
+        pixels = self._decode(rectangle, extent, reader, part)
         if part is None:
             request.frame.place(pixels)
 
@@ -192,22 +193,39 @@ class RasterSource:
         layout = self.header.layout
         return max(1, size // (layout.block[0] * layout.block[1] * layout.read_pixel_bytes))
 
-    def _decode(self, rectangle: Rectangle, extent: Extent, out: Part | None = None) -> Pixels:
+    def _decode(
+        self,
+        rectangle: Rectangle,
+        extent: Extent,
+        reader: Reader | None,
+        out: Part | None = None,
+    ) -> Pixels:
         """Read a part of a rectangle of blocks; an error names the block that cannot be decoded."""
         try:
-            return self._read(extent, out)
+            return self._read(extent, reader, out)
         except gdal.GDAL_ERRORS as error:
             gdal.check_memory(error)
             raise self._damaged(rectangle, error) from error
 
-    def _read(self, extent: Extent, out: Part | None = None) -> Pixels:
+    def _read(self, extent: Extent, reader: Reader | None, out: Part | None) -> Pixels:
         """Read pixels, into ``out`` (bands, masked) if it is given."""
-        decoding, window, blocks = self.header.decoding, _window(extent), self._blocks
-        with gdal.environment():
-            if blocks is not None:
-                with contextlib.suppress(UndecodableError, OSError):  # GDAL tells what is wrong
-                    return decoding.read(self._dataset(), window, out, blocks=blocks)
-            return decoding.read(self._dataset(), window, out)
+        decoding, window = self.header.decoding, _window(extent)
+        if reader is not None:
+            try:
+                return decoding.read(self._dataset(), window, out, reader=reader)
+            except (UndecodableError, OSError):
+                pass  # GDAL tells what is wrong
+        return decoding.read(self._dataset(), window, out)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Reader | None]:
+        """Open what can be read without GDAL."""
+        with contextlib.ExitStack() as stack:
+            reader = None
+            if self._blocks is not None:
+                with contextlib.suppress(OSError):
+                    reader = stack.enter_context(self._blocks.opened())
+            yield reader
 
     @cached_property
     def _blocks(self) -> StoredBlocks | None:

@@ -16,8 +16,10 @@ from __future__ import annotations
 import importlib
 import math
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,6 @@ from tileconv import buffers
 from tileconv.raster.structure import open_tiff
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from rasterio.windows import Window
@@ -41,6 +42,9 @@ KINDS = {1: "u", 2: "i", 3: "f"}
 """TIFF's sample formats."""
 LARGEST_BLOCK = 8 << 20
 """Decoded bytes; each thread has a buffer for one block, and one for its compressed bytes."""
+
+
+Reader = Callable[["Window", "Sequence[int]", np.ndarray], None]
 
 
 class UndecodableError(Exception):
@@ -67,7 +71,16 @@ class StoredBlocks:
     offsets: np.ndarray
     counts: np.ndarray
 
-    def read(self, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
+    @contextmanager
+    def opened(self) -> Iterator[Reader]:
+        """Open the file; yield `read`, less its first argument. Raises `OSError`."""
+        file = os.open(self.path, os.O_RDONLY)
+        try:
+            yield partial(self.read, file)
+        finally:
+            os.close(file)
+
+    def read(self, file: int, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
         """Read ``bands`` (1-based) of a window into ``out`` (bands, h, w), of the native dtype.
 
         Raises `UndecodableError`, having written anything to ``out``, and `OSError`.
@@ -77,27 +90,23 @@ class StoredBlocks:
         (tall, wide), across = self.block, -(-self.shape[1] // self.block[1])
         grid = across * -(-self.shape[0] // tall)
         planes = bands if self.samples == 1 else (1,)
-        file = os.open(self.path, os.O_RDONLY)
-        try:
-            for row in range(top // tall, -(-bottom // tall)):
-                y = row * tall
-                rows = slice(max(top, y) - y, min(bottom, y + tall) - y)
-                to_y = slice(y + rows.start - top, y + rows.stop - top)
-                stored = tall if self.tiled else min(tall, self.shape[0] - y)
-                for column in range(left // wide, -(-right // wide)):
-                    x = column * wide
-                    columns = slice(max(left, x) - x, min(right, x + wide) - x)
-                    to_x = slice(x + columns.start - left, x + columns.stop - left)
-                    for i, plane in enumerate(planes):
-                        index = (plane - 1) * grid + row * across + column
-                        pixels = self._unpack(file, index, stored)
-                        if self.samples == 1:
-                            self._place(pixels[:, :, 0], rows, columns, out[i, to_y, to_x])
-                            continue
-                        for j, band in enumerate(bands):
-                            self._place(pixels[:, :, band - 1], rows, columns, out[j, to_y, to_x])
-        finally:
-            os.close(file)
+        for row in range(top // tall, -(-bottom // tall)):
+            y = row * tall
+            rows = slice(max(top, y) - y, min(bottom, y + tall) - y)
+            to_y = slice(y + rows.start - top, y + rows.stop - top)
+            stored = tall if self.tiled else min(tall, self.shape[0] - y)
+            for column in range(left // wide, -(-right // wide)):
+                x = column * wide
+                columns = slice(max(left, x) - x, min(right, x + wide) - x)
+                to_x = slice(x + columns.start - left, x + columns.stop - left)
+                for i, plane in enumerate(planes):
+                    index = (plane - 1) * grid + row * across + column
+                    pixels = self._unpack(file, index, stored)
+                    if self.samples == 1:
+                        self._place(pixels[:, :, 0], rows, columns, out[i, to_y, to_x])
+                        continue
+                    for j, band in enumerate(bands):
+                        self._place(pixels[:, :, band - 1], rows, columns, out[j, to_y, to_x])
 
     def _unpack(self, file: int, index: int, rows: int) -> np.ndarray:
         """Return the samples of a block (rows, columns, samples), in a buffer of the thread's."""
