@@ -3,7 +3,7 @@
 Numba sees scalar code and leaves vectors to the compiler, which does not keep
 a block of sums in registers, nor turn strided pixels round in them. So the two
 inner steps are built as vector instructions: `sum_block` adds products up,
-`copy_lanes`, `unzip_lanes` and `turn_lanes` lay pixels out for it. Every lane
+`copy_lanes`, `unzip_lanes` and `turn_quads` lay pixels out for it. Every lane
 is one output and does what a scalar would do, so the bits depend on neither
 the vector's width nor an output's place in it.
 
@@ -24,6 +24,9 @@ ROWS = 4
 WIDE = 3
 """Vectors of sums in each row of a block: with ROWS, 12 of 16 registers, enough to keep both
 multiply-add units busy in spite of their latency, and one loaded pixel serves ROWS sums."""
+
+QUAD_BYTES = 16
+"""The parts of a vector that numbers move about in cheaply."""
 
 BESIDE = 16
 """Neighbouring fields that are weighed at a time."""
@@ -308,18 +311,15 @@ class _Deal:
         self.dtype, self.pixel_bytes = source.dtype, source.dtype.bitwidth // 8
         self.vector = ir.VectorType(context.get_data_type(lines.dtype), _lanes(lines.dtype))
         self.lanes, self.float_bytes = self.vector.count, lines.dtype.bitwidth // 8
-        self._pixels = ir.VectorType(context.get_data_type(source.dtype), self.lanes)
+        self._pixel = context.get_data_type(source.dtype)
         self._source = builder.bitcast(args[0], ir.IntType(8).as_pointer())
         self._lines = args[1]
 
-    def load(self, offset: ir.Value) -> ir.Value:
-        """Load a vector of pixels ``offset`` bytes on, as floats."""
-        return _to_floats(self.builder, self.load_raw(offset), self.dtype, self.vector)
-
-    def load_raw(self, offset: ir.Value) -> ir.Value:
-        """Load a vector of pixels ``offset`` bytes on."""
+    def load_raw(self, offset: ir.Value, count: int | None = None) -> ir.Value:
+        """Load a vector of pixels, or ``count`` of them, ``offset`` bytes on."""
         place = self.builder.gep(self._source, [offset])
-        return _load(self.builder, place, self._pixels, self.pixel_bytes)
+        kind = ir.VectorType(self._pixel, count or self.lanes)
+        return _load(self.builder, place, kind, self.pixel_bytes)
 
     def store(self, value: ir.Value, at: ir.Value) -> None:
         """Store floats, or pixels as floats."""
@@ -416,40 +416,69 @@ def unzip_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, even: Any,
 
 
 @_step
-def turn_lanes(
+def quad_size(typingctx: Any, lines: Any) -> Any:
+    """Return how many pixels of a field `turn_quads` turns: the numbers in 128 bits."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _constant_index(QUAD_BYTES * 8 // signature.args[0].dtype.bitwidth)
+
+    return types.intp(lines), generate
+
+
+@_step
+def turn_quads(
     typingctx: Any, source: Any, lines: Any, offset: Any, apart: Any, places: Any, at: Any
 ) -> Any:
-    """Turn a square of pixels: a vector of pixels of each of as many fields, to as many lines.
+    """Turn a few pixels of each of a vector's lanes of fields, to as many lines as pixels.
 
-    Field ``i`` lies ``offset + i * apart`` bytes on; its pixel ``p`` goes to
+    Field ``i`` lies ``offset + i * apart`` bytes on; its pixel ``p``, of `quad_size`, goes to
     ``lines[places[p] + at + i]``. ``places`` is a pointer to intp.
+
+    The quads of fields that come to lie in the same lanes of the 128-bit parts of vectors are
+    loaded into one vector, so that no pixel moves from part to part: such steps are dear.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         deal = _Deal(context, builder, signature, args)
-        n = deal.lanes
+        n, size = deal.lanes, QUAD_BYTES // deal.float_bytes
         _, _, offset, apart, places, at = args
-        rows = []
+        quads = []
         for _ in range(n):
-            rows.append(deal.load(offset))
+            quads.append(deal.load_raw(offset, size))
             offset = builder.add(offset, apart)
-        side = 1
-        while side < n:  # swap the two off-diagonal squares of every 2 x 2 squares
-            for i in range(n):
-                if i & side:
-                    continue
-                a, b = rows[i], rows[i + side]
-                upper = [k if not k & side else n + k - side for k in range(n)]
-                lower = [k + side if not k & side else n + k for k in range(n)]
-                rows[i] = _shuffle(builder, a, b, upper)
-                rows[i + side] = _shuffle(builder, a, b, lower)
-            side *= 2
-        for p, row in enumerate(rows):
+        rows = []
+        for j in range(size):
+            parts = quads[j::size]
+            while len(parts) > 1:
+                parts = [
+                    _shuffle(builder, a, b, range(2 * a.type.count))
+                    for a, b in zip(parts[::2], parts[1::2], strict=True)
+                ]
+            rows.append(_to_floats(builder, parts[0], deal.dtype, deal.vector))
+        for p, row in enumerate(_turn_parts(builder, rows)):
             place = builder.load(builder.gep(places, [_constant_index(p)]))
             deal.store(row, builder.add(place, at))
         return context.get_dummy_value()
 
     return types.void(source, lines, types.intp, types.intp, places, types.intp), generate
+
+
+def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Value]:
+    """Turn squares of as many numbers as there are rows, each in its own part of the vectors."""
+    size, n = len(rows), rows[0].type.count
+    starts = range(0, n, size)
+
+    def both(a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        return _shuffle(
+            builder, a, b, [s + (k if k < size else n + k - size) for s in starts for k in lanes]
+        )
+
+    if size == 2:
+        return [both(*rows, (0, 2)), both(*rows, (1, 3))]
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+    a, b = (both(rows[0], rows[1], lanes) for lanes in (low, high))
+    c, d = (both(rows[2], rows[3], lanes) for lanes in (low, high))
+    return [both(x, y, lanes) for x, y in ((a, c), (b, d)) for lanes in ((0, 1, 4, 5), (2, 3, 6, 7))]
 
 
 @_step

@@ -228,6 +228,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         places_at,
                         columns + reach,
                         lines_at,
+                        np.uintp(0),
                     )
                     call_at(
                         sum_row,
