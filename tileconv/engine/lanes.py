@@ -233,6 +233,83 @@ sum_short_block = _intrinsic(_generate_block(1, rows=1))
 """`sum_block` of a single vector."""
 
 
+def _generate_rows(rows: int, wide: int) -> Callable[..., Any]:
+    """Return the code generator that adds taps to ``rows`` rows of sums, wherever these lie."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        lines, column, places_at, place_count, weights, apart, sums_at = args
+        number = signature.args[0].dtype
+        kind, width = context.get_data_type(number), number.bitwidth // 8
+        vector = ir.VectorType(kind, _lanes(number))
+        fma = _fma(builder, vector)
+        first = builder.gep(lines, [column])
+
+        blocks = []  # a row's weights, and where each of its sums lies and is kept
+        for j in range(rows):
+            row = builder.load(builder.gep(sums_at, [_constant_index(j)]))
+            row = builder.gep(builder.inttoptr(row, kind.as_pointer()), [column])
+            sums = []
+            for i in range(wide):
+                place = builder.gep(row, [_constant_index(i * vector.count)])
+                register = cgutils.alloca_once(builder, vector)
+                builder.store(_load(builder, place, vector, width), register)
+                sums.append((place, register))
+            blocks.append((weights, sums))
+            weights = builder.gep(weights, [apart])
+        with cgutils.for_range(builder, place_count, intp=_INDEX) as taps:
+            tap = builder.gep(first, [builder.load(builder.gep(places_at, [taps.index]))])
+            pixels = [
+                _load(builder, builder.gep(tap, [_constant_index(i * vector.count)]), vector, width)
+                for i in range(wide)
+            ]
+            for factors, sums in blocks:
+                factor = _splat(builder, builder.load(builder.gep(factors, [taps.index])), vector)
+                for (_, register), pixel in zip(sums, pixels, strict=True):
+                    more = builder.call(fma, [factor, pixel, builder.load(register)])
+                    builder.store(more, register)
+        for _, sums in blocks:
+            for place, register in sums:
+                _store(builder, builder.load(register), place, width)
+        return context.get_dummy_value()
+
+    return generate
+
+
+def _adder(rows: int, wide: int) -> Any:
+    """Return a function of Numba's that adds taps of a line to a block of sums. Arguments:
+
+    lines, column       pointer to float; first output of the block, counted along the lines
+    places, place_count pointer to intp: where along a line each tap lies
+    weights, apart      pointer to float; those of the next row of sums lie ``apart`` further on
+    sums                pointer to the addresses of the rows of sums, whose output 0 they are
+    """
+    generate = _generate_rows(rows, wide)
+
+    def typer(
+        typingctx: Any,
+        lines: Any,
+        column: Any,
+        places: Any,
+        place_count: Any,
+        weights: Any,
+        apart: Any,
+        sums: Any,
+    ) -> Any:
+        i = types.intp
+        return types.void(lines, i, places, i, weights, i, sums), generate
+
+    return _step(typer)
+
+
+ADDED = {1: 8, 2: 4, 3: 3, 4: 3}
+"""Vectors of each row in a block of as many rows: 8 to 12 chains of additions at a time, with room
+for their pixels in 16 registers."""
+add_to_1, add_to_2, add_to_3, add_to_4 = (_adder(*block) for block in ADDED.items())
+add_narrow_to_1, add_narrow_to_2, add_narrow_to_3, add_narrow_to_4 = (
+    _adder(rows, 1) for rows in ADDED
+)
+
+
 def _generate_square(size: int) -> Callable[..., Any]:
     """Return the code generator of output rows of a dense kernel at stride 1, unrolled."""
 

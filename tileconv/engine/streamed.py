@@ -20,27 +20,33 @@ from numba import from_dtype, types
 from tileconv.engine.blocks import input_row
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
-    LONG,
-    address_at,
+    ADDED,
+    add_narrow_to_1,
+    add_narrow_to_2,
+    add_narrow_to_3,
+    add_narrow_to_4,
+    add_to_1,
+    add_to_2,
+    add_to_3,
+    add_to_4,
     call_at,
     lanes,
-    pixel_bytes,
+    pointer_like,
     pointer_to,
-    sum_long_block,
-    sum_short_block,
 )
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import address, aligned
 from tileconv.engine.program import LONG_REACH, Program
 
-LINE_BYTES = 1 << 14
-"""Lines of a row of a strip: half of a first-level cache of 32 KiB."""
+LINE_BYTES = 5 << 12
+"""Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
 INDEX = 8
 """Bytes of an intp."""
-GO_ON, NEW, TAKE_UP = 0, 1, 2
-"""How a row of sums begins: as it is, with 0, or with what lies in the output."""
-_ONE_STEP = np.array([[0, 1, 0]], np.intp)
-"""A line from its beginning on, to the only row of sums, with weights from the first on."""
+WIDE_1, WIDE_2, WIDE_3, WIDE_4 = (ADDED[rows] for rows in range(1, 5))
+TOGETHER = len(ADDED)
+"""Most rows of sums that a line is added to at a time."""
+MARGIN = max(ADDED.values())
+"""Vectors that the last block of a row may come to be too long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +62,15 @@ class Streamed:
         return -(-self.program.height // self.program.overlap)
 
     def columns(self, width: int) -> int:
-        """Return the outputs in a row of a strip."""
+        """Return the outputs in a row of a strip: strips are of about one width."""
         p = self.program
-        block = LONG * p.lanes
         fit = LINE_BYTES // (p.line_count * p.weights.itemsize) - p.reach
-        return min(width, max(fit, min(p.reach, LONG_REACH), block) // block * block)
+        strips = -(-width // max(fit, min(p.reach, LONG_REACH), MARGIN * p.lanes))
+        return -(-(-(-width // strips)) // p.lanes) * p.lanes
 
     def _padded(self, columns: int) -> int:
-        """Return the numbers of a row of sums: whole blocks, for none is cut short."""
-        block = LONG * self.program.lanes
-        return -(-columns // block) * block
+        """Return the numbers of a row of sums, for no block is cut short."""
+        return columns + MARGIN * self.program.lanes
 
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output."""
@@ -93,8 +98,9 @@ class Streamed:
             padded = self._padded(columns)
             taps, places = p.tables(padded)
             starts, which, weights = self.rows_of_taps
-            tables = p.phases, places, _ONE_STEP, starts, np.ascontiguousarray(taps[which]), weights
-            strip = columns, padded, p.reach, self.in_flight, p.row_size(padded)
+            tables = p.phases, places, starts, np.ascontiguousarray(taps[which]), weights
+            dense = 0 if p.sparse else p.offsets.size
+            strip = columns, padded, p.reach, self.in_flight, p.row_size(padded), dense
             found = strip, tuple(address(table) for table in tables), tables
             self._layouts[width] = found
         return found
@@ -104,6 +110,7 @@ class Streamed:
         p = self.program
         strip, fixed, tables = self._laid_out(out.shape[2])
         scratch, owner = aligned(strip[4] + strip[3] * strip[1], out.dtype)
+        rows = np.empty(TOGETHER, np.uintp)
         correlate(
             (dealer(planes.dtype, out.dtype), row_adder(out.dtype)),
             address(planes),
@@ -115,7 +122,8 @@ class Streamed:
             p.height,
             p.sampling,
             strip,
-            (scratch, *fixed),
+            rows,
+            (scratch, *fixed[:2], address(rows), *fixed[2:]),
         )
         del owner, tables  # until here the loops used their memory
 
@@ -132,6 +140,7 @@ def correlate(  # type: ignore[no-untyped-def]
     height,
     sampling,
     strip,
+    rows_at,
     tables,
 ):
     """Compute all outputs of one kernel, strip by strip and row by row.
@@ -143,19 +152,21 @@ def correlate(  # type: ignore[no-untyped-def]
     height     rows of taps
     sampling   stride along y and x, classes, row_step, hop, overlap
     strip      columns, numbers in a row of sums, reach, output rows in flight, numbers in all
-               lines of a row
+               lines of a row, taps in every row of the kernel, or 0 if rows hold different ones
+    rows_at    (TOGETHER,) uintp, overwritten: addresses of rows of sums
     tables     addresses: the lines of a row and then rows of sums, float; phases and places (see
-               `tileconv.engine.lines`); one step; where the taps of each row of the kernel begin; where
-               along the lines each tap lies; weights
+               `tileconv.engine.lines`); rows_at; where the taps of each row of the kernel begin;
+               where along the lines each tap lies; weights
     """
-    deal, add_row = functions
+    deal, add_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
-    most_columns, sums_size, reach, in_flight, row_size = strip
-    lines_at, phases_at, places_at, step_at, starts_at, taps_at, weights_at = tables
+    most_columns, sums_size, reach, in_flight, row_size, dense = strip
+    lines_at, phases_at, places_at, addresses_at, starts_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     out_height, out_width = out_shape
     pitch, size = out_pitch
     sums_at = lines_at + np.uintp(row_size * size)
+    together = TOGETHER if dense else 1
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         left = source + np.uintp(x * stride_x * strides[2])
@@ -185,61 +196,92 @@ def correlate(  # type: ignore[no-untyped-def]
                         coming,
                     )
                     first = max(0, (number - height + overlap) // overlap)
-                    for i in range(first, min(rows, number // overlap + 1)):
-                        r = number - i * overlap  # row of the kernel
-                        at = (c + i * classes) * pitch + x
+                    last = min(rows, number // overlap + 1)
+                    for i in range(first, last, together):
+                        count = min(together, last - i)
+                        for j in range(count):
+                            at = (i + j) % in_flight * sums_size
+                            rows_at[j] = sums_at + np.uintp(at * size)
+                        r = number - i * overlap  # row of the kernel for output row i
+                        out = target + np.uintp(((c + i * classes) * pitch + x) * size)
                         call_at(
-                            add_row,
+                            add_rows,
                             lines_at,
                             columns,
-                            step_at,
+                            addresses_at,
+                            count,
                             starts_at + np.uintp((band * height + r) * INDEX),
                             taps_at,
                             weights_at,
-                            sums_at + np.uintp(i % in_flight * sums_size * size),
-                            target + np.uintp(at * size),
-                            GO_ON if r else (TAKE_UP if band else NEW),
+                            -overlap * dense,
+                            out,
+                            classes * pitch,
+                            (2 if band else 1) if r == (count - 1) * overlap else 0,
                             int(r == height - 1),
                         )
 
 
 @cache
 def row_adder(number: np.dtype) -> np.uintp:
-    """Return the address of `_add_row` for lines of a dtype."""
+    """Return the address of `_add_rows` for lines of a dtype."""
     floats, index, i = types.CPointer(from_dtype(number)), types.CPointer(types.intp), types.intp
-    kinds = (floats, i, index, index, index, floats, floats, floats, i, i)
-    return address_of(_add_row, types.void(*kinds))
+    addresses = types.CPointer(types.uintp)
+    kinds = (floats, i, addresses, i, index, index, floats, i, floats, i, i, i)
+    return address_of(_add_rows, types.void(*kinds))
 
 
 @loop
-def _add_row(lines, columns, step, starts, taps, weights, sums, out, begin, last):  # type: ignore[no-untyped-def]
-    """Add the taps of one row of a kernel to a row of sums.
+def _add_rows(  # type: ignore[no-untyped-def]
+    lines, columns, rows, count, starts, taps, weights, apart, out, pitch, begin, last
+):
+    """Add the taps of one line to ``count`` rows of sums.
 
-    step    pointer to a step of one row, see `tileconv.engine.lanes.sum_block`
-    starts  pointer to intp: the taps of the row are ``starts[0] .. starts[1] - 1``
-    taps    pointer to intp, where along the lines each tap of the kernel lies
-    sums    pointer to the sums so far, with room for whole blocks
-    out     pointer to the row of outputs
-    begin   how the sums begin: GO_ON with what they are, NEW with 0, TAKE_UP with what lies in out
-    last    not 0: copy the sums to ``out``
+    rows     pointer to the address of each row of sums, which has room for whole blocks
+    starts   pointer to intp: the taps of the first row are ``starts[0] .. starts[1] - 1``
+    taps     pointer to intp, where along the lines each tap of the kernel lies
+    weights  pointer to float; those of the next row of sums lie ``apart`` further on
+    out      pointer to the outputs of the first row; those of the next lie ``pitch`` further on
+    begin    not 0: the last row of sums begins, 1: with 0, 2: with what lies in ``out``
+    last     not 0: the first row of sums ends: copy it to ``out``
     """
     n = lanes(lines)
-    size = pixel_bytes(lines)
-    first, count = starts[0], starts[1] - starts[0]
+    first, tap_count = starts[0], starts[1] - starts[0]
     places, factors = pointer_to(taps, first), pointer_to(weights, first)
-    if begin == TAKE_UP:
+    if begin:
+        sums, there = pointer_like(lines, rows[count - 1]), pointer_to(out, (count - 1) * pitch)
         for i in range(columns):
-            sums[i] = out[i]
-    more = begin != NEW
+            sums[i] = there[i] if begin == 2 else 0
     x = 0
-    while x < columns and (count > 0 or begin == NEW):
-        place = address_at(sums) + np.uintp(x * size)
-        if columns - x > n:
-            sum_long_block(lines, x, step, 1, places, count, factors, 0, place, 0, more)
-            x += LONG * n
+    while x < columns and tap_count > 0:
+        left = columns - x
+        if count == 1:
+            if left > n:
+                add_to_1(lines, x, places, tap_count, factors, apart, rows)
+                x += WIDE_1 * n
+            else:
+                add_narrow_to_1(lines, x, places, tap_count, factors, apart, rows)
+                x += n
+        elif count == 2:
+            if left > n:
+                add_to_2(lines, x, places, tap_count, factors, apart, rows)
+                x += WIDE_2 * n
+            else:
+                add_narrow_to_2(lines, x, places, tap_count, factors, apart, rows)
+                x += n
+        elif count == 3:
+            if left > n:
+                add_to_3(lines, x, places, tap_count, factors, apart, rows)
+                x += WIDE_3 * n
+            else:
+                add_narrow_to_3(lines, x, places, tap_count, factors, apart, rows)
+                x += n
+        elif left > n:
+            add_to_4(lines, x, places, tap_count, factors, apart, rows)
+            x += WIDE_4 * n
         else:
-            sum_short_block(lines, x, step, 1, places, count, factors, 0, place, 0, more)
+            add_narrow_to_4(lines, x, places, tap_count, factors, apart, rows)
             x += n
     if last:
+        sums = pointer_like(lines, rows[0])
         for i in range(columns):
             out[i] = sums[i]
