@@ -558,6 +558,71 @@ def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Valu
     return [both(x, y, lanes) for x, y in ((a, c), (b, d)) for lanes in ((0, 1, 4, 5), (2, 3, 6, 7))]
 
 
+def _downward(wide: int, lanes: int | None = None) -> Any:
+    """Return a function of Numba's that sums up pixels of some rows, ``wide`` vectors wide.
+
+    The vectors have ``lanes`` lanes, or all. Arguments:
+
+    source, offset  pointer to pixels; bytes to the first pixel
+    rows, count     pointer to intp: bytes from there to the pixel of each row
+    weights         pointer to float, of each row
+    out, at         pointer to float; where the sums go
+    more            the sums go on from what lies there, instead of from 0
+    """
+
+    def typer(
+        typingctx: Any,
+        source: Any,
+        offset: Any,
+        rows: Any,
+        count: Any,
+        weights: Any,
+        out: Any,
+        at: Any,
+        more: Any,
+    ) -> Any:
+        i = types.intp
+        return types.void(source, i, rows, i, weights, out, i, types.boolean), generate
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _, offset, rows, count, weights, out, at, more = args
+        pixel, number = signature.args[0].dtype, signature.args[5].dtype
+        kind, width = context.get_data_type(number), number.bitwidth // 8
+        vector = ir.VectorType(kind, lanes or _lanes(number))
+        raw, step = ir.VectorType(context.get_data_type(pixel), vector.count), pixel.bitwidth // 8
+        fma = _fma(builder, vector)
+        first = builder.gep(builder.bitcast(args[0], ir.IntType(8).as_pointer()), [offset])
+        places, sums = [], []
+        for i in range(wide):
+            places.append(builder.gep(out, [builder.add(at, _constant_index(i * vector.count))]))
+            sums.append(cgutils.alloca_once(builder, vector))
+            nought = ir.Constant(vector, [ir.Constant(kind, 0.0)] * vector.count)
+            builder.store(nought, sums[-1])
+        with builder.if_then(more):
+            for place, register in zip(places, sums, strict=True):
+                builder.store(_load(builder, place, vector, width), register)
+        with cgutils.for_range(builder, count, intp=_INDEX) as loop:
+            row = builder.gep(first, [builder.load(builder.gep(rows, [loop.index]))])
+            factor = _splat(builder, builder.load(builder.gep(weights, [loop.index])), vector)
+            for i, register in enumerate(sums):
+                place = builder.gep(row, [_constant_index(i * vector.count * step)])
+                pixels = _to_floats(builder, _load(builder, place, raw, step), pixel, vector)
+                done = builder.call(fma, [factor, pixels, builder.load(register)])
+                builder.store(done, register)
+        for place, register in zip(places, sums, strict=True):
+            _store(builder, builder.load(register), place, width)
+        return context.get_dummy_value()
+
+    return _step(typer)
+
+
+DOWN = 8
+"""Vectors that `sum_down_block` sums up side by side."""
+sum_down_block = _downward(DOWN)
+sum_down_narrow = _downward(1)
+sum_down_pixel = _downward(1, lanes=1)
+
+
 @_step
 def weigh_block(
     typingctx: Any, valid: Any, taps: Any, sizes: Any, tap_count: Any, weights: Any

@@ -86,11 +86,14 @@ def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):
     apart = stride * step
     if plain and stride == 2:
         even, odd = places[0], places[1]
-        while done < count and 2 * (done + n) <= width:
+        whole = min(count + n - 1, width // 2) // n * n
+        while done < whole:
+            stop = min(whole, done + BLOCK * n)
             if ahead:
-                _fetch_ahead(ahead, done * apart, n, apart, apart)
-            unzip_lanes(source, lines, done * apart, even + done, odd + done)
-            done += n
+                _fetch_ahead(ahead, done * apart, stop - done, apart, apart)
+            while done < stop:
+                unzip_lanes(source, lines, done * apart, even + done, odd + done)
+                done += n
     elif plain:
         quad = quad_size(lines)
         end = 0

@@ -32,6 +32,9 @@ DEARER = 1.5
 SET_UP = 4
 """Multiply-adds that pay for the second pass, per output."""
 
+DEALT = 2
+"""What it costs to deal out a pixel for a stride along x."""
+
 _ONE_STEP = np.array([[0, 1, 0]], np.intp)
 """A line from its beginning on, to the only row of sums, with weights from the first on."""
 _HERE = np.zeros(1, np.intp)
@@ -69,11 +72,26 @@ def factor(kernel: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
     return column, row
 
 
+def columns_first(stride: Pair, dilation: Pair) -> bool:
+    """Say whether the pass down the columns comes first: no two output rows share all their rows.
+
+    Outputs that lie as far apart as taps read the same rows, whatever the distance.
+    """
+    return stride[0] // gcd(stride[0], dilation[0]) > 1
+
+
 def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
     """Say whether two passes over a kernel of rank one are cheaper than all its taps."""
     rows, columns = (int(kernel.any(axis=axis).sum()) for axis in (1, 0))
-    between = min(stride[0] // gcd(stride[0], dilation[0]), kernel.shape[0])
-    return DEARER * (columns * between + rows) + SET_UP <= np.count_nonzero(kernel)
+    direct = np.count_nonzero(kernel)
+    if columns_first(stride, dilation):
+        two = rows * stride[1] + columns
+        if stride[1] > 1:
+            between = min(stride[0] // gcd(stride[0], dilation[0]), rows)
+            direct += DEALT * between * min(stride[1], columns)
+    else:
+        two = columns + rows
+    return DEARER * two + SET_UP <= direct
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,19 +105,7 @@ class Separable:
     def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Separable":
         """Lay out kernels that `factor` takes; ``bands`` is 1."""
         del bands
-        passes = []
-        for taps in kernels:
-            kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
-            kernel[taps.y, taps.x] = taps.exact
-            dtype = taps.weights.dtype
-            parts = factor(kernel, dtype)
-            if parts is None:
-                raise ValueError("the kernel is not of rank one")
-            along = _line_taps(parts[1], dtype, row=True), (1, stride[1]), (1, dilation[1])
-            down = _line_taps(parts[0], dtype, row=False), (stride[0], 1), (dilation[0], 1)
-            programs = [lay_out(s, d, [t], 1) for t, s, d in (along, down)]
-            passes.append(tuple(p for p in programs if p is not None))
-        return cls(tuple(passes))  # type: ignore[arg-type]
+        return cls(tuple(passes(stride, dilation, taps) for taps in kernels))
 
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
@@ -145,6 +151,22 @@ class Separable:
                 tuple(address(table) for table in tables),
                 tuple(address(table) for table in more),
             )
+
+
+def passes(stride: Pair, dilation: Pair, taps: Taps) -> tuple[Program, Program]:
+    """Lay out a kernel that `factor` takes: what is done along the rows, and down the columns."""
+    kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
+    kernel[taps.y, taps.x] = taps.exact
+    dtype = taps.weights.dtype
+    parts = factor(kernel, dtype)
+    if parts is None:
+        raise ValueError("the kernel is not of rank one")
+    row, column = _line_taps(parts[1], dtype, row=True), _line_taps(parts[0], dtype, row=False)
+    along = lay_out((1, stride[1]), (1, dilation[1]), [row], 1)
+    down = lay_out((stride[0], 1), (dilation[0], 1), [column], 1)
+    if along is None or down is None:
+        raise ValueError("the kernel has no taps")
+    return along, down
 
 
 def _line_taps(line: np.ndarray, dtype: np.dtype, *, row: bool) -> Taps:
