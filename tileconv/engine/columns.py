@@ -19,12 +19,10 @@ from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
     ADDED,
     DOWN,
-    address_at,
     call_at,
     lanes,
     pixel_bytes,
     pointer_to,
-    prefetch,
     sum_down_block,
     sum_down_narrow,
     sum_down_pixel,
@@ -35,15 +33,14 @@ from tileconv.engine.program import Pair, Program
 from tileconv.engine.separable import passes
 from tileconv.engine.streamed import row_adder
 
-SUM_BYTES = 1 << 14
-"""A row of sums of a strip: half of a first-level cache of 32 KiB."""
+SUM_BYTES = 5 << 12
+"""A row of sums of a strip: most of a first-level cache of 32 KiB."""
 FIELD_BYTES = 1 << 18
 """Pixels of a row of fields that later rows read again: half of a second-level cache."""
 FEWEST_COLUMNS = 64
 """Fewest outputs in a row of a strip, if there are as many."""
-BATCH = 4
-"""Rows of pixels that are added up at a time: the first-level cache has as many places for lines
-that lie a power of two apart."""
+BATCH = 2
+"""Rows of pixels that are added up at a time, between loads and stores of the sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +50,9 @@ class ColumnsFirst:
     kernels: tuple["_Kernel", ...]
 
     @classmethod
-    def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "ColumnsFirst":
+    def of(
+        cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int
+    ) -> "ColumnsFirst":
         """Lay out kernels that `tileconv.engine.separable.factor` takes; ``bands`` is 1."""
         del bands
         laid_out = []
@@ -93,7 +92,7 @@ class _Kernel:
         numbers = SUM_BYTES // self.weights.itemsize
         if self.stride <= self.rows[-1]:
             numbers = min(numbers, FIELD_BYTES // (int(self.rows[-1] + 1) * self.weights.itemsize))
-        fit = (numbers - int(self.along.offsets[-1])) // self.along.stride[1]
+        fit = (numbers - int(self.along.offsets[-1]) - 1) // self.along.stride[1] + 1
         strips = -(-width // max(fit, min(FEWEST_COLUMNS, width)))
         return -(-width // strips)
 
@@ -129,7 +128,7 @@ class _Kernel:
         dtype = out.dtype
         scratch, owner = aligned(sum(sizes), dtype)
         pitch = plane.strides[0]
-        rows, ahead = self.rows * pitch, self._ahead() * pitch
+        rows = self.rows * pitch
         sums = np.empty(1, np.uintp)
         correlate(
             (summer_down(plane.dtype, dtype), dealer(dtype, dtype), row_adder(dtype)),
@@ -140,24 +139,11 @@ class _Kernel:
             (out.strides[0] // out.itemsize, out.itemsize),
             (self.stride, self.along.stride[1], int(self.along.offsets[-1]), self.along.reach),
             (columns, *sizes),
-            (address(rows), address(ahead), self.rows.size, address(self.weights)),
+            (address(rows), self.rows.size, address(self.weights)),
             sums,
             (scratch, address(sums), *fixed),
         )
         del owner, tables
-
-    def _ahead(self) -> np.ndarray:
-        """Return, for each tap of a field, which row to ask for while it is added; 0 for none."""
-        taken = self.rows.size
-        fresh = self.rows >= self.rows[-1] + 1 - self.stride  # not read by the fields above
-        coming = np.flatnonzero(fresh)
-        ahead = np.zeros(taken, np.intp)
-        if coming.size == taken:  # nothing is read twice: in the order of memory
-            later = (np.arange(taken) + BATCH) % taken
-            ahead[:] = self.rows[later] + self.stride * (np.arange(taken) + BATCH >= taken)
-        else:
-            ahead[: coming.size] = self.rows[coming] + self.stride
-        return ahead
 
 
 @loop
@@ -183,8 +169,8 @@ def correlate(  # type: ignore[no-untyped-def]
     along       stride along y and x, pixels from the left of a field to its last tap, reach
     layout      columns in a strip; numbers in a row of sums of pixels, in its lines, and in a row
                 of sums of outputs
-    down        addresses of the bytes from the top of a field to each tap, and to the rows to ask
-                for meanwhile; taps; address of their weights
+    down        address of the bytes from the top of a field to each tap; taps; address of their
+                weights
     sums        (1,) uintp, overwritten
     tables      addresses: scratch for all of layout; sums; phases and places of a row of sums (see
                 `tileconv.engine.lines`); where its taps begin and end; where along the lines each
@@ -193,7 +179,7 @@ def correlate(  # type: ignore[no-untyped-def]
     sum_down, deal, add_row = functions
     stride_y, stride_x, last_tap, reach = along
     most_columns, pixels_size, lines_size, _ = layout
-    rows_at, ahead_at, taps, weights_at = down
+    rows_at, taps, weights_at = down
     scratch, sums_at, phases_at, places_at, starts_at, taps_at, row_weights_at = tables
     out_height, out_width = out_shape
     pitch, size = out_pitch
@@ -214,7 +200,6 @@ def correlate(  # type: ignore[no-untyped-def]
                 taps,
                 weights_at,
                 scratch,
-                ahead_at,
             )
             if stride_x > 1:
                 call_at(
@@ -251,20 +236,21 @@ def summer_down(pixel: np.dtype, number: np.dtype) -> np.uintp:
     """Return the address of `_sum_down` for pixels of one dtype and sums of another."""
     pixels, floats = (types.CPointer(from_dtype(dtype)) for dtype in (pixel, number))
     index, i = types.CPointer(types.intp), types.intp
-    signature = types.void(pixels, i, i, index, i, floats, floats, index)
+    signature = types.void(pixels, i, i, index, i, floats, floats)
     return address_of(_sum_down, signature)
 
 
 @loop
-def _sum_down(source, step, width, rows, count, weights, out, ahead):  # type: ignore[no-untyped-def]
+def _sum_down(source, step, width, rows, count, weights, out):  # type: ignore[no-untyped-def]
     """Add up rows of pixels times their weights.
 
     source  pointer to the first pixel; step: bytes from one pixel to the next; width: pixels
     rows    pointer to intp, bytes from ``source`` to each row
     count   rows; weights: pointer to float
     out     pointer to float, overwritten
-    ahead   pointer to intp, bytes from ``source`` to a row to fetch into the cache while each row
-            is added, or 0
+
+    Nothing is asked for ahead: the machine foresees rows that are read as they lie, and asking
+    only cost time.
     """
     n = lanes(out)
     x = 0
@@ -275,11 +261,6 @@ def _sum_down(source, step, width, rows, count, weights, out, ahead):  # type: i
             some = min(BATCH, count - first)
             places, factors = pointer_to(rows, first), pointer_to(weights, first)
             for x in range(0, whole, block):
-                for t in range(first, first + some):
-                    if ahead[t] != 0:
-                        here = address_at(source) + np.uintp(ahead[t] + x * step)
-                        for byte in range(0, block * step, CACHE_LINE):
-                            prefetch(here + np.uintp(byte))
                 sum_down_block(source, x * step, places, some, factors, out, x, first > 0)
         x = whole
         while x + n <= width:
@@ -288,4 +269,3 @@ def _sum_down(source, step, width, rows, count, weights, out, ahead):  # type: i
     while x < width:
         sum_down_pixel(source, x * step, rows, count, weights, out, x, False)
         x += 1
-

@@ -276,7 +276,9 @@ def _generate_rows(rows: int, wide: int) -> Callable[..., Any]:
 
 
 def _adder(rows: int, wide: int) -> Any:
-    """Return a function of Numba's that adds taps of a line to a block of sums. Arguments:
+    """Return a function of Numba's that adds taps of a line to a block of sums.
+
+    Its arguments:
 
     lines, column       pointer to float; first output of the block, counted along the lines
     places, place_count pointer to intp: where along a line each tap lies
@@ -555,7 +557,8 @@ def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Valu
     low, high = (0, 4, 1, 5), (2, 6, 3, 7)
     a, b = (both(rows[0], rows[1], lanes) for lanes in (low, high))
     c, d = (both(rows[2], rows[3], lanes) for lanes in (low, high))
-    return [both(x, y, lanes) for x, y in ((a, c), (b, d)) for lanes in ((0, 1, 4, 5), (2, 3, 6, 7))]
+    low, high = (0, 1, 4, 5), (2, 3, 6, 7)
+    return [both(x, y, lanes) for x, y in ((a, c), (b, d)) for lanes in (low, high)]
 
 
 def _downward(wide: int, lanes: int | None = None) -> Any:

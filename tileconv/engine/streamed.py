@@ -66,7 +66,7 @@ class Streamed:
         p = self.program
         fit = LINE_BYTES // (p.line_count * p.weights.itemsize) - p.reach
         strips = -(-width // max(fit, min(p.reach, LONG_REACH), MARGIN * p.lanes))
-        return -(-(-(-width // strips)) // p.lanes) * p.lanes
+        return -(-width // (strips * p.lanes)) * p.lanes
 
     def _padded(self, columns: int) -> int:
         """Return the numbers of a row of sums, for no block is cut short."""
