@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 import weakref
+from math import prod
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     >>> zeros((2, 3), np.dtype("uint8")).tolist()
     [[0, 0, 0], [0, 0, 0]]
     """
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size < SEPARATE or not hasattr(mmap, "MAP_PRIVATE"):
         return np.zeros(shape, dtype)
     try:
@@ -50,7 +51,7 @@ _local = threading.local()
 
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an array that holds anything; the thread's next one of the same ``name`` reuses it."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size > MOST_SCRATCH:
         return zeros(shape, dtype)
     kept: dict[str, np.ndarray] = _local.__dict__
@@ -129,7 +130,7 @@ def result(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     >>> result((2, 3), np.dtype("uint8")).shape
     (2, 3)
     """
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size < WORTH_KEEPING or not hasattr(mmap, "MADV_FREE"):
         return np.empty(shape, dtype)
     pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -92,6 +92,10 @@ def run_all(function: Callable[[Item], None], items: Iterable[Item], threads: in
     Items are handed out one by one. With one thread, or no free helper, no
     thread is started at all.
     """
+    if threads == 1:
+        for item in items:
+            function(item)
+        return
     helpers = _helpers
     taken = helpers.take(threads - 1)
     try:

@@ -23,15 +23,16 @@ from tileconv.engine.lanes import (
     lanes,
     pixel_bytes,
     pointer_to,
+    put_at,
     sum_down_block,
     sum_down_narrow,
     sum_down_pixel,
 )
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, address, aligned
+from tileconv.engine.memory import CACHE_LINE, address, scratch
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.separable import passes
-from tileconv.engine.streamed import row_adder
+from tileconv.engine.streamed import INDEX, row_adder
 
 SUM_BYTES = 5 << 12
 """A row of sums of a strip: most of a first-level cache of 32 KiB."""
@@ -96,15 +97,15 @@ class _Kernel:
         strips = -(-width // max(fit, min(FEWEST_COLUMNS, width)))
         return -(-width // strips)
 
-    def _sizes(self, columns: int) -> tuple[int, int, int]:
-        """Return the numbers in a row of sums of pixels, in its lines, and in a row of outputs."""
+    def _sizes(self, columns: int) -> tuple[int, int, int, int]:
+        """Return the numbers in a row of sums of pixels, its lines, sums of outputs, an address."""
         p = self.along
-        padded = columns + max(ADDED.values()) * p.lanes
+        padded = (-(-columns // p.lanes) + max(ADDED.values())) * p.lanes
         read = padded if p.stride[1] == 1 else columns  # without a stride, sums of pixels are lines
         pixels = (read - 1) * p.stride[1] + int(p.offsets[-1]) + 1
         block = CACHE_LINE // self.weights.itemsize
         lines = 0 if p.stride[1] == 1 else p.row_size(padded)
-        return -(-pixels // block) * block, lines, padded
+        return -(-pixels // block) * block, lines, padded, INDEX // self.weights.itemsize
 
     def scratch_bytes(self, width: int) -> int:
         return sum(self._sizes(self.columns(width))) * self.weights.itemsize
@@ -126,10 +127,9 @@ class _Kernel:
     def run(self, plane: np.ndarray, out: np.ndarray) -> None:
         columns, sizes, fixed, tables = self._laid_out(out.shape[1])
         dtype = out.dtype
-        scratch, owner = aligned(sum(sizes), dtype)
+        pixels, owner = scratch(sum(sizes), dtype)
         pitch = plane.strides[0]
         rows = self.rows * pitch
-        sums = np.empty(1, np.uintp)
         correlate(
             (summer_down(plane.dtype, dtype), dealer(dtype, dtype), row_adder(dtype)),
             address(plane),
@@ -140,8 +140,7 @@ class _Kernel:
             (self.stride, self.along.stride[1], int(self.along.offsets[-1]), self.along.reach),
             (columns, *sizes),
             (address(rows), self.rows.size, address(self.weights)),
-            sums,
-            (scratch, address(sums), *fixed),
+            (pixels, *fixed),
         )
         del owner, tables
 
@@ -157,7 +156,6 @@ def correlate(  # type: ignore[no-untyped-def]
     along,
     layout,
     down,
-    sums,
     tables,
 ):
     """Compute all outputs of one kernel on one band, strip by strip and row by row.
@@ -167,26 +165,27 @@ def correlate(  # type: ignore[no-untyped-def]
     target      address of the first output; out_shape (OH, OW); out_pitch: numbers from one row
                 to the next, bytes of a number
     along       stride along y and x, pixels from the left of a field to its last tap, reach
-    layout      columns in a strip; numbers in a row of sums of pixels, in its lines, and in a row
-                of sums of outputs
+    layout      columns in a strip; numbers in a row of sums of pixels, in its lines, in a row of
+                sums of outputs, and in an address
     down        address of the bytes from the top of a field to each tap; taps; address of their
                 weights
-    sums        (1,) uintp, overwritten
-    tables      addresses: scratch for all of layout; sums; phases and places of a row of sums (see
+    tables      addresses: scratch for all of layout; phases and places of a row of sums (see
                 `tileconv.engine.lines`); where its taps begin and end; where along the lines each
                 tap lies; weights
     """
     sum_down, deal, add_row = functions
     stride_y, stride_x, last_tap, reach = along
-    most_columns, pixels_size, lines_size, _ = layout
+    most_columns, pixels_size, lines_size, sums_size, _ = layout
     rows_at, taps, weights_at = down
-    scratch, sums_at, phases_at, places_at, starts_at, taps_at, row_weights_at = tables
+    pixels_at, phases_at, places_at, starts_at, taps_at, row_weights_at = tables
     out_height, out_width = out_shape
     pitch, size = out_pitch
-    lines_at = scratch + np.uintp(pixels_size * size)
-    sums[0] = lines_at + np.uintp(lines_size * size)
+    lines_at = pixels_at + np.uintp(pixels_size * size)
+    sums_at = lines_at + np.uintp(lines_size * size)
+    row_at = sums_at + np.uintp(sums_size * size)
+    put_at(row_at, sums_at)
     if stride_x == 1:
-        lines_at = scratch
+        lines_at = pixels_at
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         width = (columns - 1) * stride_x + last_tap + 1
@@ -199,12 +198,12 @@ def correlate(  # type: ignore[no-untyped-def]
                 rows_at,
                 taps,
                 weights_at,
-                scratch,
+                pixels_at,
             )
             if stride_x > 1:
                 call_at(
                     deal,
-                    scratch,
+                    pixels_at,
                     size,
                     width,
                     stride_x,
@@ -218,7 +217,7 @@ def correlate(  # type: ignore[no-untyped-def]
                 add_row,
                 lines_at,
                 columns,
-                sums_at,
+                row_at,
                 1,
                 starts_at,
                 taps_at,

@@ -31,7 +31,7 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import address
+from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.streamed import Streamed
 
@@ -82,7 +82,7 @@ class Direct:
             return
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
-        floats = np.zeros(ring_size + ROWS * WIDE * p.lanes, out.dtype)
+        lines, owner = scratch(ring_size + ROWS * WIDE * p.lanes, out.dtype)
         counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
@@ -99,8 +99,9 @@ class Direct:
             p.sampling,
             (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size, counts[0]),
             numbers,
-            (address(floats), address(numbers), *fixed),
+            (lines, address(numbers), *fixed),
         )
+        del owner, tables  # until here the loops used their memory
 
     def _laid_out(self, p: Program, width: int) -> Any:
         """Return what outputs ``width`` wide take: columns, size of the ring, addresses, owners."""

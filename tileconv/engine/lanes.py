@@ -452,6 +452,17 @@ def float_to(typingctx: Any, value: Any, address: Any) -> Any:
 
 
 @_step
+def put_at(typingctx: Any, place: Any, address: Any) -> Any:
+    """Store an address at an address that is a multiple of 8."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], _INDEX.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp), generate
+
+
+@_step
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at ``address``, soon to be read; any address will do."""
 
@@ -553,7 +564,7 @@ def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Valu
         )
 
     if size == 2:
-        return [both(*rows, (0, 2)), both(*rows, (1, 3))]
+        return [both(rows[0], rows[1], lanes) for lanes in ((0, 2), (1, 3))]
     low, high = (0, 4, 1, 5), (2, 6, 3, 7)
     a, b = (both(rows[0], rows[1], lanes) for lanes in (low, high))
     c, d = (both(rows[2], rows[3], lanes) for lanes in (low, high))

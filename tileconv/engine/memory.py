@@ -4,6 +4,8 @@ Numba compiles anew for every layout of an array, and for read-only ones; an
 address has neither.
 """
 
+import threading
+
 import numpy as np
 
 CACHE_LINE = 64
@@ -14,11 +16,31 @@ def address(array: np.ndarray) -> np.uintp:
     return np.uintp(array.__array_interface__["data"][0])
 
 
-def aligned(count: int, dtype: np.dtype) -> tuple[np.uintp, np.ndarray]:
-    """Return the address of ``count`` zeros at the start of a cache line, and their owner.
+class _Scratch(threading.local):
+    """Memory of a thread that its next tile uses again: to ask for it costs as much as a row."""
 
-    Vectors that lie across two cache lines are stored at half the speed.
+    size = 0
+    address = np.uintp(0)
+    owner: np.ndarray | None = None
+
+
+MOST_KEPT = 1 << 20
+"""Bytes of scratch that a thread keeps: more than all but huge kernels take."""
+_kept = _Scratch()
+
+
+def scratch(count: int, dtype: np.dtype) -> tuple[np.uintp, np.ndarray | None]:
+    """Return the address of ``count`` numbers, which hold anything, and who owns them.
+
+    They begin with a cache line: vectors that lie across two of them are slow to store. The
+    thread's next call overwrites them.
     """
-    owner = np.zeros(count * dtype.itemsize + CACHE_LINE, np.uint8)
+    size = count * dtype.itemsize
+    if size <= _kept.size:
+        return _kept.address, _kept.owner
+    owner = np.zeros(size + CACHE_LINE, np.uint8)
     start = address(owner)
-    return start + np.uintp(-int(start) % CACHE_LINE), owner
+    start += np.uintp(-int(start) % CACHE_LINE)
+    if size <= MOST_KEPT:
+        _kept.size, _kept.address, _kept.owner = size, start, owner
+    return start, owner

@@ -7,8 +7,9 @@ is part of what the result means.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import LONG, ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import address
+from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
 
 DEARER = 1.5
@@ -83,7 +84,7 @@ def columns_first(stride: Pair, dilation: Pair) -> bool:
 def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
     """Say whether two passes over a kernel of rank one are cheaper than all its taps."""
     rows, columns = (int(kernel.any(axis=axis).sum()) for axis in (1, 0))
-    direct = np.count_nonzero(kernel)
+    direct = int(np.count_nonzero(kernel))
     if columns_first(stride, dilation):
         two = rows * stride[1] + columns
         if stride[1] > 1:
@@ -91,7 +92,7 @@ def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
             direct += DEALT * between * min(stride[1], columns)
     else:
         two = columns + rows
-    return DEARER * two + SET_UP <= direct
+    return bool(DEARER * two + SET_UP <= direct)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,7 @@ class Separable:
 
     passes: tuple[tuple[Program, Program], ...]
     """Along the rows and down the columns, for each kernel."""
+    _layouts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Separable":
@@ -121,19 +123,15 @@ class Separable:
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
-        for (along, down), target in zip(self.passes, out, strict=True):
-            columns = _columns(along, down, target.shape[1])
-            padded = _padded(along, columns)
+        for pair, target in zip(self.passes, out, strict=True):
+            along, down = pair
+            columns, sizes, fixed, tables = self._laid_out(pair, target.shape[1])
             dtype = target.dtype
-            taps, places = along.tables(padded)
-            between = down.line_size(padded)
-            lines = np.zeros(along.row_size(padded), dtype)
-            sums = np.zeros(down.ring * between, dtype)
+            lines, owner = scratch(sum(sizes), dtype)
+            sums = lines + np.uintp(sizes[0] * dtype.itemsize)
+            buffer = sums + np.uintp(sizes[1] * dtype.itemsize)
             steps = np.empty(3 * down.ring, np.intp)
             ahead = np.empty(ROWS * down.overlap, np.uintp)
-            buffer = np.empty(ROWS * WIDE * down.lanes, dtype)
-            tables = (lines, along.phases, places, taps, along.weights, _ONE_STEP)
-            more = (sums, steps, ahead, buffer, _HERE, down.weights)
             correlate(
                 (dealer(planes.dtype, dtype), row_summer(dtype), summer(dtype)),
                 address(planes),
@@ -143,14 +141,31 @@ class Separable:
                 target.shape,
                 (target.strides[0] // target.itemsize, target.itemsize),
                 down.weights.shape,
-                (along.stride[1], along.reach, taps.size),
+                (along.stride[1], along.reach, along.offsets.size),
                 down.sampling,
-                (down.ring, between, columns, SPARSE if down.sparse else DENSE),
+                (down.ring, sizes[1] // down.ring, columns, SPARSE if down.sparse else DENSE),
                 steps,
                 ahead,
-                tuple(address(table) for table in tables),
-                tuple(address(table) for table in more),
+                (lines, *fixed[:5]),
+                (sums, address(steps), address(ahead), buffer, *fixed[5:]),
             )
+            del owner, tables  # until here the loops used their memory
+
+    def _laid_out(self, pair: tuple[Program, Program], width: int) -> Any:
+        """Return what outputs ``width`` wide take: columns, sizes of scratch, addresses, owners."""
+        key = id(pair), width
+        found = self._layouts.get(key)
+        if found is None:
+            along, down = pair
+            columns = _columns(along, down, width)
+            padded = _padded(along, columns)
+            block = ROWS * WIDE * down.lanes
+            sizes = along.row_size(padded), down.ring * down.line_size(padded), block
+            taps, places = along.tables(padded)
+            tables = (along.phases, places, taps, along.weights, _ONE_STEP, _HERE, down.weights)
+            found = columns, sizes, tuple(address(table) for table in tables), tables
+            self._layouts[key] = found
+        return found
 
 
 def passes(stride: Pair, dilation: Pair, taps: Taps) -> tuple[Program, Program]:

@@ -33,9 +33,10 @@ from tileconv.engine.lanes import (
     lanes,
     pointer_like,
     pointer_to,
+    put_at,
 )
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import address, aligned
+from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import LONG_REACH, Program
 
 LINE_BYTES = 5 << 12
@@ -74,9 +75,13 @@ class Streamed:
 
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output."""
-        padded = self._padded(self.columns(width))
-        numbers = self.program.row_size(padded) + self.in_flight * padded
-        return numbers * self.program.weights.itemsize
+        return self._scratch_size(self._padded(self.columns(width))) * self.program.weights.itemsize
+
+    def _scratch_size(self, padded: int) -> int:
+        """Return the numbers of a row's lines and of rows of sums, with room for addresses."""
+        p = self.program
+        addresses = TOGETHER * INDEX // p.weights.itemsize
+        return p.row_size(padded) + self.in_flight * padded + addresses
 
     @cached_property
     def rows_of_taps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +96,7 @@ class Streamed:
         return starts.astype(np.intp), columns, np.ascontiguousarray(weights)
 
     def _laid_out(self, width: int) -> Any:
-        """Return (strip, addresses of tables, tables) for outputs ``width`` wide."""
+        """Return (strip, size of scratch, addresses of tables, tables) for a width of outputs."""
         found = self._layouts.get(width)
         if found is None:
             p, columns = self.program, self.columns(width)
@@ -101,16 +106,16 @@ class Streamed:
             tables = p.phases, places, starts, np.ascontiguousarray(taps[which]), weights
             dense = 0 if p.sparse else p.offsets.size
             strip = columns, padded, p.reach, self.in_flight, p.row_size(padded), dense
-            found = strip, tuple(address(table) for table in tables), tables
+            addresses = tuple(address(table) for table in tables)
+            found = strip, self._scratch_size(padded), addresses, tables
             self._layouts[width] = found
         return found
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
         """Write the "valid" correlation of ``planes`` into ``out`` (1, OH, OW)."""
         p = self.program
-        strip, fixed, tables = self._laid_out(out.shape[2])
-        scratch, owner = aligned(strip[4] + strip[3] * strip[1], out.dtype)
-        rows = np.empty(TOGETHER, np.uintp)
+        strip, size, fixed, tables = self._laid_out(out.shape[2])
+        lines, owner = scratch(size, out.dtype)
         correlate(
             (dealer(planes.dtype, out.dtype), row_adder(out.dtype)),
             address(planes),
@@ -122,8 +127,7 @@ class Streamed:
             p.height,
             p.sampling,
             strip,
-            rows,
-            (scratch, *fixed[:2], address(rows), *fixed[2:]),
+            (lines, *fixed),
         )
         del owner, tables  # until here the loops used their memory
 
@@ -140,7 +144,6 @@ def correlate(  # type: ignore[no-untyped-def]
     height,
     sampling,
     strip,
-    rows_at,
     tables,
 ):
     """Compute all outputs of one kernel, strip by strip and row by row.
@@ -153,19 +156,19 @@ def correlate(  # type: ignore[no-untyped-def]
     sampling   stride along y and x, classes, row_step, hop, overlap
     strip      columns, numbers in a row of sums, reach, output rows in flight, numbers in all
                lines of a row, taps in every row of the kernel, or 0 if rows hold different ones
-    rows_at    (TOGETHER,) uintp, overwritten: addresses of rows of sums
-    tables     addresses: the lines of a row and then rows of sums, float; phases and places (see
-               `tileconv.engine.lines`); rows_at; where the taps of each row of the kernel begin;
-               where along the lines each tap lies; weights
+    tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
+               phases and places (see `tileconv.engine.lines`); where the taps of each row of the
+               kernel begin; where along the lines each tap lies; weights
     """
     deal, add_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
     most_columns, sums_size, reach, in_flight, row_size, dense = strip
-    lines_at, phases_at, places_at, addresses_at, starts_at, taps_at, weights_at = tables
+    lines_at, phases_at, places_at, starts_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     out_height, out_width = out_shape
     pitch, size = out_pitch
     sums_at = lines_at + np.uintp(row_size * size)
+    rows_at = sums_at + np.uintp(in_flight * sums_size * size)
     together = TOGETHER if dense else 1
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
@@ -201,14 +204,14 @@ def correlate(  # type: ignore[no-untyped-def]
                         count = min(together, last - i)
                         for j in range(count):
                             at = (i + j) % in_flight * sums_size
-                            rows_at[j] = sums_at + np.uintp(at * size)
+                            put_at(rows_at + np.uintp(j * INDEX), sums_at + np.uintp(at * size))
                         r = number - i * overlap  # row of the kernel for output row i
                         out = target + np.uintp(((c + i * classes) * pitch + x) * size)
                         call_at(
                             add_rows,
                             lines_at,
                             columns,
-                            addresses_at,
+                            rows_at,
                             count,
                             starts_at + np.uintp((band * height + r) * INDEX),
                             taps_at,
