@@ -31,6 +31,7 @@ from tileconv.engine.lanes import (
 )
 
 CACHE_LINE = 64
+NEAR = 16
 BLOCK = 8
 """Vectors' lanes of fields that are dealt out at a time: while they lie in the first-level cache,
 one quad of all of them, then the next."""
@@ -69,7 +70,8 @@ def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):
     places   pointer to intp, where the line of each phase begins; unused ones have a line to waste
     count    most numbers wanted of each phase
     lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it
-    ahead    address of a row to fetch into the cache meanwhile, or 0
+    ahead    address of a row to fetch into the cache meanwhile, or 0; it pays for strides of up to
+             NEAR bytes, and costs for others, whose pixels are dealt out faster than they come
     """
     n = lanes(lines)
     plain = step == pixel_bytes(source)
@@ -90,7 +92,7 @@ def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):
         while done < whole:
             stop = min(whole, done + BLOCK * n)
             if ahead:
-                _fetch_ahead(ahead, done * apart, stop - done, apart, apart)
+                _fetch_ahead(ahead, done * apart, stop * apart)
             while done < stop:
                 unzip_lanes(source, lines, done * apart, even + done, odd + done)
                 done += n
@@ -103,7 +105,7 @@ def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):
         while done < count and done <= last:
             begin, stop = done, min(count, done + BLOCK * n)
             if ahead:
-                _fetch_ahead(ahead, begin * apart, stop - begin, apart, end * step)
+                _fetch_ahead(ahead, begin * apart, stop * apart)
             for first in range(0, end, quad):
                 group, at = pointer_to(places, first), begin
                 while at < stop and at <= last:
@@ -123,15 +125,7 @@ def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):
 
 
 @loop
-def _fetch_ahead(row, at, fields, apart, size):  # type: ignore[no-untyped-def]
-    """Ask for the cache lines of fields ``apart`` bytes apart, ``size`` bytes of each."""
-    if apart - size < CACHE_LINE:
-        first = -(-at // CACHE_LINE) * CACHE_LINE  # each line of the row once
-        for byte in range(first, at + fields * apart, CACHE_LINE):
-            prefetch(row + np.uintp(byte))
-        return
-    for i in range(fields):
-        here = row + np.uintp(at + i * apart)
-        for byte in range(0, size, CACHE_LINE):
-            prefetch(here + np.uintp(byte))
-        prefetch(here + np.uintp(size - 1))
+def _fetch_ahead(row, begin, end):  # type: ignore[no-untyped-def]
+    """Ask for the cache lines from byte ``begin`` of a row to ``end``, each of the row's once."""
+    for byte in range(-(-begin // CACHE_LINE) * CACHE_LINE, end, CACHE_LINE):
+        prefetch(row + np.uintp(byte))

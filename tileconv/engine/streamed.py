@@ -4,7 +4,7 @@ With a stride along the columns few output rows share an input row, and what
 costs is to bring pixels up and to deal them out. So a row is dealt out as soon
 as it is read, into lines that stay in the first-level cache, and all its taps
 are added to the sums of the output rows that reach it, which lie beside it.
-The next row is asked for meanwhile. No row is kept.
+No row is kept.
 
 The chain of an output's additions is that of `tileconv.engine.direct`: band by
 band, row by row, along each row; only its sum rests in memory between rows.
@@ -35,7 +35,7 @@ from tileconv.engine.lanes import (
     pointer_to,
     put_at,
 )
-from tileconv.engine.lines import dealer
+from tileconv.engine.lines import NEAR, dealer
 from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import LONG_REACH, Program
 
@@ -170,6 +170,7 @@ def correlate(  # type: ignore[no-untyped-def]
     sums_at = lines_at + np.uintp(row_size * size)
     rows_at = sums_at + np.uintp(in_flight * sums_size * size)
     together = TOGETHER if dense else 1
+    near = stride_x * abs(strides[2]) <= NEAR
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         left = source + np.uintp(x * stride_x * strides[2])
@@ -196,7 +197,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         places_at,
                         columns + reach,
                         lines_at,
-                        coming,
+                        coming if near else np.uintp(0),
                     )
                     first = max(0, (number - height + overlap) // overlap)
                     last = min(rows, number // overlap + 1)
