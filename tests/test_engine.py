@@ -12,7 +12,7 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
-from tileconv.engine.choose import DIRECT, SEPARABLE, choose
+from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
 from tileconv.engine.direct import CHUNK
 from tileconv.engine.program import lay_out
 from tileconv.engine.separable import factor
@@ -57,7 +57,10 @@ def test_every_kind_of_kernel_meets_its_algorithm():
     chosen = {name: choice(kernel) for name, kernel in KERNELS.items()}
     separable = {"separable", "separable with holes", "box", "separable bank"}
     assert {name for name, algorithm in chosen.items() if algorithm is SEPARABLE} == separable
-    assert choice(GAUSS, stride=9) is DIRECT  # fields lie apart: nothing is shared
+    assert choice(GAUSS, stride=9) is COLUMNS_FIRST
+    assert choice(GAUSS, stride=(1, 9)) is SEPARABLE
+    assert choice(GAUSS, stride=(3, 1), dilation=(3, 1)) is SEPARABLE  # they share all rows but one
+    assert choice(GAUSS, stride=40) is DIRECT  # the pass down would add up what nobody reads
     assert BIG[0].size > CHUNK
     assert chosen["big mix"] is DIRECT
 
@@ -151,12 +154,13 @@ def test_factors_multiply_to_the_kernel_or_are_refused(dtype):
     assert factor(np.zeros((2, 2)), dtype) is None
 
 
-def test_whole_numbers_stay_whole_in_two_passes():
+@pytest.mark.parametrize(("stride", "algorithm"), [(1, SEPARABLE), (3, COLUMNS_FIRST)])
+def test_whole_numbers_stay_whole_in_two_passes(stride, algorithm):
     kernel = np.outer([1, 3, 3, 1, 5], [1, 7, 21, 7, 1, 2])
-    assert choice(kernel) is SEPARABLE
+    assert choice(kernel, stride=stride) is algorithm
     image = RNG.integers(0, 200, (64, 80)).astype(np.uint8)
-    exact = naive.convolve(image, kernel)[0].astype(float)
-    np.testing.assert_array_equal(tileconv.convolve(image, kernel), exact)
+    exact = naive.convolve(image, kernel, stride=(stride, stride))[0].astype(float)
+    np.testing.assert_array_equal(tileconv.convolve(image, kernel, stride=stride), exact)
 
 
 @pytest.mark.parametrize("kernel", [KERNELS["dense"], GAUSS], ids=["direct", "separable"])

@@ -188,22 +188,31 @@ def _convolution(kernel: ArrayLike, **options: Any) -> Convolution:
         return Convolution.of(kernel, **options)
     if array.dtype.kind not in "iuf" or array.nbytes > SMALL_KERNEL_BYTES:
         return Convolution.of(kernel, **options)
-    plain = tuple(
-        (name, type(value), tuple(value) if isinstance(value, list) else value)
-        for name, value in options.items()
-    )
+    given = tuple(options.values())
+    types = tuple(map(type, given))
+    if list in types:
+        given = tuple(tuple(value) if isinstance(value, list) else value for value in given)
     try:
-        return _same_convolution(array.tobytes(), array.dtype, array.shape, plain)
+        return _same_convolution(
+            array.tobytes(), array.dtype, array.shape, tuple(options), given, types
+        )
     except TypeError:  # something that has no hash, such as a bias
         return Convolution.of(kernel, **options)
 
 
 @lru_cache(REMEMBERED)
 def _same_convolution(
-    data: bytes, dtype: np.dtype, shape: tuple[int, ...], options: tuple[tuple[str, type, Any], ...]
+    data: bytes,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    names: tuple[str, ...],
+    values: tuple[Any, ...],
+    types: tuple[type, ...],
 ) -> Convolution:
+    """Return `Convolution.of`; ``types`` tell apart what is equal, such as 1 and True."""
+    del types
     kernel = np.frombuffer(data, dtype).reshape(shape)
-    return Convolution.of(kernel, **{name: value for name, _, value in options})
+    return Convolution.of(kernel, **dict(zip(names, values, strict=True)))
 
 
 def _convolve_plain(

@@ -5,11 +5,11 @@ freed so far, up to 32 MiB, and later arrays then lie on the heap, between small
 ones that pin it: a run over a large raster peaked 10 to 25 % above what it held.
 """
 
-import math
 import mmap
 import os
 import threading
 import weakref
+from math import prod
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     >>> zeros((2, 3), np.dtype("uint8")).tolist()
     [[0, 0, 0], [0, 0, 0]]
     """
-    size = math.prod(shape) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size < SEPARATE or not hasattr(mmap, "MAP_PRIVATE"):
         return np.zeros(shape, dtype)
     return np.frombuffer(_map(size), dtype, count=size // dtype.itemsize).reshape(shape)
@@ -51,7 +51,7 @@ class Pool:
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an array that holds anything."""
-        size = math.prod(shape) * dtype.itemsize
+        size = prod(shape) * dtype.itemsize
         if size < SEPARATE or not hasattr(mmap, "MAP_PRIVATE"):
             return np.empty(shape, dtype)
         with self._lock:
@@ -85,7 +85,7 @@ _local = threading.local()
 
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an array that holds anything; the thread's next one of the same ``name`` reuses it."""
-    size = math.prod(shape) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size > MOST_SCRATCH:
         return zeros(shape, dtype)
     kept: dict[str, np.ndarray] = _local.__dict__
@@ -164,7 +164,7 @@ def result(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     >>> result((2, 3), np.dtype("uint8")).shape
     (2, 3)
     """
-    size = math.prod(shape) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size < WORTH_KEEPING or not hasattr(mmap, "MADV_FREE"):
         return np.empty(shape, dtype)
     pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -5,6 +5,7 @@ is the middle step; it knows neither files nor dask.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,21 @@ class Recipe:
             bias=None if c.bias is None else c.bias.astype(numbers.compute),
         )
 
+    @cached_property
+    def plain(self) -> bool:
+        """Sums of the window as it is are what the output holds, where no padding is met."""
+        c, numbers = self.convolution, self.numbers
+        looks = c.missing != "propagate" or c.require_center
+        return (
+            numbers.target == numbers.compute
+            and numbers.source != np.float16
+            and numbers.nodata is None
+            and numbers.fill is not None
+            and bool(np.isnan(numbers.fill))
+            and not (looks and numbers.source.kind == "f")
+            and self.bias is None
+        )
+
     @property
     def outputs(self) -> int:
         """Output planes."""
@@ -110,6 +126,18 @@ def compute_tile(
         (rows.outputs, columns.outputs) float, overwritten with the least share of ``sum |w|``
         that lies on valid pixels, over all outputs; None if nobody asks.
     """
+    rows, columns = reads
+    if (
+        recipe.plain
+        and masked is None
+        and share is None
+        and rows.outside is columns.outside is None
+    ):
+        for group in recipe.groups:
+            planes = window[group.bands[0] : group.bands[-1] + 1]
+            sums = out[group.outputs[0] : group.outputs[-1] + 1]
+            recipe.prepared(group, reads).run(planes, sums)
+        return Counts()
     counts = Counts()
     if share is not None:
         share[:] = 1

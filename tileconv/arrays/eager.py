@@ -33,6 +33,9 @@ SMALL_KERNEL_BYTES = 1 << 16
 """Weights of a convolution whose recipe is kept."""
 SMALL = 1 << 18
 """Multiply-adds that are not worth a second thread."""
+MANY = 1 << 22
+"""Multiply-adds from which each thread gets several tiles, so that one that is held up delays none:
+below it, handing them out would take longer."""
 
 Range = tuple[int, int]
 
@@ -115,7 +118,8 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
         numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
     )
     wide = TILE if copies else columns
-    share = -(-rows // (4 * threads)) if threads > 1 else rows
+    pieces = threads if rows * columns * c.tap_count < MANY else 4 * threads
+    share = -(-rows // pieces) if threads > 1 else rows
     most = min(max(share, FEWEST_ROWS), MOST_ROWS, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))
     if not copies:
         most = min(max(share, FEWEST_ROWS), MOST_ROWS)

@@ -9,7 +9,7 @@ unless it asks: its siblings are busy with the rest.
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from tileconv.errors import ConvolutionError
@@ -92,6 +92,10 @@ def run_all(function: Callable[[Item], None], items: Iterable[Item], threads: in
     Items are handed out one by one. With one thread, or no free helper, no
     thread is started at all.
     """
+    if threads == 1:
+        for item in items:
+            function(item)
+        return
     helpers = _helpers
     taken = helpers.take(threads - 1)
     try:
@@ -105,9 +109,10 @@ def run_all(function: Callable[[Item], None], items: Iterable[Item], threads: in
             _drain(function, waiting)
         finally:
             waiting.stop()
-            wait(futures)
-        for future in futures:
-            future.result()
+            errors = [future.exception() for future in futures]  # waits for each
+        for error in errors:
+            if error is not None:
+                raise error
     finally:
         helpers.give_back(taken)
 

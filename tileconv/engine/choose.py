@@ -6,7 +6,13 @@ part of what the result means.
 
 direct     every tap of every output, one multiply-add each, in one fixed order
 separable  kernels of rank one: along the rows, then down the columns, where
-           1.5 (kw * min(stride, kh) + kh) + 4 <= kh * kw
+           1.5 (kw + kh) + 4 <= kh * kw
+columns-first separable
+           the same the other way round, at strides (sy, sx) from 2 on along y, where
+           1.5 (sx * kh + kw) + 4 <= kh * kw + 2 * min(sy, kh) * min(sx, kw),
+           the last term, what dealing out pixels costs, for sx > 1 only
+
+Strides along y count in units of what they share with the dilation.
 """
 
 from collections.abc import Sequence
@@ -16,8 +22,9 @@ from typing import Protocol
 import numpy as np
 
 from tileconv.convolution import Taps
+from tileconv.engine.columns import ColumnsFirst
 from tileconv.engine.direct import Direct
-from tileconv.engine.separable import Separable, factor, worth
+from tileconv.engine.separable import Separable, columns_first, factor, worth
 
 Pair = tuple[int, int]
 
@@ -50,6 +57,7 @@ class Algorithm:
 
 DIRECT = Algorithm("direct", Direct.of)
 SEPARABLE = Algorithm("separable", Separable.of)
+COLUMNS_FIRST = Algorithm("columns-first separable", ColumnsFirst.of)
 
 
 def choose(weights: np.ndarray, stride: Pair, dilation: Pair, dtype: np.dtype) -> Algorithm:
@@ -65,4 +73,4 @@ def choose(weights: np.ndarray, stride: Pair, dilation: Pair, dtype: np.dtype) -
         return DIRECT
     if any(factor(kernel, dtype) is None for kernel in kernels):
         return DIRECT
-    return SEPARABLE
+    return COLUMNS_FIRST if columns_first(stride, dilation) else SEPARABLE

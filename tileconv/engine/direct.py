@@ -31,8 +31,9 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import address
+from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
+from tileconv.engine.streamed import Streamed
 
 CHUNK = 192
 """Taps of a bank that are added at a time: their pixels stay in the first-level cache (18 KiB)
@@ -47,16 +48,23 @@ class Direct:
 
     program: Program | None
     """None if no kernel has a tap."""
+    streamed: Streamed | None = None
+    """Another way to run it, taken if there is one: the chains of additions are the same."""
     _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Direct":
         """Lay out kernels of one dtype that read the same ``bands`` planes."""
-        return cls(lay_out(stride, dilation, kernels, bands))
+        program = lay_out(stride, dilation, kernels, bands)
+        if program is not None and len(kernels) == 1 and stride[1] > 1:
+            return cls(program, Streamed(program))
+        return cls(program)
 
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
-        return 0 if self.program is None else self.program.scratch_bytes(width)
+        if self.program is None:
+            return 0
+        return (self.streamed or self.program).scratch_bytes(width)
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``.
@@ -69,9 +77,12 @@ class Direct:
         if p is None:
             out[:] = 0
             return
+        if self.streamed is not None:
+            self.streamed.run(planes, out)
+            return
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
-        floats = np.zeros(ring_size + ROWS * WIDE * p.lanes, out.dtype)
+        lines, owner = scratch(ring_size + ROWS * WIDE * p.lanes, out.dtype)
         counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
@@ -88,8 +99,9 @@ class Direct:
             p.sampling,
             (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size, counts[0]),
             numbers,
-            (address(floats), address(numbers), *fixed),
+            (lines, address(numbers), *fixed),
         )
+        del owner, tables  # until here the loops used their memory
 
     def _laid_out(self, p: Program, width: int) -> Any:
         """Return what outputs ``width`` wide take: columns, size of the ring, addresses, owners."""
@@ -184,6 +196,7 @@ def correlate(  # type: ignore[no-untyped-def]
                             places_at,
                             columns + reach,
                             lines_at + np.uintp((at + band * row_size) * size),
+                            np.uintp(0),
                         )
                     ready += 1
                 coming = 0

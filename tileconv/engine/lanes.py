@@ -3,7 +3,7 @@
 Numba sees scalar code and leaves vectors to the compiler, which does not keep
 a block of sums in registers, nor turn strided pixels round in them. So the two
 inner steps are built as vector instructions: `sum_block` adds products up,
-`copy_lanes`, `unzip_lanes` and `turn_lanes` lay pixels out for it. Every lane
+`copy_lanes`, `unzip_lanes` and `turn_quads` lay pixels out for it. Every lane
 is one output and does what a scalar would do, so the bits depend on neither
 the vector's width nor an output's place in it.
 
@@ -24,6 +24,9 @@ ROWS = 4
 WIDE = 3
 """Vectors of sums in each row of a block: with ROWS, 12 of 16 registers, enough to keep both
 multiply-add units busy in spite of their latency, and one loaded pixel serves ROWS sums."""
+
+QUAD_BYTES = 16
+"""The parts of a vector that numbers move about in cheaply."""
 
 BESIDE = 16
 """Neighbouring fields that are weighed at a time."""
@@ -230,6 +233,85 @@ sum_short_block = _intrinsic(_generate_block(1, rows=1))
 """`sum_block` of a single vector."""
 
 
+def _generate_rows(rows: int, wide: int) -> Callable[..., Any]:
+    """Return the code generator that adds taps to ``rows`` rows of sums, wherever these lie."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        lines, column, places_at, place_count, weights, apart, sums_at = args
+        number = signature.args[0].dtype
+        kind, width = context.get_data_type(number), number.bitwidth // 8
+        vector = ir.VectorType(kind, _lanes(number))
+        fma = _fma(builder, vector)
+        first = builder.gep(lines, [column])
+
+        blocks = []  # a row's weights, and where each of its sums lies and is kept
+        for j in range(rows):
+            row = builder.load(builder.gep(sums_at, [_constant_index(j)]))
+            row = builder.gep(builder.inttoptr(row, kind.as_pointer()), [column])
+            sums = []
+            for i in range(wide):
+                place = builder.gep(row, [_constant_index(i * vector.count)])
+                register = cgutils.alloca_once(builder, vector)
+                builder.store(_load(builder, place, vector, width), register)
+                sums.append((place, register))
+            blocks.append((weights, sums))
+            weights = builder.gep(weights, [apart])
+        with cgutils.for_range(builder, place_count, intp=_INDEX) as taps:
+            tap = builder.gep(first, [builder.load(builder.gep(places_at, [taps.index]))])
+            pixels = [
+                _load(builder, builder.gep(tap, [_constant_index(i * vector.count)]), vector, width)
+                for i in range(wide)
+            ]
+            for factors, sums in blocks:
+                factor = _splat(builder, builder.load(builder.gep(factors, [taps.index])), vector)
+                for (_, register), pixel in zip(sums, pixels, strict=True):
+                    more = builder.call(fma, [factor, pixel, builder.load(register)])
+                    builder.store(more, register)
+        for _, sums in blocks:
+            for place, register in sums:
+                _store(builder, builder.load(register), place, width)
+        return context.get_dummy_value()
+
+    return generate
+
+
+def _adder(rows: int, wide: int) -> Any:
+    """Return a function of Numba's that adds taps of a line to a block of sums.
+
+    Its arguments:
+
+    lines, column       pointer to float; first output of the block, counted along the lines
+    places, place_count pointer to intp: where along a line each tap lies
+    weights, apart      pointer to float; those of the next row of sums lie ``apart`` further on
+    sums                pointer to the addresses of the rows of sums, whose output 0 they are
+    """
+    generate = _generate_rows(rows, wide)
+
+    def typer(
+        typingctx: Any,
+        lines: Any,
+        column: Any,
+        places: Any,
+        place_count: Any,
+        weights: Any,
+        apart: Any,
+        sums: Any,
+    ) -> Any:
+        i = types.intp
+        return types.void(lines, i, places, i, weights, i, sums), generate
+
+    return _step(typer)
+
+
+ADDED = {1: 8, 2: 4, 3: 3, 4: 3}
+"""Vectors of each row in a block of as many rows: 8 to 12 chains of additions at a time, with room
+for their pixels in 16 registers."""
+add_to_1, add_to_2, add_to_3, add_to_4 = (_adder(*block) for block in ADDED.items())
+add_narrow_to_1, add_narrow_to_2, add_narrow_to_3, add_narrow_to_4 = (
+    _adder(rows, 1) for rows in ADDED
+)
+
+
 def _generate_square(size: int) -> Callable[..., Any]:
     """Return the code generator of output rows of a dense kernel at stride 1, unrolled."""
 
@@ -308,18 +390,15 @@ class _Deal:
         self.dtype, self.pixel_bytes = source.dtype, source.dtype.bitwidth // 8
         self.vector = ir.VectorType(context.get_data_type(lines.dtype), _lanes(lines.dtype))
         self.lanes, self.float_bytes = self.vector.count, lines.dtype.bitwidth // 8
-        self._pixels = ir.VectorType(context.get_data_type(source.dtype), self.lanes)
+        self._pixel = context.get_data_type(source.dtype)
         self._source = builder.bitcast(args[0], ir.IntType(8).as_pointer())
         self._lines = args[1]
 
-    def load(self, offset: ir.Value) -> ir.Value:
-        """Load a vector of pixels ``offset`` bytes on, as floats."""
-        return _to_floats(self.builder, self.load_raw(offset), self.dtype, self.vector)
-
-    def load_raw(self, offset: ir.Value) -> ir.Value:
-        """Load a vector of pixels ``offset`` bytes on."""
+    def load_raw(self, offset: ir.Value, count: int | None = None) -> ir.Value:
+        """Load a vector of pixels, or ``count`` of them, ``offset`` bytes on."""
         place = self.builder.gep(self._source, [offset])
-        return _load(self.builder, place, self._pixels, self.pixel_bytes)
+        kind = ir.VectorType(self._pixel, count or self.lanes)
+        return _load(self.builder, place, kind, self.pixel_bytes)
 
     def store(self, value: ir.Value, at: ir.Value) -> None:
         """Store floats, or pixels as floats."""
@@ -373,6 +452,17 @@ def float_to(typingctx: Any, value: Any, address: Any) -> Any:
 
 
 @_step
+def put_at(typingctx: Any, place: Any, address: Any) -> Any:
+    """Store an address at an address that is a multiple of 8."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], _INDEX.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp), generate
+
+
+@_step
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at ``address``, soon to be read; any address will do."""
 
@@ -416,40 +506,135 @@ def unzip_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, even: Any,
 
 
 @_step
-def turn_lanes(
+def quad_size(typingctx: Any, lines: Any) -> Any:
+    """Return how many pixels of a field `turn_quads` turns: the numbers in 128 bits."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _constant_index(QUAD_BYTES * 8 // signature.args[0].dtype.bitwidth)
+
+    return types.intp(lines), generate
+
+
+@_step
+def turn_quads(
     typingctx: Any, source: Any, lines: Any, offset: Any, apart: Any, places: Any, at: Any
 ) -> Any:
-    """Turn a square of pixels: a vector of pixels of each of as many fields, to as many lines.
+    """Turn a few pixels of each of a vector's lanes of fields, to as many lines as pixels.
 
-    Field ``i`` lies ``offset + i * apart`` bytes on; its pixel ``p`` goes to
+    Field ``i`` lies ``offset + i * apart`` bytes on; its pixel ``p``, of `quad_size`, goes to
     ``lines[places[p] + at + i]``. ``places`` is a pointer to intp.
+
+    The quads of fields that come to lie in the same lanes of the 128-bit parts of vectors are
+    loaded into one vector, so that no pixel moves from part to part: such steps are dear.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         deal = _Deal(context, builder, signature, args)
-        n = deal.lanes
+        n, size = deal.lanes, QUAD_BYTES // deal.float_bytes
         _, _, offset, apart, places, at = args
-        rows = []
+        quads = []
         for _ in range(n):
-            rows.append(deal.load(offset))
+            quads.append(deal.load_raw(offset, size))
             offset = builder.add(offset, apart)
-        side = 1
-        while side < n:  # swap the two off-diagonal squares of every 2 x 2 squares
-            for i in range(n):
-                if i & side:
-                    continue
-                a, b = rows[i], rows[i + side]
-                upper = [k if not k & side else n + k - side for k in range(n)]
-                lower = [k + side if not k & side else n + k for k in range(n)]
-                rows[i] = _shuffle(builder, a, b, upper)
-                rows[i + side] = _shuffle(builder, a, b, lower)
-            side *= 2
-        for p, row in enumerate(rows):
+        rows = []
+        for j in range(size):
+            parts = quads[j::size]
+            while len(parts) > 1:
+                parts = [
+                    _shuffle(builder, a, b, range(2 * a.type.count))
+                    for a, b in zip(parts[::2], parts[1::2], strict=True)
+                ]
+            rows.append(_to_floats(builder, parts[0], deal.dtype, deal.vector))
+        for p, row in enumerate(_turn_parts(builder, rows)):
             place = builder.load(builder.gep(places, [_constant_index(p)]))
             deal.store(row, builder.add(place, at))
         return context.get_dummy_value()
 
     return types.void(source, lines, types.intp, types.intp, places, types.intp), generate
+
+
+def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Value]:
+    """Turn squares of as many numbers as there are rows, each in its own part of the vectors."""
+    size, n = len(rows), rows[0].type.count
+    starts = range(0, n, size)
+
+    def both(a: ir.Value, b: ir.Value, lanes: Sequence[int]) -> ir.Value:
+        return _shuffle(
+            builder, a, b, [s + (k if k < size else n + k - size) for s in starts for k in lanes]
+        )
+
+    if size == 2:
+        return [both(rows[0], rows[1], lanes) for lanes in ((0, 2), (1, 3))]
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+    a, b = (both(rows[0], rows[1], lanes) for lanes in (low, high))
+    c, d = (both(rows[2], rows[3], lanes) for lanes in (low, high))
+    low, high = (0, 1, 4, 5), (2, 3, 6, 7)
+    return [both(x, y, lanes) for x, y in ((a, c), (b, d)) for lanes in (low, high)]
+
+
+def _downward(wide: int, lanes: int | None = None) -> Any:
+    """Return a function of Numba's that sums up pixels of some rows, ``wide`` vectors wide.
+
+    The vectors have ``lanes`` lanes, or all. Arguments:
+
+    source, offset  pointer to pixels; bytes to the first pixel
+    rows, count     pointer to intp: bytes from there to the pixel of each row
+    weights         pointer to float, of each row
+    out, at         pointer to float; where the sums go
+    more            the sums go on from what lies there, instead of from 0
+    """
+
+    def typer(
+        typingctx: Any,
+        source: Any,
+        offset: Any,
+        rows: Any,
+        count: Any,
+        weights: Any,
+        out: Any,
+        at: Any,
+        more: Any,
+    ) -> Any:
+        i = types.intp
+        return types.void(source, i, rows, i, weights, out, i, types.boolean), generate
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _, offset, rows, count, weights, out, at, more = args
+        pixel, number = signature.args[0].dtype, signature.args[5].dtype
+        kind, width = context.get_data_type(number), number.bitwidth // 8
+        vector = ir.VectorType(kind, lanes or _lanes(number))
+        raw, step = ir.VectorType(context.get_data_type(pixel), vector.count), pixel.bitwidth // 8
+        fma = _fma(builder, vector)
+        first = builder.gep(builder.bitcast(args[0], ir.IntType(8).as_pointer()), [offset])
+        places, sums = [], []
+        for i in range(wide):
+            places.append(builder.gep(out, [builder.add(at, _constant_index(i * vector.count))]))
+            sums.append(cgutils.alloca_once(builder, vector))
+            nought = ir.Constant(vector, [ir.Constant(kind, 0.0)] * vector.count)
+            builder.store(nought, sums[-1])
+        with builder.if_then(more):
+            for place, register in zip(places, sums, strict=True):
+                builder.store(_load(builder, place, vector, width), register)
+        with cgutils.for_range(builder, count, intp=_INDEX) as loop:
+            row = builder.gep(first, [builder.load(builder.gep(rows, [loop.index]))])
+            factor = _splat(builder, builder.load(builder.gep(weights, [loop.index])), vector)
+            for i, register in enumerate(sums):
+                place = builder.gep(row, [_constant_index(i * vector.count * step)])
+                pixels = _to_floats(builder, _load(builder, place, raw, step), pixel, vector)
+                done = builder.call(fma, [factor, pixels, builder.load(register)])
+                builder.store(done, register)
+        for place, register in zip(places, sums, strict=True):
+            _store(builder, builder.load(register), place, width)
+        return context.get_dummy_value()
+
+    return _step(typer)
+
+
+DOWN = 8
+"""Vectors that `sum_down_block` sums up side by side."""
+sum_down_block = _downward(DOWN)
+sum_down_narrow = _downward(1)
+sum_down_pixel = _downward(1, lanes=1)
 
 
 @_step

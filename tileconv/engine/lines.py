@@ -24,10 +24,17 @@ from tileconv.engine.lanes import (
     pixel_at,
     pixel_bytes,
     pointer_to,
-    turn_lanes,
+    prefetch,
+    quad_size,
+    turn_quads,
     unzip_lanes,
 )
 
+CACHE_LINE = 64
+NEAR = 16
+BLOCK = 8
+"""Vectors' lanes of fields that are dealt out at a time: while they lie in the first-level cache,
+one quad of all of them, then the next."""
 UNUSED, END = -1, -2
 """In a table of phases: no tap reads this one; nor any from here on."""
 
@@ -45,23 +52,26 @@ def dealer(pixel: np.dtype, number: np.dtype) -> np.uintp:
         index,
         types.intp,
         types.CPointer(from_dtype(number)),
+        types.uintp,
     )
     return address_of(_deal_row, signature)
 
 
 @loop
-def _deal_row(source, step, width, stride, phases, places, count, lines):  # type: ignore[no-untyped-def]
+def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):  # type: ignore[no-untyped-def]
     """Write the stride phases of one row of pixels as floats.
 
     source   pointer to the row's first pixel
     step     bytes from one pixel to the next
     width    pixels that the row has
     stride   pixels between outputs
-    phases   pointer to intp, one for each phase in groups of a vector's lanes: the line of each,
-             or UNUSED; END after the last group
+    phases   pointer to intp, one for each phase in groups of a quad: the line of each, or UNUSED;
+             END after the last group
     places   pointer to intp, where the line of each phase begins; unused ones have a line to waste
     count    most numbers wanted of each phase
     lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it
+    ahead    address of a row to fetch into the cache meanwhile, or 0; it pays for strides of up to
+             NEAR bytes, and costs for others, whose pixels are dealt out faster than they come
     """
     n = lanes(lines)
     plain = step == pixel_bytes(source)
@@ -75,30 +85,47 @@ def _deal_row(source, step, width, stride, phases, places, count, lines):  # typ
         for i in range(done, count):
             lines[i] = pixel_at(source, i * step)
         return
-    for first in range(0, stride, n):
-        if phases[first] == END:
-            break
-        last = first
-        for p in range(first, first + n):
-            if phases[p] != UNUSED:
-                last = p + 1
-        if last == first:
-            continue
-        done = 0
-        if plain and stride == 2:
-            while done < count and 2 * (done + n) <= width:
-                at, even, odd = 2 * done * step, places[0] + done, places[1] + done
-                unzip_lanes(source, lines, at, even, odd)
+    apart = stride * step
+    if plain and stride == 2:
+        even, odd = places[0], places[1]
+        whole = min(count + n - 1, width // 2) // n * n
+        while done < whole:
+            stop = min(whole, done + BLOCK * n)
+            if ahead:
+                _fetch_ahead(ahead, done * apart, stop * apart)
+            while done < stop:
+                unzip_lanes(source, lines, done * apart, even + done, odd + done)
                 done += n
-        elif plain:
-            group = pointer_to(places, first)
-            while done < count and first + n + stride * (done + n - 1) <= width:
-                at = (first + done * stride) * step
-                turn_lanes(source, lines, at, stride * step, group, done)
-                done += n
-        for p in range(first, last):
-            if phases[p] == UNUSED:
-                continue
+    elif plain:
+        quad = quad_size(lines)
+        end = 0
+        while phases[end] != END:
+            end += quad
+        last = (width - end) // stride - n + 1  # from here on the row ends within fields
+        while done < count and done <= last:
+            begin, stop = done, min(count, done + BLOCK * n)
+            if ahead:
+                _fetch_ahead(ahead, begin * apart, stop * apart)
+            for first in range(0, end, quad):
+                group, at = pointer_to(places, first), begin
+                while at < stop and at <= last:
+                    turn_quads(source, lines, at * apart + first * step, apart, group, at)
+                    at += n
+                if at < stop and last >= 0:
+                    turn_quads(source, lines, last * apart + first * step, apart, group, last)
+                    at = last + n
+                done = at
+    p = 0
+    while phases[p] != END:
+        if phases[p] != UNUSED:
             place = places[p]
             for i in range(done, min(count, (width - p + stride - 1) // stride)):
                 lines[place + i] = pixel_at(source, (p + i * stride) * step)
+        p += 1
+
+
+@loop
+def _fetch_ahead(row, begin, end):  # type: ignore[no-untyped-def]
+    """Ask for the cache lines from byte ``begin`` of a row to ``end``, each of the row's once."""
+    for byte in range(-(-begin // CACHE_LINE) * CACHE_LINE, end, CACHE_LINE):
+        prefetch(row + np.uintp(byte))

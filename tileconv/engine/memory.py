@@ -4,9 +4,43 @@ Numba compiles anew for every layout of an array, and for read-only ones; an
 address has neither.
 """
 
+import threading
+
 import numpy as np
+
+CACHE_LINE = 64
 
 
 def address(array: np.ndarray) -> np.uintp:
     """Return where the first element of ``array`` lies."""
     return np.uintp(array.__array_interface__["data"][0])
+
+
+class _Scratch(threading.local):
+    """Memory of a thread that its next tile uses again: to ask for it costs as much as a row."""
+
+    size = 0
+    address = np.uintp(0)
+    owner: np.ndarray | None = None
+
+
+MOST_KEPT = 1 << 20
+"""Bytes of scratch that a thread keeps: more than all but huge kernels take."""
+_kept = _Scratch()
+
+
+def scratch(count: int, dtype: np.dtype) -> tuple[np.uintp, np.ndarray | None]:
+    """Return the address of ``count`` numbers, which hold anything, and who owns them.
+
+    They begin with a cache line: vectors that lie across two of them are slow to store. The
+    thread's next call overwrites them.
+    """
+    size = count * dtype.itemsize
+    if size <= _kept.size:
+        return _kept.address, _kept.owner
+    owner = np.zeros(size + CACHE_LINE, np.uint8)
+    start = address(owner)
+    start += np.uintp(-int(start) % CACHE_LINE)
+    if size <= MOST_KEPT:
+        _kept.size, _kept.address, _kept.owner = size, start, owner
+    return start, owner

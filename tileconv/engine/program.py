@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.lanes import ROWS, VECTOR_BYTES, WIDE
+from tileconv.engine.lanes import QUAD_BYTES, ROWS, VECTOR_BYTES, WIDE
 from tileconv.engine.lines import END, UNUSED
 
 Pair = tuple[int, int]
@@ -69,12 +69,13 @@ class Program:
 
     @cached_property
     def phases(self) -> np.ndarray:
-        """(S + 1,) intp, S a multiple of a vector's lanes: the line of each phase, or UNUSED; END.
+        """(S + 1,) intp, S a multiple of a quad's pixels: the line of each phase, or UNUSED; END.
 
         It ends with the last phase that is used: a stride may be huge.
         """
         used = np.unique(self.offsets % self.stride[1])
-        size = -(-(int(used[-1]) + 1) // self.lanes) * self.lanes
+        quad = QUAD_BYTES // self.weights.itemsize
+        size = -(-(int(used[-1]) + 1) // quad) * quad
         lines = np.full(size + 1, UNUSED, np.intp)
         lines[used] = np.arange(used.size)
         lines[size] = END

@@ -7,8 +7,9 @@ is part of what the result means.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,16 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import LONG, ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import address
+from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
 SET_UP = 4
 """Multiply-adds that pay for the second pass, per output."""
+
+DEALT = 2
+"""What it costs to deal out a pixel for a stride along x."""
 
 _ONE_STEP = np.array([[0, 1, 0]], np.intp)
 """A line from its beginning on, to the only row of sums, with weights from the first on."""
@@ -69,11 +73,26 @@ def factor(kernel: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
     return column, row
 
 
+def columns_first(stride: Pair, dilation: Pair) -> bool:
+    """Say whether the pass down the columns comes first: no two output rows share all their rows.
+
+    Outputs that lie as far apart as taps read the same rows, whatever the distance.
+    """
+    return stride[0] // gcd(stride[0], dilation[0]) > 1
+
+
 def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
     """Say whether two passes over a kernel of rank one are cheaper than all its taps."""
     rows, columns = (int(kernel.any(axis=axis).sum()) for axis in (1, 0))
-    between = min(stride[0] // gcd(stride[0], dilation[0]), kernel.shape[0])
-    return DEARER * (columns * between + rows) + SET_UP <= np.count_nonzero(kernel)
+    direct = int(np.count_nonzero(kernel))
+    if columns_first(stride, dilation):
+        two = rows * stride[1] + columns
+        if stride[1] > 1:
+            between = min(stride[0] // gcd(stride[0], dilation[0]), rows)
+            direct += DEALT * between * min(stride[1], columns)
+    else:
+        two = columns + rows
+    return bool(DEARER * two + SET_UP <= direct)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,24 +101,13 @@ class Separable:
 
     passes: tuple[tuple[Program, Program], ...]
     """Along the rows and down the columns, for each kernel."""
+    _layouts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Separable":
         """Lay out kernels that `factor` takes; ``bands`` is 1."""
         del bands
-        passes = []
-        for taps in kernels:
-            kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
-            kernel[taps.y, taps.x] = taps.exact
-            dtype = taps.weights.dtype
-            parts = factor(kernel, dtype)
-            if parts is None:
-                raise ValueError("the kernel is not of rank one")
-            along = _line_taps(parts[1], dtype, row=True), (1, stride[1]), (1, dilation[1])
-            down = _line_taps(parts[0], dtype, row=False), (stride[0], 1), (dilation[0], 1)
-            programs = [lay_out(s, d, [t], 1) for t, s, d in (along, down)]
-            passes.append(tuple(p for p in programs if p is not None))
-        return cls(tuple(passes))  # type: ignore[arg-type]
+        return cls(tuple(passes(stride, dilation, taps) for taps in kernels))
 
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
@@ -115,19 +123,15 @@ class Separable:
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
-        for (along, down), target in zip(self.passes, out, strict=True):
-            columns = _columns(along, down, target.shape[1])
-            padded = _padded(along, columns)
+        for pair, target in zip(self.passes, out, strict=True):
+            along, down = pair
+            columns, sizes, fixed, tables = self._laid_out(pair, target.shape[1])
             dtype = target.dtype
-            taps, places = along.tables(padded)
-            between = down.line_size(padded)
-            lines = np.zeros(along.row_size(padded), dtype)
-            sums = np.zeros(down.ring * between, dtype)
+            lines, owner = scratch(sum(sizes), dtype)
+            sums = lines + np.uintp(sizes[0] * dtype.itemsize)
+            buffer = sums + np.uintp(sizes[1] * dtype.itemsize)
             steps = np.empty(3 * down.ring, np.intp)
             ahead = np.empty(ROWS * down.overlap, np.uintp)
-            buffer = np.empty(ROWS * WIDE * down.lanes, dtype)
-            tables = (lines, along.phases, places, taps, along.weights, _ONE_STEP)
-            more = (sums, steps, ahead, buffer, _HERE, down.weights)
             correlate(
                 (dealer(planes.dtype, dtype), row_summer(dtype), summer(dtype)),
                 address(planes),
@@ -137,14 +141,47 @@ class Separable:
                 target.shape,
                 (target.strides[0] // target.itemsize, target.itemsize),
                 down.weights.shape,
-                (along.stride[1], along.reach, taps.size),
+                (along.stride[1], along.reach, along.offsets.size),
                 down.sampling,
-                (down.ring, between, columns, SPARSE if down.sparse else DENSE),
+                (down.ring, sizes[1] // down.ring, columns, SPARSE if down.sparse else DENSE),
                 steps,
                 ahead,
-                tuple(address(table) for table in tables),
-                tuple(address(table) for table in more),
+                (lines, *fixed[:5]),
+                (sums, address(steps), address(ahead), buffer, *fixed[5:]),
             )
+            del owner, tables  # until here the loops used their memory
+
+    def _laid_out(self, pair: tuple[Program, Program], width: int) -> Any:
+        """Return what outputs ``width`` wide take: columns, sizes of scratch, addresses, owners."""
+        key = id(pair), width
+        found = self._layouts.get(key)
+        if found is None:
+            along, down = pair
+            columns = _columns(along, down, width)
+            padded = _padded(along, columns)
+            block = ROWS * WIDE * down.lanes
+            sizes = along.row_size(padded), down.ring * down.line_size(padded), block
+            taps, places = along.tables(padded)
+            tables = (along.phases, places, taps, along.weights, _ONE_STEP, _HERE, down.weights)
+            found = columns, sizes, tuple(address(table) for table in tables), tables
+            self._layouts[key] = found
+        return found
+
+
+def passes(stride: Pair, dilation: Pair, taps: Taps) -> tuple[Program, Program]:
+    """Lay out a kernel that `factor` takes: what is done along the rows, and down the columns."""
+    kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
+    kernel[taps.y, taps.x] = taps.exact
+    dtype = taps.weights.dtype
+    parts = factor(kernel, dtype)
+    if parts is None:
+        raise ValueError("the kernel is not of rank one")
+    row, column = _line_taps(parts[1], dtype, row=True), _line_taps(parts[0], dtype, row=False)
+    along = lay_out((1, stride[1]), (1, dilation[1]), [row], 1)
+    down = lay_out((stride[0], 1), (dilation[0], 1), [column], 1)
+    if along is None or down is None:
+        raise ValueError("the kernel has no taps")
+    return along, down
 
 
 def _line_taps(line: np.ndarray, dtype: np.dtype, *, row: bool) -> Taps:
@@ -228,6 +265,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         places_at,
                         columns + reach,
                         lines_at,
+                        np.uintp(0),
                     )
                     call_at(
                         sum_row,

@@ -1,0 +1,270 @@
+"""Kernels of rank one where output rows lie apart: down the columns, then along one row of sums.
+
+From stride 2 on along y, the pass down the columns comes first. It runs over
+rows of pixels as they lie in memory, at the speed of the memory, and leaves
+one row of sums for a row of outputs. Only that row is dealt out for the stride
+along x, where `tileconv.engine.separable` would deal out every row of pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, types
+
+from tileconv.convolution import Taps
+from tileconv.engine.jit import address_of, loop
+from tileconv.engine.lanes import (
+    ADDED,
+    DOWN,
+    call_at,
+    lanes,
+    pixel_bytes,
+    pointer_to,
+    put_at,
+    sum_down_block,
+    sum_down_narrow,
+    sum_down_pixel,
+)
+from tileconv.engine.lines import dealer
+from tileconv.engine.memory import CACHE_LINE, address, scratch
+from tileconv.engine.program import Pair, Program
+from tileconv.engine.separable import passes
+from tileconv.engine.streamed import INDEX, row_adder
+
+SUM_BYTES = 5 << 12
+"""A row of sums of a strip: most of a first-level cache of 32 KiB."""
+FIELD_BYTES = 1 << 18
+"""Pixels of a row of fields that later rows read again: half of a second-level cache."""
+FEWEST_COLUMNS = 64
+"""Fewest outputs in a row of a strip, if there are as many."""
+BATCH = 2
+"""Rows of pixels that are added up at a time, between loads and stores of the sums."""
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnsFirst:
+    """Some kernels of rank one on one band, ready to run one after the other."""
+
+    kernels: tuple["_Kernel", ...]
+
+    @classmethod
+    def of(
+        cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int
+    ) -> "ColumnsFirst":
+        """Lay out kernels that `tileconv.engine.separable.factor` takes; ``bands`` is 1."""
+        del bands
+        laid_out = []
+        for taps in kernels:
+            along, down = passes(stride, dilation, taps)
+            rows = np.flatnonzero(down.weights) * dilation[0]
+            weights = np.ascontiguousarray(down.weights[down.weights != 0])
+            laid_out.append(_Kernel(along, rows.astype(np.intp), weights, stride[0]))
+        return cls(tuple(laid_out))
+
+    def scratch_bytes(self, width: int) -> int:
+        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+        return max(kernel.scratch_bytes(width) for kernel in self.kernels)
+
+    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+        """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
+        for kernel, target in zip(self.kernels, out, strict=True):
+            kernel.run(planes[0], target)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernel:
+    """A column and a row of weights."""
+
+    along: Program
+    """The row."""
+    rows: np.ndarray
+    """(T,) intp, input rows from the top of a field to each tap of the column."""
+    weights: np.ndarray
+    """(T,), of the column."""
+    stride: int
+    """Input rows from one output row to the next."""
+    _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    def columns(self, width: int) -> int:
+        """Return the outputs in a row of a strip: strips are of about one width."""
+        numbers = SUM_BYTES // self.weights.itemsize
+        if self.stride <= self.rows[-1]:
+            numbers = min(numbers, FIELD_BYTES // (int(self.rows[-1] + 1) * self.weights.itemsize))
+        fit = (numbers - int(self.along.offsets[-1]) - 1) // self.along.stride[1] + 1
+        strips = -(-width // max(fit, min(FEWEST_COLUMNS, width)))
+        return -(-width // strips)
+
+    def _sizes(self, columns: int) -> tuple[int, int, int, int]:
+        """Return the numbers in a row of sums of pixels, its lines, sums of outputs, an address."""
+        p = self.along
+        padded = (-(-columns // p.lanes) + max(ADDED.values())) * p.lanes
+        read = padded if p.stride[1] == 1 else columns  # without a stride, sums of pixels are lines
+        pixels = (read - 1) * p.stride[1] + int(p.offsets[-1]) + 1
+        block = CACHE_LINE // self.weights.itemsize
+        lines = 0 if p.stride[1] == 1 else p.row_size(padded)
+        return -(-pixels // block) * block, lines, padded, INDEX // self.weights.itemsize
+
+    def scratch_bytes(self, width: int) -> int:
+        return sum(self._sizes(self.columns(width))) * self.weights.itemsize
+
+    def _laid_out(self, width: int) -> Any:
+        found = self._layouts.get(width)
+        if found is None:
+            p, columns = self.along, self.columns(width)
+            sizes = self._sizes(columns)
+            taps, places = p.tables(sizes[2])
+            row_weights = np.ascontiguousarray(p.weights.ravel())
+            starts = np.array([0, row_weights.size], np.intp)
+            tables = p.phases, places, starts, taps, row_weights
+            addresses = tuple(address(table) for table in tables)
+            found = columns, sizes, addresses, tables
+            self._layouts[width] = found
+        return found
+
+    def run(self, plane: np.ndarray, out: np.ndarray) -> None:
+        columns, sizes, fixed, tables = self._laid_out(out.shape[1])
+        dtype = out.dtype
+        pixels, owner = scratch(sum(sizes), dtype)
+        pitch = plane.strides[0]
+        rows = self.rows * pitch
+        correlate(
+            (summer_down(plane.dtype, dtype), dealer(dtype, dtype), row_adder(dtype)),
+            address(plane),
+            plane.strides,
+            address(out),
+            out.shape,
+            (out.strides[0] // out.itemsize, out.itemsize),
+            (self.stride, self.along.stride[1], int(self.along.offsets[-1]), self.along.reach),
+            (columns, *sizes),
+            (address(rows), self.rows.size, address(self.weights)),
+            (pixels, *fixed),
+        )
+        del owner, tables
+
+
+@loop
+def correlate(  # type: ignore[no-untyped-def]
+    functions,
+    source,
+    strides,
+    target,
+    out_shape,
+    out_pitch,
+    along,
+    layout,
+    down,
+    tables,
+):
+    """Compute all outputs of one kernel on one band, strip by strip and row by row.
+
+    functions   addresses from `summer_down`, `dealer` and `row_adder`
+    source      address of the first pixel (uintp); strides in bytes, (y, x)
+    target      address of the first output; out_shape (OH, OW); out_pitch: numbers from one row
+                to the next, bytes of a number
+    along       stride along y and x, pixels from the left of a field to its last tap, reach
+    layout      columns in a strip; numbers in a row of sums of pixels, in its lines, in a row of
+                sums of outputs, and in an address
+    down        address of the bytes from the top of a field to each tap; taps; address of their
+                weights
+    tables      addresses: scratch for all of layout; phases and places of a row of sums (see
+                `tileconv.engine.lines`); where its taps begin and end; where along the lines each
+                tap lies; weights
+    """
+    sum_down, deal, add_row = functions
+    stride_y, stride_x, last_tap, reach = along
+    most_columns, pixels_size, lines_size, sums_size, _ = layout
+    rows_at, taps, weights_at = down
+    pixels_at, phases_at, places_at, starts_at, taps_at, row_weights_at = tables
+    out_height, out_width = out_shape
+    pitch, size = out_pitch
+    lines_at = pixels_at + np.uintp(pixels_size * size)
+    sums_at = lines_at + np.uintp(lines_size * size)
+    row_at = sums_at + np.uintp(sums_size * size)
+    put_at(row_at, sums_at)
+    if stride_x == 1:
+        lines_at = pixels_at
+    for x in range(0, out_width, most_columns):
+        columns = min(most_columns, out_width - x)
+        width = (columns - 1) * stride_x + last_tap + 1
+        for y in range(out_height):
+            call_at(
+                sum_down,
+                source + np.uintp(y * stride_y * strides[0] + x * stride_x * strides[1]),
+                strides[1],
+                width,
+                rows_at,
+                taps,
+                weights_at,
+                pixels_at,
+            )
+            if stride_x > 1:
+                call_at(
+                    deal,
+                    pixels_at,
+                    size,
+                    width,
+                    stride_x,
+                    phases_at,
+                    places_at,
+                    columns + reach,
+                    lines_at,
+                    np.uintp(0),
+                )
+            call_at(
+                add_row,
+                lines_at,
+                columns,
+                row_at,
+                1,
+                starts_at,
+                taps_at,
+                row_weights_at,
+                0,
+                target + np.uintp((y * pitch + x) * size),
+                0,
+                1,
+                1,
+            )
+
+
+@cache
+def summer_down(pixel: np.dtype, number: np.dtype) -> np.uintp:
+    """Return the address of `_sum_down` for pixels of one dtype and sums of another."""
+    pixels, floats = (types.CPointer(from_dtype(dtype)) for dtype in (pixel, number))
+    index, i = types.CPointer(types.intp), types.intp
+    signature = types.void(pixels, i, i, index, i, floats, floats)
+    return address_of(_sum_down, signature)
+
+
+@loop
+def _sum_down(source, step, width, rows, count, weights, out):  # type: ignore[no-untyped-def]
+    """Add up rows of pixels times their weights.
+
+    source  pointer to the first pixel; step: bytes from one pixel to the next; width: pixels
+    rows    pointer to intp, bytes from ``source`` to each row
+    count   rows; weights: pointer to float
+    out     pointer to float, overwritten
+
+    Nothing is asked for ahead: the machine foresees rows that are read as they lie, and asking
+    only cost time.
+    """
+    n = lanes(out)
+    x = 0
+    if step == pixel_bytes(source):
+        block = DOWN * n
+        whole = width // block * block
+        for first in range(0, count, BATCH):
+            some = min(BATCH, count - first)
+            places, factors = pointer_to(rows, first), pointer_to(weights, first)
+            for x in range(0, whole, block):
+                sum_down_block(source, x * step, places, some, factors, out, x, first > 0)
+        x = whole
+        while x + n <= width:
+            sum_down_narrow(source, x * step, rows, count, weights, out, x, False)
+            x += n
+    while x < width:
+        sum_down_pixel(source, x * step, rows, count, weights, out, x, False)
+        x += 1

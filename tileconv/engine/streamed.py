@@ -1,0 +1,291 @@
+"""The direct loops at strides from 2 on: one input row after the other, each read once.
+
+With a stride along the columns few output rows share an input row, and what
+costs is to bring pixels up and to deal them out. So a row is dealt out as soon
+as it is read, into lines that stay in the first-level cache, and all its taps
+are added to the sums of the output rows that reach it, which lie beside it.
+No row is kept.
+
+The chain of an output's additions is that of `tileconv.engine.direct`: band by
+band, row by row, along each row; only its sum rests in memory between rows.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, types
+
+from tileconv.engine.blocks import input_row
+from tileconv.engine.jit import address_of, loop
+from tileconv.engine.lanes import (
+    ADDED,
+    add_narrow_to_1,
+    add_narrow_to_2,
+    add_narrow_to_3,
+    add_narrow_to_4,
+    add_to_1,
+    add_to_2,
+    add_to_3,
+    add_to_4,
+    call_at,
+    lanes,
+    pointer_like,
+    pointer_to,
+    put_at,
+)
+from tileconv.engine.lines import NEAR, dealer
+from tileconv.engine.memory import address, scratch
+from tileconv.engine.program import LONG_REACH, Program
+
+LINE_BYTES = 5 << 12
+"""Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
+INDEX = 8
+"""Bytes of an intp."""
+WIDE_1, WIDE_2, WIDE_3, WIDE_4 = (ADDED[rows] for rows in range(1, 5))
+TOGETHER = len(ADDED)
+"""Most rows of sums that a line is added to at a time."""
+MARGIN = max(ADDED.values())
+"""Vectors that the last block of a row may come to be too long."""
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """One kernel on some bands, ready to run."""
+
+    program: Program
+    _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def in_flight(self) -> int:
+        """Output rows of a class that one input row may serve."""
+        return -(-self.program.height // self.program.overlap)
+
+    def columns(self, width: int) -> int:
+        """Return the outputs in a row of a strip: strips are of about one width."""
+        p = self.program
+        fit = LINE_BYTES // (p.line_count * p.weights.itemsize) - p.reach
+        strips = -(-width // max(fit, min(p.reach, LONG_REACH), MARGIN * p.lanes))
+        return -(-width // (strips * p.lanes)) * p.lanes
+
+    def _padded(self, columns: int) -> int:
+        """Return the numbers of a row of sums, for no block is cut short."""
+        return columns + MARGIN * self.program.lanes
+
+    def scratch_bytes(self, width: int) -> int:
+        """Return the memory that outputs ``width`` wide take beside in- and output."""
+        return self._scratch_size(self._padded(self.columns(width))) * self.program.weights.itemsize
+
+    def _scratch_size(self, padded: int) -> int:
+        """Return the numbers of a row's lines and of rows of sums, with room for addresses."""
+        p = self.program
+        addresses = TOGETHER * INDEX // p.weights.itemsize
+        return p.row_size(padded) + self.in_flight * padded + addresses
+
+    @cached_property
+    def rows_of_taps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (where the taps of each row of the kernel begin, their columns, their weights).
+
+        Weights of 0 are no taps, and rows may hold different ones.
+        """
+        p = self.program
+        rows, columns = np.nonzero(p.weights[0].reshape(-1, p.offsets.size))
+        starts = np.searchsorted(rows, np.arange(p.weights.shape[1] * p.height + 1))
+        weights = p.weights[0].reshape(-1, p.offsets.size)[rows, columns]
+        return starts.astype(np.intp), columns, np.ascontiguousarray(weights)
+
+    def _laid_out(self, width: int) -> Any:
+        """Return (strip, size of scratch, addresses of tables, tables) for a width of outputs."""
+        found = self._layouts.get(width)
+        if found is None:
+            p, columns = self.program, self.columns(width)
+            padded = self._padded(columns)
+            taps, places = p.tables(padded)
+            starts, which, weights = self.rows_of_taps
+            tables = p.phases, places, starts, np.ascontiguousarray(taps[which]), weights
+            dense = 0 if p.sparse else p.offsets.size
+            strip = columns, padded, p.reach, self.in_flight, p.row_size(padded), dense
+            addresses = tuple(address(table) for table in tables)
+            found = strip, self._scratch_size(padded), addresses, tables
+            self._layouts[width] = found
+        return found
+
+    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+        """Write the "valid" correlation of ``planes`` into ``out`` (1, OH, OW)."""
+        p = self.program
+        strip, size, fixed, tables = self._laid_out(out.shape[2])
+        lines, owner = scratch(size, out.dtype)
+        correlate(
+            (dealer(planes.dtype, out.dtype), row_adder(out.dtype)),
+            address(planes),
+            planes.shape,
+            planes.strides,
+            address(out),
+            out.shape[1:],
+            (out.strides[1] // out.itemsize, out.itemsize),
+            p.height,
+            p.sampling,
+            strip,
+            (lines, *fixed),
+        )
+        del owner, tables  # until here the loops used their memory
+
+
+@loop
+def correlate(  # type: ignore[no-untyped-def]
+    functions,
+    source,
+    shape,
+    strides,
+    target,
+    out_shape,
+    out_pitch,
+    height,
+    sampling,
+    strip,
+    tables,
+):
+    """Compute all outputs of one kernel, strip by strip and row by row.
+
+    functions  addresses from `dealer` and `row_adder`
+    source     address of the first pixel (uintp); shape (bands, H, W), strides in bytes
+    target     address of the first output; out_shape (OH, OW); out_pitch: numbers from one row
+               to the next, bytes of a number
+    height     rows of taps
+    sampling   stride along y and x, classes, row_step, hop, overlap
+    strip      columns, numbers in a row of sums, reach, output rows in flight, numbers in all
+               lines of a row, taps in every row of the kernel, or 0 if rows hold different ones
+    tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
+               phases and places (see `tileconv.engine.lines`); where the taps of each row of the
+               kernel begin; where along the lines each tap lies; weights
+    """
+    deal, add_rows = functions
+    stride_y, stride_x, classes, row_step, hop, overlap = sampling
+    most_columns, sums_size, reach, in_flight, row_size, dense = strip
+    lines_at, phases_at, places_at, starts_at, taps_at, weights_at = tables
+    bands, _, in_width = shape
+    out_height, out_width = out_shape
+    pitch, size = out_pitch
+    sums_at = lines_at + np.uintp(row_size * size)
+    rows_at = sums_at + np.uintp(in_flight * sums_size * size)
+    together = TOGETHER if dense else 1
+    near = stride_x * abs(strides[2]) <= NEAR
+    for x in range(0, out_width, most_columns):
+        columns = min(most_columns, out_width - x)
+        left = source + np.uintp(x * stride_x * strides[2])
+        width = in_width - x * stride_x
+        for c in range(classes):
+            rows = (out_height - c + classes - 1) // classes
+            end = (rows - 1) * overlap + height if rows > 0 else 0
+            for band in range(bands):
+                plane = left + np.uintp(band * strides[0] + c * stride_y * strides[1])
+                coming = plane
+                for number in range(end):
+                    here = coming
+                    coming = np.uintp(0)
+                    if number + 1 < end:
+                        row = input_row(number + 1, hop, height, overlap) * row_step
+                        coming = plane + np.uintp(row * strides[1])
+                    call_at(
+                        deal,
+                        here,
+                        strides[2],
+                        width,
+                        stride_x,
+                        phases_at,
+                        places_at,
+                        columns + reach,
+                        lines_at,
+                        coming if near else np.uintp(0),
+                    )
+                    first = max(0, (number - height + overlap) // overlap)
+                    last = min(rows, number // overlap + 1)
+                    for i in range(first, last, together):
+                        count = min(together, last - i)
+                        for j in range(count):
+                            at = (i + j) % in_flight * sums_size
+                            put_at(rows_at + np.uintp(j * INDEX), sums_at + np.uintp(at * size))
+                        r = number - i * overlap  # row of the kernel for output row i
+                        out = target + np.uintp(((c + i * classes) * pitch + x) * size)
+                        call_at(
+                            add_rows,
+                            lines_at,
+                            columns,
+                            rows_at,
+                            count,
+                            starts_at + np.uintp((band * height + r) * INDEX),
+                            taps_at,
+                            weights_at,
+                            -overlap * dense,
+                            out,
+                            classes * pitch,
+                            (2 if band else 1) if r == (count - 1) * overlap else 0,
+                            int(r == height - 1),
+                        )
+
+
+@cache
+def row_adder(number: np.dtype) -> np.uintp:
+    """Return the address of `_add_rows` for lines of a dtype."""
+    floats, index, i = types.CPointer(from_dtype(number)), types.CPointer(types.intp), types.intp
+    addresses = types.CPointer(types.uintp)
+    kinds = (floats, i, addresses, i, index, index, floats, i, floats, i, i, i)
+    return address_of(_add_rows, types.void(*kinds))
+
+
+@loop
+def _add_rows(  # type: ignore[no-untyped-def]
+    lines, columns, rows, count, starts, taps, weights, apart, out, pitch, begin, last
+):
+    """Add the taps of one line to ``count`` rows of sums.
+
+    rows     pointer to the address of each row of sums, which has room for whole blocks
+    starts   pointer to intp: the taps of the first row are ``starts[0] .. starts[1] - 1``
+    taps     pointer to intp, where along the lines each tap of the kernel lies
+    weights  pointer to float; those of the next row of sums lie ``apart`` further on
+    out      pointer to the outputs of the first row; those of the next lie ``pitch`` further on
+    begin    not 0: the last row of sums begins, 1: with 0, 2: with what lies in ``out``
+    last     not 0: the first row of sums ends: copy it to ``out``
+    """
+    n = lanes(lines)
+    first, tap_count = starts[0], starts[1] - starts[0]
+    places, factors = pointer_to(taps, first), pointer_to(weights, first)
+    if begin:
+        sums, there = pointer_like(lines, rows[count - 1]), pointer_to(out, (count - 1) * pitch)
+        for i in range(columns):
+            sums[i] = there[i] if begin == 2 else 0
+    x = 0
+    while x < columns and tap_count > 0:
+        left = columns - x
+        if count == 1:
+            if left > n:
+                add_to_1(lines, x, places, tap_count, factors, apart, rows)
+                x += WIDE_1 * n
+            else:
+                add_narrow_to_1(lines, x, places, tap_count, factors, apart, rows)
+                x += n
+        elif count == 2:
+            if left > n:
+                add_to_2(lines, x, places, tap_count, factors, apart, rows)
+                x += WIDE_2 * n
+            else:
+                add_narrow_to_2(lines, x, places, tap_count, factors, apart, rows)
+                x += n
+        elif count == 3:
+            if left > n:
+                add_to_3(lines, x, places, tap_count, factors, apart, rows)
+                x += WIDE_3 * n
+            else:
+                add_narrow_to_3(lines, x, places, tap_count, factors, apart, rows)
+                x += n
+        elif left > n:
+            add_to_4(lines, x, places, tap_count, factors, apart, rows)
+            x += WIDE_4 * n
+        else:
+            add_narrow_to_4(lines, x, places, tap_count, factors, apart, rows)
+            x += n
+    if last:
+        sums = pointer_like(lines, rows[0])
+        for i in range(columns):
+            out[i] = sums[i]
