@@ -14,11 +14,12 @@ rows of a block are
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tileconv.convolution import Taps
+from tileconv.engine.bank import bank_summer, correlate_bank
 from tileconv.engine.blocks import (
     DENSE,
     DENSE_3X3,
@@ -30,7 +31,7 @@ from tileconv.engine.blocks import (
 )
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, WIDE, call_at
-from tileconv.engine.lines import dealer
+from tileconv.engine.lines import UNUSED, dealer
 from tileconv.engine.memory import address
 from tileconv.engine.program import Pair, Program, lay_out
 
@@ -45,6 +46,9 @@ INDEX = 8
 class Direct:
     """Some kernels, ready to run."""
 
+    block: ClassVar[int] = 480
+    way: ClassVar[int] = 3
+    force: ClassVar[int] = 0
     program: Program | None
     """None if no kernel has a tap."""
     _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
@@ -69,6 +73,9 @@ class Direct:
         if p is None:
             out[:] = 0
             return
+        if len(out) > 1 and p.reach == 0 and p.hop >= p.height and self.way:
+            self._run_bank(p, planes, out)
+            return
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
         floats = np.zeros(ring_size + ROWS * WIDE * p.lanes, out.dtype)
@@ -89,6 +96,39 @@ class Direct:
             (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size, counts[0]),
             numbers,
             (address(floats), address(numbers), *fixed),
+        )
+
+    def _run_bank(self, p: Program, planes: np.ndarray, out: np.ndarray) -> None:
+        bands = planes.shape[0]
+        height = p.height
+        n = WIDE * p.lanes
+        lines = bands * height * p.line_count
+        block = n if lines > 96 else max(n, min(self.block, 131072 // (len(out) * 4)) // n * n)
+        if self.force: block = self.force
+        line = block if block == n else (block // 16 | 1) * 16
+        row_size = p.line_count * line
+        phase = p.offsets % p.stride[1]
+        taps = p.phases[phase] * line
+        places = (np.arange(bands * height)[:, None] * row_size + taps).ravel()
+        starts = np.where(p.phases == UNUSED, p.line_count - 1, p.phases) * line
+        weights = p.packed
+        groups = -(-len(out) // ROWS) * ROWS
+        floats = np.zeros(bands * height * row_size + 16 + n, out.dtype)
+        sums = np.zeros(groups * block + n, out.dtype)
+        ahead = np.zeros(bands * height, np.uintp)
+        correlate_bank(
+            (dealer(planes.dtype, out.dtype), bank_summer(out.dtype)),
+            address(planes),
+            planes.shape,
+            planes.strides,
+            address(out),
+            out.shape,
+            (out.strides[0] // out.itemsize, out.strides[1] // out.itemsize, out.itemsize),
+            p.weights.shape,
+            p.sampling,
+            (row_size, block, int(p.sparse), self.way),
+            ahead,
+            tuple(address(t) for t in (floats, sums, p.phases, starts, places, weights, ahead)),
         )
 
     def _laid_out(self, p: Program, width: int) -> Any:

@@ -96,6 +96,8 @@ def _deal_row(source, step, width, stride, phases, places, count, lines):  # typ
                 at = (first + done * stride) * step
                 turn_lanes(source, lines, at, stride * step, group, done)
                 done += n
+        if done >= count:
+            continue
         for p in range(first, last):
             if phases[p] == UNUSED:
                 continue

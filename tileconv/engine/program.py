@@ -63,6 +63,17 @@ class Program:
         return not self.weights.all()
 
     @cached_property
+    def packed(self) -> np.ndarray:
+        """Weights as the loops read them: those of ROWS kernels of a bank side by side."""
+        kernels = self.weights.shape[0]
+        if kernels == 1:
+            return self.weights
+        groups = -(-kernels // ROWS)
+        packed = np.zeros((groups * ROWS, self.weights[0].size), self.weights.dtype)
+        packed[:kernels] = self.weights.reshape(kernels, -1)
+        return np.ascontiguousarray(packed.reshape(groups, ROWS, -1).transpose(0, 2, 1))
+
+    @cached_property
     def lanes(self) -> int:
         """Numbers in a vector."""
         return VECTOR_BYTES // self.weights.itemsize
