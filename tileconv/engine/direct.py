@@ -14,12 +14,12 @@ rows of a block are
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.bank import bank_summer, correlate_bank
+from tileconv.engine.bank import CHUNK, Bank, fits
 from tileconv.engine.blocks import (
     DENSE,
     DENSE_3X3,
@@ -31,13 +31,10 @@ from tileconv.engine.blocks import (
 )
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, WIDE, call_at
-from tileconv.engine.lines import UNUSED, dealer
+from tileconv.engine.lines import dealer
 from tileconv.engine.memory import address
 from tileconv.engine.program import Pair, Program, lay_out
 
-CHUNK = 192
-"""Taps of a bank that are added at a time: their pixels stay in the first-level cache (18 KiB)
-while all kernels go over them."""
 INDEX = 8
 """Bytes of an intp."""
 
@@ -46,9 +43,6 @@ INDEX = 8
 class Direct:
     """Some kernels, ready to run."""
 
-    block: ClassVar[int] = 480
-    way: ClassVar[int] = 3
-    force: ClassVar[int] = 0
     program: Program | None
     """None if no kernel has a tap."""
     _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
@@ -60,6 +54,8 @@ class Direct:
 
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+        if self._bank is not None:
+            return self._bank.scratch_bytes()
         return 0 if self.program is None else self.program.scratch_bytes(width)
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
@@ -73,8 +69,8 @@ class Direct:
         if p is None:
             out[:] = 0
             return
-        if len(out) > 1 and p.reach == 0 and p.hop >= p.height and self.way:
-            self._run_bank(p, planes, out)
+        if self._bank is not None:
+            self._bank.run(planes, out)
             return
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
@@ -98,39 +94,6 @@ class Direct:
             (address(floats), address(numbers), *fixed),
         )
 
-    def _run_bank(self, p: Program, planes: np.ndarray, out: np.ndarray) -> None:
-        bands = planes.shape[0]
-        height = p.height
-        n = WIDE * p.lanes
-        lines = bands * height * p.line_count
-        block = n if lines > 96 else max(n, min(self.block, 131072 // (len(out) * 4)) // n * n)
-        if self.force: block = self.force
-        line = block if block == n else (block // 16 | 1) * 16
-        row_size = p.line_count * line
-        phase = p.offsets % p.stride[1]
-        taps = p.phases[phase] * line
-        places = (np.arange(bands * height)[:, None] * row_size + taps).ravel()
-        starts = np.where(p.phases == UNUSED, p.line_count - 1, p.phases) * line
-        weights = p.packed
-        groups = -(-len(out) // ROWS) * ROWS
-        floats = np.zeros(bands * height * row_size + 16 + n, out.dtype)
-        sums = np.zeros(groups * block + n, out.dtype)
-        ahead = np.zeros(bands * height, np.uintp)
-        correlate_bank(
-            (dealer(planes.dtype, out.dtype), bank_summer(out.dtype)),
-            address(planes),
-            planes.shape,
-            planes.strides,
-            address(out),
-            out.shape,
-            (out.strides[0] // out.itemsize, out.strides[1] // out.itemsize, out.itemsize),
-            p.weights.shape,
-            p.sampling,
-            (row_size, block, int(p.sparse), self.way),
-            ahead,
-            tuple(address(t) for t in (floats, sums, p.phases, starts, places, weights, ahead)),
-        )
-
     def _laid_out(self, p: Program, width: int) -> Any:
         """Return what outputs ``width`` wide take: columns, size of the ring, addresses, owners."""
         found = self._layouts.get(width)
@@ -141,6 +104,12 @@ class Direct:
             found = columns, p.ring_size(columns), tuple(address(t) for t in tables), tables
             self._layouts[width] = found
         return found
+
+    @cached_property
+    def _bank(self) -> Bank | None:
+        """The same as a matrix product; None if fields share pixels."""
+        p = self.program
+        return Bank.of(p) if p is not None and fits(p) else None
 
     @cached_property
     def _block(self) -> int:

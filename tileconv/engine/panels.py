@@ -12,7 +12,6 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from tileconv.engine.lanes import (
     _INDEX,
@@ -23,6 +22,7 @@ from tileconv.engine.lanes import (
     _lanes,
     _load,
     _splat,
+    _step,
     _store,
 )
 
@@ -34,7 +34,7 @@ def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
     """Return the code generator of ROWS times WIDE vectors of sums of one panel."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
-        lines, places, weights, count, out, pitch, more = args
+        panel, places, weights, count, sums_at, apart, more = args
         number = signature.args[0].dtype
         kind, size = context.get_data_type(number), number.bitwidth // 8
         vector = ir.VectorType(kind, _lanes(number))
@@ -44,15 +44,15 @@ def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
         for register in (register for row in sums for register in row):
             builder.store(ir.Constant(vector, [zero] * vector.count), register)
 
-        def targets() -> Any:
-            row_at = builder.inttoptr(out, kind.as_pointer())
+        def kept() -> Any:
+            row_at = builder.inttoptr(sums_at, kind.as_pointer())
             for row in sums:
                 for i, register in enumerate(row):
                     yield register, builder.gep(row_at, [_constant_index(i * vector.count)])
-                row_at = builder.gep(row_at, [pitch])
+                row_at = builder.gep(row_at, [apart])
 
         with builder.if_then(more):
-            for register, place in targets():
+            for register, place in kept():
                 builder.store(_load(builder, place, vector, size), register)
         places_at = cgutils.alloca_once_value(builder, places)
         weights_at = cgutils.alloca_once_value(builder, weights)
@@ -61,7 +61,7 @@ def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
             place_at, weight_at = builder.load(places_at), builder.load(weights_at)
             for tap in range(taps):
                 own = builder.load(builder.gep(place_at, [_constant_index(tap)]))
-                line = builder.gep(lines, [own])
+                line = builder.gep(panel, [own])
                 pixels = []
                 for i in range(WIDE):
                     at = _constant_index(i * vector.count)
@@ -92,7 +92,7 @@ def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
             left = builder.urem(count, _constant_index(unrolled))
             with cgutils.for_range(builder, left, intp=_INDEX):
                 add_taps(1)
-        for register, place in targets():
+        for register, place in kept():
             _store(builder, builder.load(register), place, size)
         return context.get_dummy_value()
 
@@ -103,28 +103,37 @@ def _panel_step(generate: Callable[..., Any]) -> Any:
     """Return a function of Numba's with the arguments of `sum_panel`."""
 
     def typer(
-        typingctx: Any, lines: Any, places: Any, weights: Any, count: Any, out: Any, pitch: Any, more: Any
+        typingctx: Any,
+        panel: Any,
+        places: Any,
+        weights: Any,
+        count: Any,
+        sums: Any,
+        apart: Any,
+        more: Any,
     ) -> Any:
-        kinds = lines, places, weights, types.intp, types.uintp, types.intp, types.boolean
+        kinds = panel, places, weights, types.intp, types.uintp, types.intp, types.boolean
         return types.void(*kinds), generate
 
-    return intrinsic(typer)
+    return _step(typer)
 
 
 sum_panel = _panel_step(_generate_panel(sparse=False))
 """Sum up ROWS kernels times WIDE vectors of outputs. Arguments:
 
-panel       pointer to float, the pixels: WIDE vectors for each tap
-weights     pointer to float, ROWS of them for each tap
-count       taps
-out, pitch  address of the first output; the next kernel's lies ``pitch`` numbers further on
-more        the sums go on from what lies at ``out``, instead of from 0
+panel          pointer to float, the pixels
+places, count  pointer to intp: where in the panel the pixels of each tap lie, WIDE vectors
+weights        pointer to float, ROWS of them for each tap
+sums, apart    address of the first sum; those of the next kernel lie ``apart`` numbers further on
+more           the sums go on from what lies there, instead of from 0
+
+Every sum adds its taps in the order of ``places``, each by one fused multiply-add.
 """
 sum_sparse_panel = _panel_step(_generate_panel(sparse=True))
 """`sum_panel` that passes over weights of 0: they are no taps."""
 
 
-@intrinsic
+@_step
 def stream(typingctx: Any, source: Any, target: Any) -> Any:
     """Write a vector from ``source``, a pointer to float, past the caches to an aligned address."""
 
@@ -142,7 +151,7 @@ def stream(typingctx: Any, source: Any, target: Any) -> Any:
     return types.void(source, types.uintp), generate
 
 
-@intrinsic
+@_step
 def settle_streams(typingctx: Any) -> Any:
     """Have all that was written past the caches be seen before anything that is written later."""
 

@@ -149,14 +149,18 @@ class Program:
 
 def lay_out(stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> Program | None:
     """Lay out kernels of one dtype; None if none of them has a tap."""
-    height = max((int(t.y.max(initial=-1)) for t in kernels), default=-1) + 1
+    tables = {id(t.x): t for t in kernels}.values()  # dense kernels share theirs
+    height = max((int(t.y.max(initial=-1)) for t in tables), default=-1) + 1
     if not height:
         return None
-    columns = np.unique(np.concatenate([t.x for t in kernels]))
+    columns = np.unique(np.concatenate([t.x for t in tables]))
     dtype = kernels[0].weights.dtype
     weights = np.zeros((len(kernels), bands, height, columns.size), dtype)
     for plane, taps in zip(weights, kernels, strict=True):
-        plane[taps.band, taps.y, np.searchsorted(columns, taps.x)] = taps.weights
+        if taps.weights.size == plane.size:  # all there are, in their one order
+            plane[...] = taps.weights.reshape(plane.shape)
+        else:
+            plane[taps.band, taps.y, np.searchsorted(columns, taps.x)] = taps.weights
     common = int(np.gcd(stride[0], dilation[0]))
     return Program(
         weights=weights,
