@@ -211,15 +211,15 @@ def _taps_of(kernels: np.ndarray, dtype: np.dtype) -> tuple[Taps, ...]:
             "ask for dtype float64"
         )
     if kernels.all():
-        every = np.nonzero(kernels[0])
+        band, y, x = np.nonzero(kernels[0])
         return tuple(
-            Taps(*every, own.ravel(), exact.ravel())
+            Taps(band, y, x, own.ravel(), exact.ravel())
             for own, exact in zip(numbers, kernels, strict=True)
         )
     places = [np.nonzero(kernel) for kernel in kernels]
     return tuple(
-        Taps(*at, own[at], exact[at])
-        for at, own, exact in zip(places, numbers, kernels, strict=True)
+        Taps(band, y, x, own[band, y, x], exact[band, y, x])
+        for (band, y, x), own, exact in zip(places, numbers, kernels, strict=True)
     )
 
 
