@@ -24,10 +24,34 @@ from tileconv.engine.lanes import (
     sum_short_block,
     sum_sparse_block,
 )
+from tileconv.engine.program import Program
+from tileconv.engine.tall import (
+    sum_column_block,
+    sum_tall_5_block,
+    sum_tall_7_block,
+    sum_tall_block,
+)
 
-DENSE, SPARSE, DENSE_3X3 = 0, 1, 2
-"""Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1."""
+DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7, COLUMN = range(7)
+"""Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1; those that
+`tileconv.engine.tall` is for, of any width, of 5, 7 and 1."""
 CACHE_LINE = 64
+
+
+def block_for(program: Program) -> int:
+    """Return which block the sums of a program are made in."""
+    p = program
+    kernels, bands, height, width = p.weights.shape
+    if p.sparse:
+        return SPARSE
+    plain = kernels == bands == p.overlap == p.stride[1] == 1
+    if not plain or not np.array_equal(p.offsets, np.arange(width)):
+        return DENSE
+    if (height, width) == (3, 3):
+        return DENSE_3X3
+    if height < ROWS:
+        return DENSE
+    return {1: COLUMN, 5: TALL_5, 7: TALL_7}.get(width, TALL)
 
 
 @loop
@@ -109,7 +133,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
     lines .. apart  see `tileconv.engine.lanes.sum_block`
-    which           DENSE, SPARSE or DENSE_3X3
+    which           see `block_for`
     out             address of the first output; the next row lies ``pitch`` numbers further on
     buffer          pointer to float, room for a block: those that stick out go there first
     ahead           pointer to addresses of input rows to fetch into the cache meanwhile, ``step``
@@ -170,6 +194,62 @@ def _sum_rows(  # type: ignore[no-untyped-def]
             )
         elif which == DENSE_3X3 and count == ROWS:
             sum_3x3_block(
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
+            )
+        elif which == TALL and count == ROWS:
+            sum_tall_block(
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
+            )
+        elif which == TALL_5 and count == ROWS:
+            sum_tall_5_block(
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
+            )
+        elif which == TALL_7 and count == ROWS:
+            sum_tall_7_block(
+                lines,
+                x,
+                steps,
+                step_count,
+                places,
+                place_count,
+                weights,
+                apart,
+                where,
+                next_row,
+                more != 0,
+            )
+        elif which == COLUMN and count == ROWS:
+            sum_column_block(
                 lines,
                 x,
                 steps,

@@ -21,9 +21,8 @@ import numpy as np
 from tileconv.convolution import Taps
 from tileconv.engine.bank import CHUNK, Bank, fits
 from tileconv.engine.blocks import (
-    DENSE,
-    DENSE_3X3,
     SPARSE,
+    block_for,
     input_row,
     summer,
     write_places,
@@ -114,11 +113,7 @@ class Direct:
     @cached_property
     def _block(self) -> int:
         """Which block the sums are made in."""
-        p = self.program
-        if p is None or p.sparse:
-            return SPARSE
-        small = p.weights.shape == (1, 1, 3, 3) and p.stride[1] == 1 and p.overlap == 1
-        return DENSE_3X3 if small and p.offsets.tolist() == [0, 1, 2] else DENSE
+        return SPARSE if self.program is None else block_for(self.program)
 
 
 @loop

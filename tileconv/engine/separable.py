@@ -14,8 +14,7 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine.blocks import (
-    DENSE,
-    SPARSE,
+    block_for,
     input_row,
     row_summer,
     summer,
@@ -139,7 +138,7 @@ class Separable:
                 down.weights.shape,
                 (along.stride[1], along.reach, taps.size),
                 down.sampling,
-                (down.ring, between, columns, SPARSE if down.sparse else DENSE),
+                (down.ring, between, columns, block_for(down)),
                 steps,
                 ahead,
                 tuple(address(table) for table in tables),
@@ -188,7 +187,7 @@ def correlate(  # type: ignore[no-untyped-def]
     weights_shape   (1, 1, height, 1), of the pass down the columns
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column
-    layout          rows of sums in the ring, numbers in each, columns in a strip, DENSE or SPARSE
+    layout          rows of sums in the ring, numbers in each, columns in a strip, which block
     along_tables    addresses: the lines of an input row; phases, places, taps and weights of the
                     pass along the rows; its one step
     tables          addresses: the ring of sums; steps; ahead; room for a block; where along a row
