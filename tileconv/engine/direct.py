@@ -24,6 +24,7 @@ from tileconv.engine.blocks import (
     SPARSE,
     block_for,
     input_row,
+    part_of,
     summer,
     write_places,
     write_row_steps,
@@ -78,7 +79,11 @@ class Direct:
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
         correlate(
-            (dealer(planes.dtype, out.dtype), summer(out.dtype)),
+            (
+                dealer(planes.dtype, out.dtype),
+                summer(out.dtype, self._block),
+                summer(out.dtype, part_of(self._block)),
+            ),
             address(planes),
             planes.shape,
             planes.strides,
@@ -134,7 +139,7 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs, strip by strip. It knows no dtype: `functions` do.
 
-    functions  addresses from `dealer` and `summer`
+    functions  addresses from `dealer` and, for ROWS rows and for fewer, `summer`
     source     address of the first pixel (uintp); shape (bands, H, W), strides in bytes
     target     address of the first output; out_shape (kernels, OH, OW); out_pitch: numbers from
                one kernel and one row to the next, bytes of a number
@@ -149,7 +154,7 @@ def correlate(  # type: ignore[no-untyped-def]
     tables     addresses: the ring and then room for a block, float; numbers; phases and places
                (see `tileconv.engine.lines`); taps; weights
     """
-    deal, sum_rows = functions
+    deal, sum_whole, sum_part = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
     ring, row_size, most_columns, reach, which, ring_size, first_ahead = layout
     lines_at, steps_at, phases_at, places_at, taps_at, weights_at = tables
@@ -210,7 +215,7 @@ def correlate(  # type: ignore[no-untyped-def]
                             numbers[1] = count
                             numbers[2] = kernel * all_taps + chunk
                             call_at(
-                                sum_rows,
+                                sum_whole if count == ROWS else sum_part,
                                 lines_at,
                                 columns,
                                 steps_at,
@@ -235,7 +240,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         numbers, i * overlap, (ring, row_size), weights_shape, overlap, count
                     )
                     call_at(
-                        sum_rows,
+                        sum_whole if count == ROWS else sum_part,
                         lines_at,
                         columns,
                         steps_at,

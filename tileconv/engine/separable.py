@@ -16,6 +16,7 @@ from tileconv.convolution import Taps
 from tileconv.engine.blocks import (
     block_for,
     input_row,
+    part_of,
     row_summer,
     summer,
     write_row_steps,
@@ -126,9 +127,15 @@ class Separable:
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             buffer = np.empty(ROWS * WIDE * down.lanes, dtype)
             tables = (lines, along.phases, places, taps, along.weights, _ONE_STEP)
+            block = block_for(down)
             more = (sums, steps, ahead, buffer, _HERE, down.weights)
             correlate(
-                (dealer(planes.dtype, dtype), row_summer(dtype), summer(dtype)),
+                (
+                    dealer(planes.dtype, dtype),
+                    row_summer(dtype),
+                    summer(dtype, block),
+                    summer(dtype, part_of(block)),
+                ),
                 address(planes),
                 planes.shape,
                 planes.strides,
@@ -138,7 +145,7 @@ class Separable:
                 down.weights.shape,
                 (along.stride[1], along.reach, taps.size),
                 down.sampling,
-                (down.ring, between, columns, block_for(down)),
+                (down.ring, between, columns, block),
                 steps,
                 ahead,
                 tuple(address(table) for table in tables),
@@ -183,7 +190,7 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs of one kernel on one band, strip by strip.
 
-    functions       addresses from `dealer`, `row_summer` and `summer`
+    functions       addresses from `dealer`, `row_summer` and, for ROWS rows and for fewer, `summer`
     weights_shape   (1, 1, height, 1), of the pass down the columns
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column
@@ -195,7 +202,7 @@ def correlate(  # type: ignore[no-untyped-def]
 
     What is not named here is as for `tileconv.engine.direct.correlate`.
     """
-    deal, sum_row, sum_rows = functions
+    deal, sum_row, sum_whole, sum_part = functions
     lines_at, phases_at, places_at, taps_at, row_weights_at, one_step_at = along_tables
     sums_at, steps_at, ahead_at, buffer_at, here_at, weights_at = tables
     stride_x, reach, row_taps = along
@@ -249,7 +256,7 @@ def correlate(  # type: ignore[no-untyped-def]
                     steps, i * overlap, (ring, row_size), weights_shape, overlap, count
                 )
                 call_at(
-                    sum_rows,
+                    sum_whole if count == ROWS else sum_part,
                     sums_at,
                     columns,
                     steps_at,

@@ -24,7 +24,6 @@ from tileconv.engine.lanes import (
     WIDE,
     _constant_index,
     _fma,
-    _intrinsic,
     _lanes,
     _load,
     _splat,
@@ -92,8 +91,11 @@ class _Block:
             target = b.gep(target, [pitch])
 
 
-def _generate_tall(taps: int | None) -> Callable[..., Any]:
-    """Return the code generator for kernels ``taps`` wide, written out; None: any, in a loop."""
+def generate_tall(taps: int | None) -> Callable[..., Any]:
+    """Return the code generator for kernels ``taps`` wide, written out; None: any, in a loop.
+
+    Kernels wider than 7 gain nothing from being written out, and lose from 15 on.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
         _, _, _, step_count, _, tap_count, _, _, out, pitch, _ = args
@@ -137,7 +139,7 @@ def _generate_tall(taps: int | None) -> Callable[..., Any]:
     return generate
 
 
-def _generate_column() -> Callable[..., Any]:
+def generate_column() -> Callable[..., Any]:
     """Return the code generator for kernels of one column."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
@@ -165,13 +167,3 @@ def _generate_column() -> Callable[..., Any]:
         return context.get_dummy_value()
 
     return generate
-
-
-sum_tall_block = _intrinsic(_generate_tall(None))
-"""Kernels of any width."""
-sum_tall_5_block = _intrinsic(_generate_tall(5))
-"""Kernels 5 wide."""
-sum_tall_7_block = _intrinsic(_generate_tall(7))
-"""Kernels 7 wide; wider ones gain nothing from being written out, and lose from 15 on."""
-sum_column_block = _intrinsic(_generate_column())
-"""Kernels 1 wide."""
