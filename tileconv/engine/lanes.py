@@ -202,7 +202,7 @@ def _intrinsic(generate: Callable[..., Any]) -> Any:
 
 
 def chosen_block(generators: dict[int, Callable[..., Any]]) -> Any:
-    """Return a function of Numba's with the arguments of `sum_block` and, last, which one: a literal."""
+    """Return a function with the arguments of `sum_block` and, last, which of them: a literal."""
 
     def typer(
         typingctx: Any,
