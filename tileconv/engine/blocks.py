@@ -25,11 +25,11 @@ from tileconv.engine.lanes import (
     sum_short_block,
 )
 from tileconv.engine.program import Program
-from tileconv.engine.tall import generate_column, generate_tall
+from tileconv.engine.tall import generate_tall
 
-DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7, COLUMN = range(7)
+DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7 = range(6)
 """Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1; those that
-`tileconv.engine.tall` is for, of any width, of 5, 7 and 1."""
+`tileconv.engine.tall` is for, of any width, and 5 or 7 wide in float32."""
 CACHE_LINE = 64
 
 
@@ -46,7 +46,9 @@ def block_for(program: Program) -> int:
         return DENSE_3X3
     if height < ROWS:
         return DENSE
-    return {1: COLUMN, 5: TALL_5, 7: TALL_7}.get(width, TALL)
+    if p.weights.dtype == np.float64:
+        return TALL
+    return {5: TALL_5, 7: TALL_7}.get(width, TALL)
 
 
 def part_of(which: int) -> int:
@@ -108,7 +110,6 @@ _GENERATORS = {
     TALL: generate_tall(None),
     TALL_5: generate_tall(5),
     TALL_7: generate_tall(7),
-    COLUMN: generate_column(),
 }
 sum_chosen_block = chosen_block(_GENERATORS)
 """`sum_block`, of the kind that its last argument, a literal, says."""
