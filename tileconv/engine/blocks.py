@@ -24,31 +24,10 @@ from tileconv.engine.lanes import (
     sum_narrow_sparse_block,
     sum_short_block,
 )
-from tileconv.engine.program import Program
+from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
 from tileconv.engine.tall import generate_tall
 
-DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7 = range(6)
-"""Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1; those that
-`tileconv.engine.tall` is for, of any width, and 5 or 7 wide in float32."""
 CACHE_LINE = 64
-
-
-def block_for(program: Program) -> int:
-    """Return which block the sums of a program are made in."""
-    p = program
-    kernels, bands, height, width = p.weights.shape
-    if p.sparse:
-        return SPARSE
-    plain = kernels == bands == p.overlap == p.stride[1] == 1
-    if not plain or not np.array_equal(p.offsets, np.arange(width)):
-        return DENSE
-    if (height, width) == (3, 3):
-        return DENSE_3X3
-    if height < ROWS:
-        return DENSE
-    if p.weights.dtype == np.float64:
-        return TALL
-    return {5: TALL_5, 7: TALL_7}.get(width, TALL)
 
 
 def part_of(which: int) -> int:
@@ -152,7 +131,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
     lines .. apart  see `tileconv.engine.lanes.sum_block`
-    which           see `block_for`
+    which           see `tileconv.engine.program.Program.block`
     out             address of the first output; the next row lies ``pitch`` numbers further on
     buffer          pointer to float, room for a block: those that stick out go there first
     ahead           pointer to addresses of input rows to fetch into the cache meanwhile, ``step``

@@ -21,8 +21,6 @@ import numpy as np
 from tileconv.convolution import Taps
 from tileconv.engine.bank import CHUNK, Bank, fits
 from tileconv.engine.blocks import (
-    SPARSE,
-    block_for,
     input_row,
     part_of,
     summer,
@@ -81,8 +79,8 @@ class Direct:
         correlate(
             (
                 dealer(planes.dtype, out.dtype),
-                summer(out.dtype, self._block),
-                summer(out.dtype, part_of(self._block)),
+                summer(out.dtype, p.block),
+                summer(out.dtype, part_of(p.block)),
             ),
             address(planes),
             planes.shape,
@@ -93,7 +91,7 @@ class Direct:
             p.weights.shape,
             tables[2],
             p.sampling,
-            (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size, counts[0]),
+            (p.ring, p.row_size(columns), columns, p.reach, p.block, ring_size, counts[0]),
             numbers,
             (address(floats), address(numbers), *fixed),
         )
@@ -114,11 +112,6 @@ class Direct:
         """The same as a matrix product; None if fields share pixels."""
         p = self.program
         return Bank.of(p) if p is not None and fits(p) else None
-
-    @cached_property
-    def _block(self) -> int:
-        """Which block the sums are made in."""
-        return SPARSE if self.program is None else block_for(self.program)
 
 
 @loop

@@ -21,6 +21,9 @@ LONG_REACH = 512
 """A strip is at least as wide as its taps reach, up to this: all of the reach is dealt out again
 for every strip."""
 CACHE_LINE = 64
+DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7 = range(6)
+"""Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1; those that
+`tileconv.engine.tall` is for, of any width, and 5 or 7 wide in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,23 @@ class Program:
         packed = np.zeros((groups * ROWS, self.weights[0].size), self.weights.dtype)
         packed[:kernels] = self.weights.reshape(kernels, -1)
         return np.ascontiguousarray(packed.reshape(groups, ROWS, -1).transpose(0, 2, 1))
+
+    @cached_property
+    def block(self) -> int:
+        """Which block the sums are made in, DENSE and so on."""
+        kernels, bands, height, width = self.weights.shape
+        if self.sparse:
+            return SPARSE
+        plain = kernels == bands == self.overlap == self.stride[1] == 1
+        if not plain or not np.array_equal(self.offsets, np.arange(width)):
+            return DENSE
+        if (height, width) == (3, 3):
+            return DENSE_3X3
+        if height < ROWS:
+            return DENSE
+        if self.weights.dtype == np.float64:
+            return TALL
+        return {5: TALL_5, 7: TALL_7}.get(width, TALL)
 
     @cached_property
     def lanes(self) -> int:

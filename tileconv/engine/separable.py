@@ -14,7 +14,6 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine.blocks import (
-    block_for,
     input_row,
     part_of,
     row_summer,
@@ -127,14 +126,13 @@ class Separable:
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             buffer = np.empty(ROWS * WIDE * down.lanes, dtype)
             tables = (lines, along.phases, places, taps, along.weights, _ONE_STEP)
-            block = block_for(down)
             more = (sums, steps, ahead, buffer, _HERE, down.weights)
             correlate(
                 (
                     dealer(planes.dtype, dtype),
                     row_summer(dtype),
-                    summer(dtype, block),
-                    summer(dtype, part_of(block)),
+                    summer(dtype, down.block),
+                    summer(dtype, part_of(down.block)),
                 ),
                 address(planes),
                 planes.shape,
@@ -145,7 +143,7 @@ class Separable:
                 down.weights.shape,
                 (along.stride[1], along.reach, taps.size),
                 down.sampling,
-                (down.ring, between, columns, block),
+                (down.ring, between, columns, down.block),
                 steps,
                 ahead,
                 tuple(address(table) for table in tables),
