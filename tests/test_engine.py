@@ -12,8 +12,8 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
+from tileconv.engine.bank import CHUNK, STREAMED_BYTES, TOGETHER
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
-from tileconv.engine.direct import CHUNK
 from tileconv.engine.program import lay_out
 from tileconv.engine.separable import factor
 from tileconv.geometry import Axis
@@ -107,6 +107,33 @@ def layouts(array):
     locked = array.copy()
     locked.setflags(write=False)
     yield locked
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "shape", [(3, 3), (4, 4), (5, 5), (4, 7), (9, 7), (12, 8), (5, 1)], ids=str
+)
+def test_a_dense_kernel_has_the_bits_of_its_place_in_a_bank(shape, dtype):
+    # alone at stride 1 it has a block of its own, made for its width
+    image = RNG.normal(size=(50, 131)).astype(dtype)
+    kernel = RNG.normal(size=shape)
+    assert choice(kernel, dtype=dtype) is DIRECT
+    bank = tileconv.convolve(image, np.stack([kernel, RNG.normal(size=kernel.shape)]))
+    assert tileconv.convolve(image, kernel).tobytes() == bank[0].tobytes()
+
+
+@pytest.mark.parametrize("holes", [False, True], ids=["dense", "holes"])
+def test_kernels_of_a_bank_whose_fields_lie_apart_have_the_bits_they_have_alone(holes):
+    # more kernels than go over a strip together, and results that are written past the caches
+    kernels = RNG.normal(size=(4 * TOGETHER + 3, 2, 3, 4))
+    if holes:
+        kernels *= RNG.random(kernels.shape) < 0.7
+    image = RNG.integers(0, 60000, (2, 530, 601)).astype(np.uint16)
+    together = tileconv.convolve(image, kernels, stride=(4, 4), threads=1)
+    assert together.nbytes > STREAMED_BYTES
+    for kernel, plane in zip(kernels, together, strict=True):
+        alone = tileconv.convolve(image, kernel[None], stride=(4, 4))
+        assert alone[0].tobytes() == plane.tobytes()
 
 
 @given(st.data())

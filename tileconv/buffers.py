@@ -96,7 +96,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 # results of array calls
 
-KEPT_SHARE = 32
+KEPT_SHARE = 16
 """One part in this many of the machine's memory may lie ready for the next result."""
 VARIABLE = "TILECONV_KEEP_BYTES"
 """Environment variable: bytes of freed results that are kept ready; 0 keeps none."""

@@ -167,7 +167,7 @@ class Convolution:
         """Return which outputs come from which bands, with weights as numbers of ``dtype``."""
         self.outputs(bands)
         kernels = self.weights.reshape(self.count, -1, *self.kernel_shape)
-        taps = tuple(_taps(kernel, dtype) for kernel in kernels)
+        taps = _taps_of(kernels, dtype)
         if not self.mixes_bands:
             k = self.count
             return tuple(
@@ -194,21 +194,33 @@ class Convolution:
         return lay_out(shape, self.kernel_shape, self.stride, self.dilation, self.padding)
 
 
-def _taps(kernel: np.ndarray, dtype: np.dtype) -> Taps:
-    """Return the non-zero weights of ``kernel`` (bands, kh, kw)."""
-    band, y, x = np.nonzero(kernel)
-    exact = kernel[band, y, x]
+def _taps_of(kernels: np.ndarray, dtype: np.dtype) -> tuple[Taps, ...]:
+    """Return the non-zero weights of each of ``kernels`` (M, bands, kh, kw).
+
+    Kernels without a zero share their tables of places: banks of hundreds of them are common.
+    """
     with np.errstate(over="ignore", under="ignore"):
-        weights = exact.astype(dtype)
+        numbers = kernels.astype(dtype)
     # A weight too small for the dtype is still a tap: missing data under it count.
     least = np.finfo(dtype).smallest_subnormal
-    weights = np.where(weights == 0, np.copysign(least, exact), weights).astype(dtype)
-    if not np.isfinite(weights).all():
+    lost = (numbers == 0) & (kernels != 0)
+    numbers[lost] = np.copysign(least, kernels[lost])
+    if not np.isfinite(numbers).all():
         raise ConvolutionError(
             f"a weight is beyond the range of {dtype}, the dtype of the computation; "
             "ask for dtype float64"
         )
-    return Taps(band, y, x, weights, exact)
+    if kernels.all():
+        band, y, x = np.nonzero(kernels[0])
+        return tuple(
+            Taps(band, y, x, own.ravel(), exact.ravel())
+            for own, exact in zip(numbers, kernels, strict=True)
+        )
+    places = [np.nonzero(kernel) for kernel in kernels]
+    return tuple(
+        Taps(band, y, x, own[band, y, x], exact[band, y, x])
+        for (band, y, x), own, exact in zip(places, numbers, kernels, strict=True)
+    )
 
 
 def check_weights(kernel: ArrayLike) -> np.ndarray:

@@ -11,23 +11,28 @@ from tileconv.engine.lanes import (
     ROWS,
     WIDE,
     address_at,
+    chosen_block,
     float_to,
+    generate_block,
+    generate_square,
     lanes,
     pixel_at,
     pixel_bytes,
     pointer_like,
     prefetch,
-    sum_3x3_block,
-    sum_block,
     sum_long_block,
     sum_narrow_sparse_block,
     sum_short_block,
-    sum_sparse_block,
 )
+from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
+from tileconv.engine.tall import generate_tall
 
-DENSE, SPARSE, DENSE_3X3 = 0, 1, 2
-"""Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1."""
 CACHE_LINE = 64
+
+
+def part_of(which: int) -> int:
+    """Return the block for fewer than ROWS output rows of a kernel whose block is ``which``."""
+    return SPARSE if which == SPARSE else DENSE
 
 
 @loop
@@ -77,12 +82,29 @@ def write_places(places, at, first, layout, weights_shape, taps):  # type: ignor
                 at += 1
 
 
+_GENERATORS = {
+    DENSE: generate_block(WIDE),
+    SPARSE: generate_block(WIDE, sparse=True),
+    DENSE_3X3: generate_square(3),
+    TALL: generate_tall(None),
+    TALL_5: generate_tall(5),
+    TALL_7: generate_tall(7),
+}
+sum_chosen_block = chosen_block(_GENERATORS)
+"""`sum_block`, of the kind that its last argument, a literal, says."""
+
+
 @cache
-def summer(number: np.dtype) -> np.uintp:
-    """Return the address of `_sum_rows` for lines of a dtype."""
+def summer(number: np.dtype, which: int) -> np.uintp:
+    """Return the address of `_sum_rows` for lines of a dtype and a kind of block.
+
+    Each kind is compiled by itself: with several of them in one function the compiler's
+    registers run out, and all become slower, by up to a seventh.
+    """
     floats, index = types.CPointer(from_dtype(number)), types.CPointer(types.intp)
     addresses, i, u = types.CPointer(types.uintp), types.intp, types.uintp
-    kinds = (floats, i, index, i, index, i, floats, i, i, u, i, i, floats, addresses, i, i, i)
+    kind = types.literal(which)
+    kinds = (floats, i, index, i, index, i, floats, i, kind, u, i, i, floats, addresses, i, i, i)
     return address_of(_sum_rows, types.void(*kinds))
 
 
@@ -109,7 +131,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
     lines .. apart  see `tileconv.engine.lanes.sum_block`
-    which           DENSE, SPARSE or DENSE_3X3
+    which           see `tileconv.engine.program.Program.block`
     out             address of the first output; the next row lies ``pitch`` numbers further on
     buffer          pointer to float, room for a block: those that stick out go there first
     ahead           pointer to addresses of input rows to fetch into the cache meanwhile, ``step``
@@ -154,36 +176,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
                 next_row,
                 more != 0,
             )
-        elif which == SPARSE:
-            sum_sparse_block(
-                lines,
-                x,
-                steps,
-                step_count,
-                places,
-                place_count,
-                weights,
-                apart,
-                where,
-                next_row,
-                more != 0,
-            )
-        elif which == DENSE_3X3 and count == ROWS:
-            sum_3x3_block(
-                lines,
-                x,
-                steps,
-                step_count,
-                places,
-                place_count,
-                weights,
-                apart,
-                where,
-                next_row,
-                more != 0,
-            )
         else:
-            sum_block(
+            sum_chosen_block(
                 lines,
                 x,
                 steps,
@@ -195,6 +189,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
                 where,
                 next_row,
                 more != 0,
+                which,
             )
         if not whole:
             for j in range(count):

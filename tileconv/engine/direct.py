@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 
 from tileconv.convolution import Taps
+from tileconv.engine.bank import CHUNK, Bank, fits
 from tileconv.engine.blocks import (
-    DENSE,
-    DENSE_3X3,
-    SPARSE,
     input_row,
+    part_of,
     summer,
     write_places,
     write_row_steps,
@@ -35,9 +34,6 @@ from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.streamed import Streamed
 
-CHUNK = 192
-"""Taps of a bank that are added at a time: their pixels stay in the first-level cache (18 KiB)
-while all kernels go over them."""
 INDEX = 8
 """Bytes of an intp."""
 
@@ -64,6 +60,8 @@ class Direct:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         if self.program is None:
             return 0
+        if self._bank is not None:
+            return self._bank.scratch_bytes()
         return (self.streamed or self.program).scratch_bytes(width)
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
@@ -77,6 +75,9 @@ class Direct:
         if p is None:
             out[:] = 0
             return
+        if self._bank is not None:
+            self._bank.run(planes, out)
+            return
         if self.streamed is not None:
             self.streamed.run(planes, out)
             return
@@ -87,7 +88,11 @@ class Direct:
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
         correlate(
-            (dealer(planes.dtype, out.dtype), summer(out.dtype)),
+            (
+                dealer(planes.dtype, out.dtype),
+                summer(out.dtype, p.block),
+                summer(out.dtype, part_of(p.block)),
+            ),
             address(planes),
             planes.shape,
             planes.strides,
@@ -97,7 +102,7 @@ class Direct:
             p.weights.shape,
             tables[2],
             p.sampling,
-            (p.ring, p.row_size(columns), columns, p.reach, self._block, ring_size, counts[0]),
+            (p.ring, p.row_size(columns), columns, p.reach, p.block, ring_size, counts[0]),
             numbers,
             (lines, address(numbers), *fixed),
         )
@@ -115,13 +120,10 @@ class Direct:
         return found
 
     @cached_property
-    def _block(self) -> int:
-        """Which block the sums are made in."""
+    def _bank(self) -> Bank | None:
+        """The same as a matrix product; None if fields share pixels."""
         p = self.program
-        if p is None or p.sparse:
-            return SPARSE
-        small = p.weights.shape == (1, 1, 3, 3) and p.stride[1] == 1 and p.overlap == 1
-        return DENSE_3X3 if small and p.offsets.tolist() == [0, 1, 2] else DENSE
+        return Bank.of(p) if p is not None and fits(p) else None
 
 
 @loop
@@ -142,7 +144,7 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs, strip by strip. It knows no dtype: `functions` do.
 
-    functions  addresses from `dealer` and `summer`
+    functions  addresses from `dealer` and, for ROWS rows and for fewer, `summer`
     source     address of the first pixel (uintp); shape (bands, H, W), strides in bytes
     target     address of the first output; out_shape (kernels, OH, OW); out_pitch: numbers from
                one kernel and one row to the next, bytes of a number
@@ -157,7 +159,7 @@ def correlate(  # type: ignore[no-untyped-def]
     tables     addresses: the ring and then room for a block, float; numbers; phases and places
                (see `tileconv.engine.lines`); taps; weights
     """
-    deal, sum_rows = functions
+    deal, sum_whole, sum_part = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
     ring, row_size, most_columns, reach, which, ring_size, first_ahead = layout
     lines_at, steps_at, phases_at, places_at, taps_at, weights_at = tables
@@ -219,7 +221,7 @@ def correlate(  # type: ignore[no-untyped-def]
                             numbers[1] = count
                             numbers[2] = kernel * all_taps + chunk
                             call_at(
-                                sum_rows,
+                                sum_whole if count == ROWS else sum_part,
                                 lines_at,
                                 columns,
                                 steps_at,
@@ -244,7 +246,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         numbers, i * overlap, (ring, row_size), weights_shape, overlap, count
                     )
                     call_at(
-                        sum_rows,
+                        sum_whole if count == ROWS else sum_part,
                         lines_at,
                         columns,
                         steps_at,

@@ -93,7 +93,7 @@ def _shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: Sequence[in
 # sums
 
 
-def _generate_block(wide: int, *, rows: int = ROWS, sparse: bool = False) -> Callable[..., Any]:
+def generate_block(wide: int, *, rows: int = ROWS, sparse: bool = False) -> Callable[..., Any]:
     """Return the code generator of one block of ``rows`` times ``wide`` vectors of sums."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
@@ -204,7 +204,39 @@ def _intrinsic(generate: Callable[..., Any]) -> Any:
     return _step(typer)
 
 
-sum_block = _intrinsic(_generate_block(WIDE))
+def chosen_block(generators: dict[int, Callable[..., Any]]) -> Any:
+    """Return a function with the arguments of `sum_block` and, last, which of them: a literal."""
+
+    def typer(
+        typingctx: Any,
+        lines: Any,
+        column: Any,
+        steps: Any,
+        step_count: Any,
+        places: Any,
+        place_count: Any,
+        weights: Any,
+        apart: Any,
+        out: Any,
+        pitch: Any,
+        more: Any,
+        which: Any,
+    ) -> Any:
+        if not isinstance(which, types.IntegerLiteral):
+            return None  # Numba asks again with the literal
+        chosen = generators[which.literal_value]
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return chosen(context, builder, signature, args[:-1])
+
+        i = types.intp
+        kinds = lines, i, steps, i, places, i, weights, i, types.uintp, i, types.boolean, which
+        return types.void(*kinds), generate
+
+    return _step(typer)
+
+
+sum_block = _intrinsic(generate_block(WIDE))
 """Sum up a block of outputs. Arguments:
 
 lines               pointer to float
@@ -221,15 +253,14 @@ more                the sums go on from what lies at ``out``, instead of from 0
 All ROWS rows are written, WIDE vectors each. Every sum adds its taps step by
 step in the order of ``places``, each by one fused multiply-add.
 """
-sum_sparse_block = _intrinsic(_generate_block(WIDE, sparse=True))
-"""`sum_block` that passes over weights of 0: they are no taps."""
-sum_narrow_sparse_block = _intrinsic(_generate_block(1, sparse=True))
-"""`sum_sparse_block` of one vector a row, for what is left at the end of the rows."""
+sum_narrow_sparse_block = _intrinsic(generate_block(1, sparse=True))
+"""`sum_block` of one vector a row, for what is left at the end of the rows; weights of 0 are passed
+over."""
 LONG = 8
 """Vectors of sums in a block of a single row."""
-sum_long_block = _intrinsic(_generate_block(LONG, rows=1))
+sum_long_block = _intrinsic(generate_block(LONG, rows=1))
 """`sum_block` of a single row of LONG vectors."""
-sum_short_block = _intrinsic(_generate_block(1, rows=1))
+sum_short_block = _intrinsic(generate_block(1, rows=1))
 """`sum_block` of a single vector."""
 
 
@@ -312,8 +343,12 @@ add_narrow_to_1, add_narrow_to_2, add_narrow_to_3, add_narrow_to_4 = (
 )
 
 
-def _generate_square(size: int) -> Callable[..., Any]:
-    """Return the code generator of output rows of a dense kernel at stride 1, unrolled."""
+def generate_square(size: int) -> Callable[..., Any]:
+    """Return the code generator of output rows of a dense kernel at stride 1, from 0, unrolled.
+
+    Larger kernels than 3 x 3 gain nothing from being unrolled: the compiler moves loads away
+    from their use and runs out of registers.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         lines, column, steps_at, _, _, _, weights_at, _, out, pitch, _ = args
@@ -350,14 +385,6 @@ def _generate_square(size: int) -> Callable[..., Any]:
         return context.get_dummy_value()
 
     return generate
-
-
-sum_3x3_block = _intrinsic(_generate_square(3))
-"""`sum_block` for output rows of a dense 3 x 3 kernel at stride 1, from 0.
-
-Larger kernels gain nothing from being unrolled: the compiler moves loads away
-from their use and runs out of registers.
-"""
 
 
 # pixels

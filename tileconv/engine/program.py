@@ -21,6 +21,9 @@ LONG_REACH = 512
 """A strip is at least as wide as its taps reach, up to this: all of the reach is dealt out again
 for every strip."""
 CACHE_LINE = 64
+DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7 = range(6)
+"""Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1; those that
+`tileconv.engine.tall` is for, of any width, and 5 or 7 wide in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,34 @@ class Program:
     def sparse(self) -> bool:
         """Some weight is 0."""
         return not self.weights.all()
+
+    @cached_property
+    def packed(self) -> np.ndarray:
+        """Weights as the loops read them: those of ROWS kernels of a bank side by side."""
+        kernels = self.weights.shape[0]
+        if kernels == 1:
+            return self.weights
+        groups = -(-kernels // ROWS)
+        packed = np.zeros((groups * ROWS, self.weights[0].size), self.weights.dtype)
+        packed[:kernels] = self.weights.reshape(kernels, -1)
+        return np.ascontiguousarray(packed.reshape(groups, ROWS, -1).transpose(0, 2, 1))
+
+    @cached_property
+    def block(self) -> int:
+        """Which block the sums are made in, DENSE and so on."""
+        kernels, bands, height, width = self.weights.shape
+        if self.sparse:
+            return SPARSE
+        plain = kernels == bands == self.overlap == self.stride[1] == 1
+        if not plain or not np.array_equal(self.offsets, np.arange(width)):
+            return DENSE
+        if (height, width) == (3, 3):
+            return DENSE_3X3
+        if height < ROWS:
+            return DENSE
+        if self.weights.dtype == np.float64:
+            return TALL
+        return {5: TALL_5, 7: TALL_7}.get(width, TALL)
 
     @cached_property
     def lanes(self) -> int:
@@ -139,14 +170,18 @@ class Program:
 
 def lay_out(stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> Program | None:
     """Lay out kernels of one dtype; None if none of them has a tap."""
-    height = max((int(t.y.max(initial=-1)) for t in kernels), default=-1) + 1
+    tables = {id(t.x): t for t in kernels}.values()  # dense kernels share theirs
+    height = max((int(t.y.max(initial=-1)) for t in tables), default=-1) + 1
     if not height:
         return None
-    columns = np.unique(np.concatenate([t.x for t in kernels]))
+    columns = np.unique(np.concatenate([t.x for t in tables]))
     dtype = kernels[0].weights.dtype
     weights = np.zeros((len(kernels), bands, height, columns.size), dtype)
     for plane, taps in zip(weights, kernels, strict=True):
-        plane[taps.band, taps.y, np.searchsorted(columns, taps.x)] = taps.weights
+        if taps.weights.size == plane.size:  # all there are, in their one order
+            plane[...] = taps.weights.reshape(plane.shape)
+        else:
+            plane[taps.band, taps.y, np.searchsorted(columns, taps.x)] = taps.weights
     common = int(np.gcd(stride[0], dilation[0]))
     return Program(
         weights=weights,

@@ -15,9 +15,8 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine.blocks import (
-    DENSE,
-    SPARSE,
     input_row,
+    part_of,
     row_summer,
     summer,
     write_row_steps,
@@ -133,7 +132,12 @@ class Separable:
             steps = np.empty(3 * down.ring, np.intp)
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             correlate(
-                (dealer(planes.dtype, dtype), row_summer(dtype), summer(dtype)),
+                (
+                    dealer(planes.dtype, dtype),
+                    row_summer(dtype),
+                    summer(dtype, down.block),
+                    summer(dtype, part_of(down.block)),
+                ),
                 address(planes),
                 planes.shape,
                 planes.strides,
@@ -143,7 +147,7 @@ class Separable:
                 down.weights.shape,
                 (along.stride[1], along.reach, along.offsets.size),
                 down.sampling,
-                (down.ring, sizes[1] // down.ring, columns, SPARSE if down.sparse else DENSE),
+                (down.ring, sizes[1] // down.ring, columns, down.block),
                 steps,
                 ahead,
                 (lines, *fixed[:5]),
@@ -221,11 +225,11 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs of one kernel on one band, strip by strip.
 
-    functions       addresses from `dealer`, `row_summer` and `summer`
+    functions       addresses from `dealer`, `row_summer` and, for ROWS rows and for fewer, `summer`
     weights_shape   (1, 1, height, 1), of the pass down the columns
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column
-    layout          rows of sums in the ring, numbers in each, columns in a strip, DENSE or SPARSE
+    layout          rows of sums in the ring, numbers in each, columns in a strip, which block
     along_tables    addresses: the lines of an input row; phases, places, taps and weights of the
                     pass along the rows; its one step
     tables          addresses: the ring of sums; steps; ahead; room for a block; where along a row
@@ -233,7 +237,7 @@ def correlate(  # type: ignore[no-untyped-def]
 
     What is not named here is as for `tileconv.engine.direct.correlate`.
     """
-    deal, sum_row, sum_rows = functions
+    deal, sum_row, sum_whole, sum_part = functions
     lines_at, phases_at, places_at, taps_at, row_weights_at, one_step_at = along_tables
     sums_at, steps_at, ahead_at, buffer_at, here_at, weights_at = tables
     stride_x, reach, row_taps = along
@@ -288,7 +292,7 @@ def correlate(  # type: ignore[no-untyped-def]
                     steps, i * overlap, (ring, row_size), weights_shape, overlap, count
                 )
                 call_at(
-                    sum_rows,
+                    sum_whole if count == ROWS else sum_part,
                     sums_at,
                     columns,
                     steps_at,

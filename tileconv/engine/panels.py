@@ -1,0 +1,162 @@
+"""The inner loop of a bank: kernels times places, as in a matrix product.
+
+A panel holds the pixels of WIDE vectors of neighbouring outputs, tap by tap,
+side by side in memory, so that all kernels of a bank read them from the
+first-level cache in whole vectors. Weights lie as they are read too, those of
+ROWS kernels for each tap. Every sum still adds its own taps in their one order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from tileconv.engine.lanes import (
+    _INDEX,
+    ROWS,
+    WIDE,
+    _constant_index,
+    _fma,
+    _lanes,
+    _load,
+    _splat,
+    _step,
+    _store,
+)
+
+UNROLLED = 4
+"""Taps in a step of the loop: its own instructions are then few."""
+
+
+def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
+    """Return the code generator of ROWS times WIDE vectors of sums of one panel."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
+        panel, places, weights, count, sums_at, apart, more = args
+        number = signature.args[0].dtype
+        kind, size = context.get_data_type(number), number.bitwidth // 8
+        vector = ir.VectorType(kind, _lanes(number))
+        fma = _fma(builder, vector)
+        sums = [[cgutils.alloca_once(builder, vector) for _ in range(WIDE)] for _ in range(ROWS)]
+        zero = ir.Constant(kind, 0.0)
+        for register in (register for row in sums for register in row):
+            builder.store(ir.Constant(vector, [zero] * vector.count), register)
+
+        def kept() -> Any:
+            row_at = builder.inttoptr(sums_at, kind.as_pointer())
+            for row in sums:
+                for i, register in enumerate(row):
+                    yield register, builder.gep(row_at, [_constant_index(i * vector.count)])
+                row_at = builder.gep(row_at, [apart])
+
+        with builder.if_then(more):
+            for register, place in kept():
+                builder.store(_load(builder, place, vector, size), register)
+        places_at = cgutils.alloca_once_value(builder, places)
+        weights_at = cgutils.alloca_once_value(builder, weights)
+
+        def add_taps(taps: int) -> None:
+            place_at, weight_at = builder.load(places_at), builder.load(weights_at)
+            for tap in range(taps):
+                own = builder.load(builder.gep(place_at, [_constant_index(tap)]))
+                line = builder.gep(panel, [own])
+                pixels = []
+                for i in range(WIDE):
+                    at = _constant_index(i * vector.count)
+                    pixels.append(_load(builder, builder.gep(line, [at]), vector, size))
+                for j, row in enumerate(sums):
+                    at = _constant_index(tap * ROWS + j)
+                    scalar = builder.load(builder.gep(weight_at, [at]))
+
+                    def add(row: Any = row, scalar: Any = scalar, pixels: Any = pixels) -> None:
+                        factor = _splat(builder, scalar, vector)
+                        for register, pixel in zip(row, pixels, strict=True):
+                            done = builder.load(register)
+                            builder.store(builder.call(fma, [factor, pixel, done]), register)
+
+                    if sparse:
+                        with builder.if_then(builder.fcmp_unordered("!=", scalar, zero)):
+                            add()
+                    else:
+                        add()
+            builder.store(builder.gep(place_at, [_constant_index(taps)]), places_at)
+            builder.store(builder.gep(weight_at, [_constant_index(taps * ROWS)]), weights_at)
+
+        unrolled = 1 if sparse else UNROLLED
+        steps = builder.udiv(count, _constant_index(unrolled))
+        with cgutils.for_range(builder, steps, intp=_INDEX):
+            add_taps(unrolled)
+        if unrolled > 1:
+            left = builder.urem(count, _constant_index(unrolled))
+            with cgutils.for_range(builder, left, intp=_INDEX):
+                add_taps(1)
+        for register, place in kept():
+            _store(builder, builder.load(register), place, size)
+        return context.get_dummy_value()
+
+    return generate
+
+
+def _panel_step(generate: Callable[..., Any]) -> Any:
+    """Return a function of Numba's with the arguments of `sum_panel`."""
+
+    def typer(
+        typingctx: Any,
+        panel: Any,
+        places: Any,
+        weights: Any,
+        count: Any,
+        sums: Any,
+        apart: Any,
+        more: Any,
+    ) -> Any:
+        kinds = panel, places, weights, types.intp, types.uintp, types.intp, types.boolean
+        return types.void(*kinds), generate
+
+    return _step(typer)
+
+
+sum_panel = _panel_step(_generate_panel(sparse=False))
+"""Sum up ROWS kernels times WIDE vectors of outputs. Arguments:
+
+panel          pointer to float, the pixels
+places, count  pointer to intp: where in the panel the pixels of each tap lie, WIDE vectors
+weights        pointer to float, ROWS of them for each tap
+sums, apart    address of the first sum; those of the next kernel lie ``apart`` numbers further on
+more           the sums go on from what lies there, instead of from 0
+
+Every sum adds its taps in the order of ``places``, each by one fused multiply-add.
+"""
+sum_sparse_panel = _panel_step(_generate_panel(sparse=True))
+"""`sum_panel` that passes over weights of 0: they are no taps."""
+
+
+@_step
+def stream(typingctx: Any, source: Any, target: Any) -> Any:
+    """Write a vector from ``source``, a pointer to float, past the caches to an aligned address."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
+        number = signature.args[0].dtype
+        vector = ir.VectorType(context.get_data_type(number), _lanes(number))
+        value = _load(builder, args[0], vector, number.bitwidth // 8)
+        place = builder.inttoptr(args[1], vector.as_pointer())
+        stored = builder.store(value, place)
+        stored.align = vector.count * number.bitwidth // 8
+        once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        stored.set_metadata("nontemporal", once)
+        return context.get_dummy_value()
+
+    return types.void(source, types.uintp), generate
+
+
+@_step
+def settle_streams(typingctx: Any) -> Any:
+    """Have all that was written past the caches be seen before anything that is written later."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
