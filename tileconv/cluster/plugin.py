@@ -17,12 +17,11 @@ class RunPlugin(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Set the environment first: GDAL and Numba look at it when they are loaded."""
-        del worker
         for name, value in self._settings.items():
             os.environ.setdefault(name, value)
         from tileconv.cluster.worker import register  # noqa: PLC0415 - after the settings
 
-        register(self._key, self._packed)
+        register(self._key, self._packed, worker.state.nthreads)
 
     def teardown(self, worker: Any) -> None:
         """Let go of the run."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
+from tileconv.cluster.lanes import missing_ranges
 from tileconv.cluster.plugin import RunPlugin
 from tileconv.cluster.submission import check_connected, lost_scheduler, submit_bounded
 from tileconv.cluster.worker import PartWork, forget, probe, run_part, without_parts
@@ -337,11 +338,10 @@ class _Run:
 
     def _compute(self) -> None:
         assert self.plan.parts is not None
-        finished = set(self.manifest.parts)
         entries = self.manifest.parts.values()
         self._tiles_done = sum(entry["tiles"] for entry in entries)
         self._retried = sum(entry["attempt"] - 1 for entry in entries)
-        missing = (n for n in range(self.plan.parts.count) if n not in finished)
+        missing = missing_ranges(self.plan.parts.count, self.manifest.parts)
         try:
             submit_bounded(
                 self.client,
@@ -351,6 +351,7 @@ class _Run:
                 killed=self._killed,
                 look=self._look,
                 name=f"tileconv-{self.run_key}",
+                most=self.plan.parts.most_runs,
             )
         finally:
             with ExitStack() as stack:
