@@ -12,6 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from tileconv.cluster.assembly import Assembler, StoreOutput, stored_as
 from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
@@ -22,6 +23,7 @@ from tileconv.cluster.worker import PartWork, forget, probe, run_part, without_p
 from tileconv.errors import (
     ClusterError,
     ConfigError,
+    OutputError,
     OutputExistsError,
     TileconvError,
     UnsupportedError,
@@ -34,7 +36,7 @@ from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.cost import BASE_BYTES, GDAL_CACHE_BYTES
 from tileconv.planning.describe import plural, size
 from tileconv.planning.parts import cut_into_parts
-from tileconv.raster.parts import Stored, open_assembly
+from tileconv.raster.parts import open_assembly
 from tileconv.raster.plain import stored_tags
 from tileconv.raster.sink import check_target
 from tileconv.raster.structure import check_complete
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
 
 WORKER_SHARE = 0.6
 """Of a worker's memory that tasks may plan with: dask begins to spill and to pause above it."""
+DAMAGED_TWICE = 1
+"""How often parts that are not what was written are computed again."""
 WORKER_DEATHS = 5
 """How often workers may die while a run is made known to them."""
 SETTINGS = ("NUMBA_CACHE_DIR", "NUMBA_CPU_NAME")
@@ -225,10 +229,13 @@ class _Run:
         manifest = self.manifest
         try:
             self._prepare()
-            self._compute()
-            begun = time.monotonic()
-            written = self._assemble()
-            seconds = time.monotonic() - begun
+            with self._output() as output:
+                self._compute(output)
+                begun = time.monotonic()
+                for scene in self.header.scenes or (self.header,):
+                    self._check_unchanged(scene)
+                written = output.commit()
+                seconds = time.monotonic() - begun
         except BaseException:
             manifest.close()
             if not manifest.parts:
@@ -263,8 +270,6 @@ class _Run:
             folder=manifest.folder,
             token=manifest.header["token"],
         )
-        if self.spec.driver == "Zarr":
-            self._shared_store()
         self.run_key = f"{self.work.key}-{secrets.token_hex(4)}"
         self._reach_workers()
 
@@ -292,12 +297,6 @@ class _Run:
                 del parts[number]
                 if self.spec.driver != "Zarr":
                     work.path(number).unlink(missing_ok=True)
-
-    def _shared_store(self) -> None:
-        from tileconv.raster.zarr_store import SharedStore  # noqa: PLC0415
-
-        with SharedStore(self.spec, self.work.store):
-            pass
 
     # tasks
 
@@ -336,22 +335,25 @@ class _Run:
             if trouble is not None:
                 raise ClusterError(f"{address}: {trouble}")
 
-    def _compute(self) -> None:
-        assert self.plan.parts is not None
-        entries = self.manifest.parts.values()
-        self._tiles_done = sum(entry["tiles"] for entry in entries)
-        self._retried = sum(entry["attempt"] - 1 for entry in entries)
-        missing = missing_ranges(self.plan.parts.count, self.manifest.parts)
+    def _compute(self, output: Assembler | StoreOutput) -> None:
+        """Compute the parts that are missing, and those that turn out to be damaged."""
+        entries = self.manifest.parts
+        for number, entry in entries.items():
+            output.add(number, stored_as(entry))
         try:
-            submit_bounded(
-                self.client,
-                partial(run_part, self.run_key),
-                missing,
-                done=self._done,
-                killed=self._killed,
-                look=self._look,
-                name=f"tileconv-{self.run_key}",
-                most=self.plan.parts.most_runs,
+            for attempt in range(DAMAGED_TWICE + 1):
+                self._tiles_done = sum(entry["tiles"] for entry in entries.values())
+                self._retried = sum(entry["attempt"] - 1 for entry in entries.values())
+                self._compute_missing(output, f"tileconv-{self.run_key}-{attempt}")
+                damaged = output.settle()
+                if not damaged:
+                    return
+                for number in damaged:
+                    del entries[number]
+                    self.work.path(number).unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.manifest.folder}: {plural(len(damaged), 'part')} cannot be read back as "
+                "written, not the second time either; look at that disk, then --resume"
             )
         finally:
             with ExitStack() as stack:
@@ -360,9 +362,22 @@ class _Run:
                     with suppress(OSError, TimeoutError, ValueError):
                         self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
 
-    def _done(self, number: int, entry: dict[str, Any]) -> None:
-        del number
+    def _compute_missing(self, output: Assembler | StoreOutput, name: str) -> None:
+        assert self.plan.parts is not None
+        submit_bounded(
+            self.client,
+            partial(run_part, self.run_key),
+            missing_ranges(self.plan.parts.count, self.manifest.parts),
+            done=partial(self._done, output),
+            killed=self._killed,
+            look=self._look,
+            name=name,
+            most=self.plan.parts.most_runs,
+        )
+
+    def _done(self, output: Assembler | StoreOutput, number: int, entry: dict[str, Any]) -> None:
         self.manifest.add(entry)
+        output.add(number, stored_as(entry))
         self._tiles_done += entry["tiles"]
         self._retried += entry["attempt"] - 1
         self._bytes_here += entry["blocks_decoded"]
@@ -415,20 +430,12 @@ class _Run:
 
     # the output
 
-    def _assemble(self) -> int:
-        """Make one output of the parts; check, sync and rename it."""
-        for scene in self.header.scenes or (self.header,):
-            self._check_unchanged(scene)
+    def _output(self) -> Assembler | StoreOutput:
+        """Return what makes one output of the parts, while others are still computed."""
+        work = self.work
         if self.spec.driver == "Zarr":
-            from tileconv.raster.zarr_store import SharedStore  # noqa: PLC0415
-
-            with SharedStore(self.spec, self.work.store) as store:
-                return store.commit()
-        with open_assembly(self.spec) as sink:
-            for number, entry in self.manifest.parts.items():
-                stored = Stored(entry["bytes_written"], entry["crc32"])
-                sink.add(self.work.part(number), self.work.path(number), stored)
-            return sink.commit()
+            return StoreOutput(self.spec, work.store)
+        return Assembler(open_assembly(self.spec), lambda n: (work.part(n), work.path(n)))
 
     def _check_unchanged(self, scene: Header) -> None:
         from tileconv.raster.metadata import Identity  # noqa: PLC0415
