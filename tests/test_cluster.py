@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ import tileconv
 from tileconv.cluster import worker
 from tileconv.cluster.connect import make_cluster
 from tileconv.cluster.folder import Manifest, run_folder
-from tileconv.cluster.submission import submit_bounded
+from tileconv.cluster.submission import AHEAD, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
 from tileconv.planning.parts import SEAMS, cut_into_parts
@@ -161,7 +162,10 @@ def test_the_bits_are_those_of_a_local_run(client, source, tmp_path, driver, str
     assert names(tmp_path) == ["a.tif", "b.tif", "in.tif"]
     plan = tileconv.plan(tileconv.load_job(describe(source, tmp_path / "c.tif", **keys)))
     parts = cut_into_parts(plan, 3, part=(64, 64))
-    assert report.blocks_decoded == parts.blocks_decoded >= plan.blocks_needed
+    alone = replace(parts, parts=replace(parts.parts, runs=parts.parts.count))
+    # a thread that has come to its end takes over a run, at the price of one more border
+    assert plan.blocks_needed <= parts.blocks_decoded <= report.blocks_decoded
+    assert report.blocks_decoded <= alone.blocks_decoded
     assert report.cluster.parts == parts.parts.count
     assert report.cluster.retries == report.cluster.resumed == 0
     assert sum(part.tiles for part in report.cluster.timings) == report.tiles == plan.tiles.count
@@ -217,22 +221,24 @@ def test_the_plan_decodes_few_blocks_twice(make_raster, tmp_path):
             assert parts.parts.count > 2
 
 
-def test_submission_is_bounded(client):
+def test_submission_is_bounded(client, monkeypatch):
     flying, most, results = set(), [0], []
 
-    def numbers():
-        for number in range(200):
-            flying.add(number)
-            most[0] = max(most[0], len(flying))
-            yield number
+    real = client.map
+
+    def counted(task, numbers, **options):
+        flying.update(numbers)
+        most[0] = max(most[0], len(flying))
+        return real(task, numbers, **options)
 
     def done(number, result):
         flying.discard(number)
         results.append((number, result))
 
-    submit_bounded(client, abs, numbers(), done=done, name="bounded")
-    assert sorted(results) == [(i, i) for i in range(200)]
-    assert most[0] <= 10
+    monkeypatch.setattr(client, "map", counted)
+    submit_bounded(client, abs, [range(150), range(160, 210)], done=done, name="bounded")
+    assert sorted(results) == [(i, i) for i in [*range(150), *range(160, 210)]]
+    assert 3 <= most[0] <= AHEAD * 3
 
 
 # ---- what is wrong at the start
@@ -350,11 +356,11 @@ def test_a_part_that_kills_its_workers_is_named(source, tmp_path):
     finally:
         made.close()
     text = str(caught.value)
-    assert re.search(r"in\.tif: part 32 killed its worker [3-9] times: tiles \(3, 2\)", text), text
+    assert re.search(r"in\.tif: part 19 killed its worker [3-9] times: tiles \(3, 2\)", text), text
     assert "output rows 192 to 255, columns 128 to 191, input rows 192 to 259" in text
     manifest = Manifest(run_folder(target))
     assert manifest.read()
-    assert 32 not in manifest.parts
+    assert 19 not in manifest.parts
     kept = len(manifest.parts)
     assert f"{kept} finished part" in text
     assert kept > 10

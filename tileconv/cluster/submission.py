@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from tileconv.cluster.lanes import Lanes
 from tileconv.errors import ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from distributed import Client, Future
 
@@ -27,6 +28,8 @@ AHEAD = 2
 """Tasks in flight for each thread of the cluster: one runs, the next one waits at the worker."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at the cluster."""
+LOST_SECONDS = 5.0
+"""How long results of finished tasks may take; those of a worker that died since never come."""
 ANYWHERE = ""
 """The worker of a lane of a cluster without workers."""
 
@@ -41,6 +44,10 @@ class Lane(NamedTuple):
 class _Task(NamedTuple):
     future: Future[Any]
     lane: Lane
+
+
+_Outcome = tuple[Any, BaseException | None]
+"""(result, error) of a task."""
 
 
 def submit_bounded(
@@ -97,7 +104,7 @@ class _Submission:
     ) -> None:
         self._client, self._task, self._name, self._most = client, task, name, most
         self._tell_done, self._tell_killed, self._tell_look = done, killed, look
-        self._ended: SimpleQueue[int] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
         self._pending: dict[int, _Task] = {}
         self._tries: Counter[int] = Counter()
         self._busy: Counter[Lane] = Counter()
@@ -133,10 +140,32 @@ class _Submission:
             known = set(self._lanes)  # a lane stays where it is
             lanes = sorted(lanes, key=lambda lane: lane not in known)[: self._most]
         self._lanes = lanes or [Lane(0, ANYWHERE)]
+        self._free_stranded(workers)
         # Where threads are idle they would steal what waits at busy ones
         self._ahead = AHEAD if len(self._lanes) == threads or not workers else 1
         if self._tell_look is not None:
             self._tell_look(len(workers), threads)
+
+    def _free_stranded(self, workers: Mapping[str, int]) -> None:
+        """Submit tasks anew that wait for a worker that is gone.
+
+        dask gives them to any other worker, but not if there was none at that moment: then they
+        wait for the one they were meant for.
+        """
+        gone = {n: t for n, t in self._pending.items() if t.lane.worker not in (*workers, ANYWHERE)}
+        if not gone or not workers:
+            return
+        begun = {tuple(key) for keys in self._client.processing().values() for key in keys}
+        for number, task in gone.items():
+            if task.future.status == "pending" and task.future.key not in begun:
+                self._tries[number] += 1
+                self._take_out(number)
+                self._submit([number], Lane(0, ANYWHERE))
+
+    def _take_out(self, number: int) -> None:
+        task = self._pending.pop(number)
+        self._busy[task.lane] -= 1
+        task.future.release()
 
     def _fill(self, left: Lanes, lanes: Iterable[Lane]) -> None:
         """Give lanes as many tasks as they may have, round after round."""
@@ -165,7 +194,10 @@ class _Submission:
         for number, future in zip(numbers, futures, strict=True):
             self._pending[number] = _Task(future, lane)
             self._busy[lane] += 1
-            future.add_done_callback(lambda _, number=number: self._ended.put(number))
+            self._listen(number, future)
+
+    def _listen(self, number: int, future: Future[Any]) -> None:
+        future.add_done_callback(lambda future: self._ended.put((number, future)))
 
     def _wait(self) -> list[Lane]:
         """Wait for tasks to end, and tell of them; return the lanes that have room now."""
@@ -176,12 +208,14 @@ class _Submission:
             return []
         while not self._ended.empty():
             ended.append(self._ended.get())
-        tasks = {number: self._pending[number] for number in ended}
+        tasks = {n: self._pending[n] for n, future in ended if self._is_pending(n, future)}
         found = self._results([task.future for task in tasks.values()])
-        for (number, task), (result, error) in zip(tasks.items(), found, strict=True):
-            del self._pending[number]
-            self._busy[task.lane] -= 1
-            task.future.release()
+        for (number, task), outcome in zip(tasks.items(), found, strict=True):
+            if outcome is None:
+                self._listen(number, task.future)
+                continue
+            result, error = outcome
+            self._take_out(number)
             if error is not None:
                 self._failed(number, error)
             else:
@@ -189,19 +223,27 @@ class _Submission:
                 self._tell_done(number, result)
         return [task.lane for task in tasks.values() if task.lane in self._lanes]
 
-    def _results(self, futures: list[Future[Any]]) -> list[tuple[Any, BaseException | None]]:
-        """Return (result, error) of tasks that have ended."""
+    def _is_pending(self, number: int, future: Future[Any]) -> bool:
+        """Say whether that is the task in flight of a number, and not one that was given up."""
+        return number in self._pending and self._pending[number].future is future
+
+    def _results(self, futures: list[Future[Any]]) -> list[_Outcome | None]:
+        """Return (result, error) of tasks that have ended; None if a result was lost since."""
         if all(future.status == "finished" for future in futures):
             # all at once: each question to the scheduler takes milliseconds
-            with suppress(KilledWorker):  # of one whose result was lost with its worker since
-                return [(result, None) for result in self._client.gather(futures)]
-        found: list[tuple[Any, BaseException | None]] = []
-        for future in futures:
-            if future.status == "cancelled":
-                raise lost_scheduler()
-            error = future.exception()  # waits, if a result was lost
-            found.append((None, error) if error is not None else (future.result(), None))
-        return found
+            gather = partial(self._client.gather, futures, asynchronous=True)
+            with suppress(KilledWorker, TimeoutError):
+                results = self._client.sync(gather, callback_timeout=LOST_SECONDS)
+                return [(result, None) for result in results]
+        return [self._result(future) for future in futures]
+
+    def _result(self, future: Future[Any]) -> _Outcome | None:
+        if future.status == "cancelled":
+            raise lost_scheduler()
+        with suppress(TimeoutError):
+            error = future.exception(timeout=LOOK_EVERY)
+            return (None, error) if error else (future.result(timeout=LOOK_EVERY), None)
+        return None
 
     def _failed(self, number: int, error: BaseException) -> None:
         """Raise what a task raised, or try it again."""
