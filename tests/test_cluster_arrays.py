@@ -11,16 +11,11 @@ import tileconv
 
 distributed = pytest.importorskip("distributed")
 
-SETTINGS = {
-    "optimization.fuse.active": False,  # dask's fusion forgets where tasks should run
-    "distributed.scheduler.work-stealing": False,  # an idle worker would take chunks
-}
-
 
 @pytest.fixture(scope="module")
 def client():
     with (
-        dask.config.set(SETTINGS),
+        dask.config.set({"distributed.admin.low-level-log-length": 10**6}),  # of transfers
         distributed.LocalCluster(
             n_workers=3, threads_per_worker=1, host="127.0.0.1", dashboard_address=":0"
         ) as cluster,
