@@ -98,8 +98,8 @@ def bring(placed: Placed, array: da.Array, client: Any) -> da.Array:
     with dask.annotate(workers=Homes(placed.workers), allow_other_workers=True):  # type: ignore[attr-defined]
         graph = HighLevelGraph.from_collections(
             placed.name,
-            placed.tasks,  # type: ignore[arg-type]
-            dependencies=[array],
+            placed.tasks,
+            dependencies=[array],  # type: ignore[list-item]
         )
     numbered = da.Array(  # type: ignore[no-untyped-call]
         graph, placed.name, ((1,) * placed.numbers,), meta=np.empty(0, array.dtype)
