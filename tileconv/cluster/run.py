@@ -36,6 +36,7 @@ from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.cost import BASE_BYTES, GDAL_CACHE_BYTES
 from tileconv.planning.describe import plural, size
 from tileconv.planning.parts import cut_into_parts
+from tileconv.raster.part_files import AssembledVRT, missing_parts, restore, stored_bytes
 from tileconv.raster.parts import open_assembly
 from tileconv.raster.plain import stored_tags
 from tileconv.raster.sink import check_target
@@ -135,7 +136,10 @@ def _look_at_leftovers(job: Job, manifest: Manifest, *, resume: bool) -> None:
 
 def _finished(job: Job, header: Header) -> Report | None:
     """Return a report if the output is there, whole, and what the job gives."""
-    if run_folder(job.target).exists() or not os.path.lexists(job.target):
+    left = Manifest(run_folder(job.target))
+    if not os.path.lexists(job.target) or (
+        left.folder.exists() and (job.overwrite or left.is_locked())
+    ):
         return None
     plan = plan_header(job, header)
     wanted = {"CONFIG_SHA256": config_hash(job, plan.convolution), "VERSION": __version__}
@@ -160,8 +164,15 @@ def _finished(job: Job, header: Header) -> Report | None:
         )
     if newer:
         return None
+    if job.layout == "parts" and (lost := missing_parts(job.target)):
+        raise OutputExistsError(
+            f"{job.target}: exists already, but {plural(lost, 'part')} of it are not there; "
+            "start anew with --overwrite"
+        )
+    left.discard()  # of a run that was stopped after it had renamed its output
+    size_now = stored_bytes if job.layout == "parts" else lambda path: path.stat().st_size
     return replace(
-        _report(job, plan, Counts(), 0.0, 0, job.target.stat().st_size, None),
+        _report(job, plan, Counts(), 0.0, 0, size_now(job.target), None),
         tiles=0,
         warnings=("the output was finished already: nothing was done",),
     )
@@ -254,6 +265,8 @@ class _Run:
                     f"{self.job.target}: cannot go on with the interrupted run: "
                     f"{', '.join(different)} changed since; start anew with --overwrite"
                 )
+            if self.spec.layout == "parts":
+                restore(self.job.target, manifest.header["token"], manifest.folder / "parts")
             self._check_parts()
             manifest.go_on()
             self.resumed = len(manifest.parts)
@@ -435,7 +448,12 @@ class _Run:
         work = self.work
         if self.spec.driver == "Zarr":
             return StoreOutput(self.spec, work.store)
-        return Assembler(open_assembly(self.spec), lambda n: (work.part(n), work.path(n)))
+        made = (
+            AssembledVRT(self.spec, work.folder / "parts", work.token)
+            if self.spec.layout == "parts"
+            else open_assembly(self.spec)
+        )
+        return Assembler(made, lambda n: (work.part(n), work.path(n)))
 
     def _check_unchanged(self, scene: Header) -> None:
         from tileconv.raster.metadata import Identity  # noqa: PLC0415

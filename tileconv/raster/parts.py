@@ -81,7 +81,6 @@ class PartSink(GeoTIFFSink):
 
 def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
     """Return the file that holds a part of ``spec``, compressed as its blocks shall be."""
-    quick = {"compress": "zstd", "level": 1} if spec.driver == "COG" else {}
     changed: dict[str, Any] = {
         "path": path,
         "shape": (spec.shape[0], *part.shape),
@@ -90,8 +89,17 @@ def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
         "driver": "GTiff",
         "metadata": Metadata(),
         "threads": 1,
-        **quick,
+        "layout": "single",
     }
+    if spec.driver == "COG":
+        changed |= {"compress": "zstd", "level": 1}
+    if spec.layout == "parts":  # they stay, and are rasters by themselves
+        changed["crs"] = spec.crs
+        changed["metadata"] = replace(spec.metadata, gcps=(), gcps_crs=None, rpcs=None)
+        if spec.transform is not None:
+            a, b, c, d, e, f = spec.transform
+            y, x = part.y[0], part.x[0]
+            changed["transform"] = (a, b, a * x + b * y + c, d, e, d * x + e * y + f)
     return replace(spec, **changed)
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 Driver = Literal["GTiff", "COG", "Zarr"]
+Layout = Literal["single", "parts"]
 LEVEL_OPTIONS = {"deflate": "ZLEVEL", "zstd": "ZSTD_LEVEL"}
 DEFAULT_LEVEL = 1
 """Higher ones save a few per cent of the bytes, and take two to ten times as long."""
@@ -71,6 +72,8 @@ class OutputSpec:
     overwrite: bool = False
     overviews: str = "average"
     """How a COG's overviews are resampled, or none."""
+    layout: Layout = "single"
+    """One file, or a VRT over part files."""
 
     @property
     def blocks(self) -> int:
