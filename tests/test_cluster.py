@@ -356,6 +356,49 @@ def test_what_cannot_be_in_parts(source, tmp_path):
         run(in_parts(source, tmp_path / "b.vrt"))
 
 
+# ---- errors of tasks
+
+
+FAILING_PART = """
+import threading
+import tileconv.cluster.worker as worker
+class Unpicklable(OSError):
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = threading.Lock()
+class Unloadable(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+class Elsewhere(Exception):
+    "Its module is there at the worker only."
+Elsewhere.__module__ = "no_such_module"
+def fail(plan, recipe, source, tile, **options):
+    raise %s
+worker.convolve_tile = fail
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ('Unpicklable("no room")', "no room"),
+        ('Unloadable("this", "that")', "this and that"),
+        ('Elsewhere("far away")', "far away"),
+    ],
+)
+def test_an_error_that_does_not_travel_is_told_all_the_same(source, tmp_path, error, told):
+    (tmp_path / "d").mkdir()
+    made = Cluster(tmp_path / "d", workers=1, preload=FAILING_PART % error)
+    try:
+        child = cli(describe(source, tmp_path / "o.tif"), tmp_path, "--scheduler", made.address)
+        text, _ = child.communicate(timeout=120)
+    finally:
+        made.close()
+    assert child.returncode != 0
+    assert told in text
+    assert names(tmp_path) == ["d", "in.tif", "job.yaml"]
+
+
 # ---- what is wrong at the start
 
 

@@ -94,6 +94,8 @@ def run_on_cluster(
     if resume and (finished := _finished(job, header)) is not None:
         return finished
     check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
+    if job.report:
+        check_target(job.report_path, overwrite=job.overwrite)
     manifest = Manifest(run_folder(job.target))
     _look_at_leftovers(job, manifest, resume=resume)
     with connect(job, client) as connected:
@@ -110,7 +112,6 @@ def _check(job: Job) -> None:
             "process sees the whole; leave the key out"
         )
     if job.report:
-        check_target(job.report_path, overwrite=job.overwrite)
         for each in job.sources:
             check_distinct(each, job.report_path, "the report")
 
