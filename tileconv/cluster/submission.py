@@ -30,6 +30,8 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at the cluster."""
 LOST_SECONDS = 5.0
 """How long results of finished tasks may take; those of a worker that died since never come."""
+FETCH_PAUSE = 3.0
+"""Results are fetched after so many times what that took before: many short tasks at once."""
 ANYWHERE = ""
 """The worker of a lane of a cluster without workers."""
 
@@ -112,21 +114,27 @@ class _Submission:
         self._lanes: list[Lane] = []
         self._ahead = AHEAD
         self._looked = 0.0
+        self._ready: dict[int, _Task] = {}
+        """Tasks that have ended, and whose results are to be fetched."""
+        self._fetch_at = 0.0
 
     def run(self, numbers: Iterable[range]) -> None:
         try:
             self._look()
             left = Lanes(numbers, self._lanes)
             self._fill(left, self._lanes)
-            while self._pending or len(left):
+            while self._pending or self._ready or len(left):
                 free = self._wait() if self._pending else []
-                if not self._pending or time.monotonic() - self._looked >= LOOK_EVERY:
+                if time.monotonic() - self._looked >= LOOK_EVERY or not (self._pending or free):
                     self._look()
                     left.change(self._lanes)
                     free = self._lanes
-                self._fill(left, free)
+                self._fill(left, free)  # threads first, then what they have done
+                if time.monotonic() >= self._fetch_at or not self._pending:
+                    self._fetch()
         except BaseException:
-            cancel(self._client, [task.future for task in self._pending.values()])
+            flying = [*self._pending.values(), *self._ready.values()]
+            cancel(self._client, [task.future for task in flying])
             raise
 
     def _look(self) -> None:
@@ -159,13 +167,13 @@ class _Submission:
         for number, task in gone.items():
             if task.future.status == "pending" and task.future.key not in begun:
                 self._tries[number] += 1
-                self._take_out(number)
+                self._take_out(number).future.release()
                 self._submit([number], Lane(0, ANYWHERE))
 
-    def _take_out(self, number: int) -> None:
+    def _take_out(self, number: int) -> _Task:
         task = self._pending.pop(number)
         self._busy[task.lane] -= 1
-        task.future.release()
+        return task
 
     def _fill(self, left: Lanes, lanes: Iterable[Lane]) -> None:
         """Give lanes as many tasks as they may have, round after round."""
@@ -192,52 +200,66 @@ class _Submission:
             wish = {"workers": [lane.worker], "allow_other_workers": True}
         futures = self._client.map(self._task, numbers, key=keys, pure=False, **wish)
         for number, future in zip(numbers, futures, strict=True):
-            self._pending[number] = _Task(future, lane)
-            self._busy[lane] += 1
-            self._listen(number, future)
+            self._await(number, _Task(future, lane))
 
-    def _listen(self, number: int, future: Future[Any]) -> None:
-        future.add_done_callback(lambda future: self._ended.put((number, future)))
+    def _await(self, number: int, task: _Task) -> None:
+        self._pending[number] = task
+        self._busy[task.lane] += 1
+        task.future.add_done_callback(lambda future: self._ended.put((number, future)))
 
     def _wait(self) -> list[Lane]:
-        """Wait for tasks to end, and tell of them; return the lanes that have room now."""
+        """Wait for tasks to end; return the lanes that have room now."""
+        seconds = LOOK_EVERY
+        if self._ready:
+            seconds = max(self._fetch_at - time.monotonic(), 0)
         try:
-            ended = [self._ended.get(timeout=LOOK_EVERY)]
+            ended = [self._ended.get(timeout=seconds)]
         except Empty:
             check_connected(self._client)
             return []
         while not self._ended.empty():
             ended.append(self._ended.get())
-        tasks = {n: self._pending[n] for n, future in ended if self._is_pending(n, future)}
+        free = []
+        for number, future in ended:
+            task = self._pending.get(number)
+            if task is not None and task.future is future:  # and not one that was given up
+                self._ready[number] = self._take_out(number)
+                free.append(task.lane)
+        return [lane for lane in free if lane in self._lanes]
+
+    def _fetch(self) -> None:
+        """Fetch the results of tasks that have ended, and tell of them."""
+        if not self._ready:
+            return
+        began = time.monotonic()
+        tasks, self._ready = self._ready, {}
         found = self._results([task.future for task in tasks.values()])
         for (number, task), outcome in zip(tasks.items(), found, strict=True):
             if outcome is None:
-                self._listen(number, task.future)
+                self._await(number, task)
                 continue
             result, error = outcome
-            self._take_out(number)
+            task.future.release()
             if error is not None:
                 self._failed(number, error)
             else:
                 self._tries.pop(number, None)
                 self._tell_done(number, result)
-        return [task.lane for task in tasks.values() if task.lane in self._lanes]
-
-    def _is_pending(self, number: int, future: Future[Any]) -> bool:
-        """Say whether that is the task in flight of a number, and not one that was given up."""
-        return number in self._pending and self._pending[number].future is future
+        now = time.monotonic()
+        self._fetch_at = now + FETCH_PAUSE * (now - began)
 
     def _results(self, futures: list[Future[Any]]) -> list[_Outcome | None]:
         """Return (result, error) of tasks that have ended; None if a result was lost since."""
         if all(future.status == "finished" for future in futures):
             # all at once: each question to the scheduler takes milliseconds
             gather = partial(self._client.gather, futures, asynchronous=True)
-            with suppress(KilledWorker, TimeoutError):
+            with suppress(KilledWorker, OSError):
                 results = self._client.sync(gather, callback_timeout=LOST_SECONDS)
                 return [(result, None) for result in results]
         return [self._result(future) for future in futures]
 
     def _result(self, future: Future[Any]) -> _Outcome | None:
+        check_connected(self._client)
         if future.status == "cancelled":
             raise lost_scheduler()
         with suppress(TimeoutError):
