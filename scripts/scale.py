@@ -138,7 +138,7 @@ def run(tiles: int, *, one_per_task: bool, workers: int, cost: float) -> dict[st
         manifest.begin({"identity": {}, "grid": {}, "token": "simulated"})
         # A first round, so that what a scheduler holds once is not counted for each tile
         task = partial(simulate, 0.0, per_part)
-        submit_bounded(client, task, range(200), done=lambda *_: None, name="warm-up")
+        submit_bounded(client, task, [range(200)], done=lambda *_: None, name="warm-up")
         before = {
             "client": psutil.Process().memory_info().rss,
             "sched": scheduler.memory_info().rss,
@@ -158,7 +158,7 @@ def run(tiles: int, *, one_per_task: bool, workers: int, cost: float) -> dict[st
             most_tasks = max(most_tasks, client.run_on_scheduler(count_tasks))
 
         task = partial(simulate, cost, per_part)
-        numbers = range(parts.count)
+        numbers = [range(parts.count)]
         submit_bounded(client, task, numbers, done=done, look=look, name="part")
         seconds = time.perf_counter() - started
         after = scheduler.cpu_times()

@@ -94,6 +94,14 @@ class OutputError(TileconvError, OSError):
     exit_code = 4
 
 
+class DamagedPartError(OutputError):
+    """A part of an output, written by a task on a cluster, that is not what was written.
+
+    >>> issubclass(DamagedPartError, OutputError), DamagedPartError.exit_code
+    (True, 4)
+    """
+
+
 class OutOfMemoryError(TileconvError, MemoryError):
     """The job does not fit into the memory that the machine has left.
 

@@ -11,23 +11,25 @@ cluster moves edges and not chunks:
 so a chunk costs at most three tasks. Chunks that no field touches are nobody's
 dependency: dask does not compute them.
 
-Of an array that is persisted on a cluster it is known where the chunks lie. An
-output chunk is then computed at the worker that holds most of its window, and
-what it needs of other workers' chunks is cut to size by a task there:
+Of an array that is persisted on a cluster it is known where the chunks lie. What
+an output chunk needs of other workers' chunks is then cut to size there and
+brought to the worker that holds most of its window, before anything is computed:
 
     edge            the piece of a chunk that one output chunk needs
-    chunk           window from the worker's chunks and the others' edges, convolved
+    halo            all edges of an output chunk, at the worker where it will be computed
+    chunk           window from the worker's chunks and its halo, convolved
+
+A scheduler runs a task where its dependencies lie. All of those of an output chunk
+lie at one worker, so it needs no wish, which dask would lose as it fuses tasks.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
@@ -74,18 +76,17 @@ def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -
     chunks = (*lead, shared.y.out_chunks, shared.x.out_chunks)
     name = f"tileconv-{tokenize(array.name, convolution, numbers)}"
     held = placement.find_chunks(array)
-    wishes: dict[str, Any] = {}
+    needed: list[da.Array] = [array]
     if held is None:
         tasks = _tasks(name, array, shared, len(lead))
     else:
-        tasks, homes = _placed_tasks(name, array, shared, len(lead), held)
-        wishes = placement.wishes_for(homes)
-    with dask.annotate(**wishes):  # type: ignore[attr-defined]
-        graph = HighLevelGraph.from_collections(
-            name,
-            tasks,
-            dependencies=[array],  # type: ignore[list-item]
-        )
+        tasks, halos = _placed_tasks(name, array, shared, len(lead), held)
+        needed.append(placement.bring(halos, array, held.client))
+    graph = HighLevelGraph.from_collections(
+        name,
+        tasks,
+        dependencies=needed,  # type: ignore[arg-type]
+    )
     meta = np.empty((0,) * len(chunks), numbers.target)
     return da.Array(graph, name, chunks, meta=meta)
 
@@ -143,18 +144,19 @@ def _tasks(name: str, array: da.Array, shared: _Shared, lead_axes: int) -> dict[
             ]
             key = (name, *out_block, i, j)
             lead = tuple(array.chunks[k][b] for k, b in enumerate(block))
-            tasks[key] = Task(key, _compute_chunk, value, lead, i, j, None, *needs)
+            tasks[key] = Task(key, _compute_chunk, value, lead, i, j, *needs)
     return tasks
 
 
 def _placed_tasks(
-    name: str, array: da.Array, shared: _Shared, lead_axes: int, held: Mapping[Any, str]
-) -> tuple[dict[Any, Any], dict[Any, str]]:
-    """Return the graph for chunks that workers hold, and where each task should run."""
+    name: str, array: da.Array, shared: _Shared, lead_axes: int, held: placement.Held
+) -> tuple[dict[Any, Any], placement.Placed]:
+    """Return the graph for chunks that workers hold, and that of the halos it needs."""
     common = f"{name}-shared"
-    tasks: dict[Any, Any] = {common: DataNode(common, shared)}
+    halo, cutting = (placement.unmoved(f"{name}-{what}") for what in ("halo", "edge"))
+    tasks: dict[Any, Any] = {}
+    halos: dict[Any, Any] = {common: DataNode(common, shared)}
     homes: dict[Any, str] = {}
-    value = TaskRef(common)
     rows, columns = shared.y.pieces, shared.x.pieces
     for block in itertools.product(*(range(len(c)) for c in array.chunks[:-2])):
         out_block = block if len(block) == lead_axes else (0,)
@@ -164,23 +166,36 @@ def _placed_tasks(
             chunks = [(array.name, *block, y.chunk, x.chunk) for y, x in pieces]
             pixels: Counter[str] = Counter()
             for chunk, (y, x) in zip(chunks, pieces, strict=True):
-                pixels[held[chunk]] += (y.stop - y.start) * (x.stop - x.start)
-            key = (name, *out_block, i, j)
+                pixels[held.workers[chunk]] += (y.stop - y.start) * (x.stop - x.start)
             home = pixels.most_common(1)[0][0] if pixels else None
-            needs: list[Any] = []
+            here: list[Any] = []
+            edges: list[Any] = []
             for chunk, (y, x) in zip(chunks, pieces, strict=True):
-                if held[chunk] == home:
-                    needs.append(TaskRef(chunk))
+                if held.workers[chunk] == home:
+                    here.append(TaskRef(chunk))
                     continue
-                edge = (f"{name}-edge", *chunk[1:], y.start, y.stop, x.start, x.stop)
-                tasks[edge] = Task(edge, _cut_edge, TaskRef(chunk), *edge[-4:])
-                homes[edge] = held[chunk]
-                needs.append(TaskRef(edge))
-            cut = tuple(held[chunk] != home for chunk in chunks)
-            tasks[key] = Task(key, _compute_chunk, value, lead, i, j, cut, *needs)
+                edge = (cutting, *chunk[1:], y.start, y.stop, x.start, x.stop)
+                halos[edge] = Task(edge, _cut_edge, TaskRef(chunk), *edge[-4:])
+                homes[edge] = held.workers[chunk]
+                edges.append(TaskRef(edge))
+            brought = (halo, len(tasks))
+            halos[brought] = Task(brought, _Halo, TaskRef(common), *edges)
             if home is not None:
-                homes[key] = home
-    return tasks, homes
+                homes[brought] = home
+            cut = tuple(held.workers[chunk] != home for chunk in chunks)
+            key = (name, *out_block, i, j)
+            tasks[key] = Task(key, _compute_placed, TaskRef(brought), lead, i, j, cut, *here)
+    return tasks, placement.Placed(halo, halos, homes, len(tasks))
+
+
+class _Halo:
+    """What the task of an output chunk needs beside the chunks of its worker."""
+
+    def __init__(self, shared: _Shared, *edges: np.ndarray) -> None:
+        self.shared, self.edges = shared, edges
+
+    def __sizeof__(self) -> int:
+        return sum(edge.nbytes for edge in self.edges)  # the rest is there once for all
 
 
 def _need(
@@ -221,26 +236,36 @@ def _cut_edge(chunk: np.ndarray, top: int, bottom: int, left: int, right: int) -
 
 
 def _compute_chunk(
+    shared: _Shared, lead: tuple[int, ...], i: int, j: int, *parts: Any
+) -> np.ndarray:
+    """Compute output chunk (i, j) from the chunks and strips it needs, row by row."""
+    pieces = list(itertools.product(shared.y.pieces[i], shared.x.pieces[j]))
+    pixels = [_piece(part, y, x) for (y, x), part in zip(pieces, parts, strict=True)]
+    return _compute(shared, lead, (i, j), pieces, pixels)
+
+
+def _compute_placed(
+    halo: _Halo, lead: tuple[int, ...], i: int, j: int, cut: tuple[bool, ...], *chunks: np.ndarray
+) -> np.ndarray:
+    """Compute output chunk (i, j); ``cut`` tells which pieces are edges in the halo, row by row."""
+    shared = halo.shared
+    pieces = list(itertools.product(shared.y.pieces[i], shared.x.pieces[j]))
+    edges, here = iter(halo.edges), iter(chunks)
+    pixels = [
+        next(edges) if ready else np.asarray(next(here))[..., y.start : y.stop, x.start : x.stop]
+        for (y, x), ready in zip(pieces, cut, strict=True)
+    ]
+    return _compute(shared, lead, (i, j), pieces, pixels)
+
+
+def _compute(
     shared: _Shared,
     lead: tuple[int, ...],
-    i: int,
-    j: int,
-    cut: tuple[bool, ...] | None,
-    *parts: Any,
+    chunk: tuple[int, int],
+    pieces: list[tuple[Piece, Piece]],
+    pixels: list[np.ndarray],
 ) -> np.ndarray:
-    """Compute output chunk (i, j) from the chunks, strips and edges it needs, row by row.
-
-    ``cut`` tells which parts are edges, cut to size; None if there are strips and no edges.
-    """
-    reads = shared.reads(i, j)
-    pieces = list(itertools.product(shared.y.pieces[i], shared.x.pieces[j]))
-    if cut is None:
-        pixels = [_piece(part, y, x) for (y, x), part in zip(pieces, parts, strict=True)]
-    else:
-        pixels = [
-            part if ready else np.asarray(part)[..., y.start : y.stop, x.start : x.stop]
-            for (y, x), part, ready in zip(pieces, parts, cut, strict=True)
-        ]
+    reads = shared.reads(*chunk)
     window = _window(shared, reads, lead, pieces, pixels)
     return compute_window(shared.convolution, shared.numbers, reads, window)
 

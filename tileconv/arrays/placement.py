@@ -3,20 +3,40 @@
 A scheduler weighs the bytes that a task would move against the load of the
 workers, and guesses half a second for a task of a kind it has not seen: it
 moves whole chunks to idle workers although computing them takes milliseconds.
-Where chunks lie in the memory of workers already, the tasks are asked for
-there.
+So what a task needs of other workers is brought to its own first.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dask
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import dask.array as da
+
+class Held(NamedTuple):
+    """The chunks of a persisted array."""
+
+    workers: Mapping[Any, str]
+    """The address of a worker that holds each chunk, by key."""
+    client: Any
+
+
+class Placed(NamedTuple):
+    """Tasks that shall run at certain workers; those that others need have keys (name, number)."""
+
+    name: str
+    tasks: Mapping[Any, Any]
+    workers: Mapping[Any, str]
+    numbers: int
 
 
 @dataclass(frozen=True)
@@ -35,13 +55,8 @@ class Homes:
         return None if worker is None else [worker]
 
 
-def wishes_for(workers: Mapping[Any, str]) -> dict[str, Any]:
-    """Return annotations for a layer: a wish, not an order, because workers may die."""
-    return {"workers": Homes(workers), "allow_other_workers": True}
-
-
-def find_chunks(array: da.Array) -> dict[Any, str] | None:
-    """Return the address of a worker that holds each chunk, by key.
+def find_chunks(array: da.Array) -> Held | None:
+    """Return where the chunks of an array lie.
 
     None unless the array is persisted on a cluster and all its chunks are computed.
     """
@@ -62,4 +77,32 @@ def find_chunks(array: da.Array) -> dict[Any, str] | None:
     found = {key: sorted(holders.get(future.key, ())) for key, future in futures.items()}
     if not all(found.values()):
         return None
-    return {key: workers[0] for key, workers in found.items()}
+    return Held({key: workers[0] for key, workers in found.items()}, client)
+
+
+def unmoved(name: str) -> str:
+    """Return a name for tasks that only cut and hand on: idle workers then do not take them.
+
+    dask moves no task of the name "rechunk-split", which stands for cuts that take no time. Of any
+    other it assumes half a second until it has seen some, and moves a chunk to an idle worker to
+    have a few rows cut from it there.
+    """
+    return f"rechunk-split-{tokenize(name)}"
+
+
+def bring(placed: Placed, array: da.Array, client: Any) -> da.Array:
+    """Begin to run tasks on ``array``, each at its worker; return what stands for (name, number).
+
+    The worker is a wish, not an order, because workers may die.
+    """
+    with dask.annotate(workers=Homes(placed.workers), allow_other_workers=True):  # type: ignore[attr-defined]
+        graph = HighLevelGraph.from_collections(
+            placed.name,
+            placed.tasks,
+            dependencies=[array],  # type: ignore[list-item]
+        )
+    numbered = da.Array(  # type: ignore[no-untyped-call]
+        graph, placed.name, ((1,) * placed.numbers,), meta=np.empty(0, array.dtype)
+    )
+    brought: da.Array = client.persist(numbered, optimize_graph=False)
+    return brought

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tileconv.raster.sink import OutputSpec
 
 WORDS = {"weights": "the kernel's weights", "dtype": "output.dtype", "nodata": "output.nodata"}
-STORED = ("driver", "compress", "predictor", "level", "overviews")
+STORED = ("driver", "compress", "predictor", "level", "overviews", "layout")
 """Fields of an output that decide on the bytes of parts, beside its pixels."""
 
 

@@ -17,16 +17,19 @@ class RunPlugin(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Set the environment first: GDAL and Numba look at it when they are loaded."""
-        del worker
         for name, value in self._settings.items():
             os.environ.setdefault(name, value)
+        from tileconv.cluster.heap import keep_freed  # noqa: PLC0415
         from tileconv.cluster.worker import register  # noqa: PLC0415 - after the settings
 
-        register(self._key, self._packed)
+        keep_freed()
+        register(self._key, self._packed, worker.state.nthreads)
 
     def teardown(self, worker: Any) -> None:
         """Let go of the run."""
         del worker
+        from tileconv.cluster.heap import release_freed  # noqa: PLC0415
         from tileconv.cluster.worker import forget  # noqa: PLC0415
 
         forget(self._key)
+        release_freed()

@@ -12,15 +12,18 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from tileconv.cluster.assembly import Assembler, StoreOutput, stored_as
 from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
+from tileconv.cluster.lanes import missing_ranges
 from tileconv.cluster.plugin import RunPlugin
 from tileconv.cluster.submission import check_connected, lost_scheduler, submit_bounded
 from tileconv.cluster.worker import PartWork, forget, probe, run_part, without_parts
 from tileconv.errors import (
     ClusterError,
     ConfigError,
+    OutputError,
     OutputExistsError,
     TileconvError,
     UnsupportedError,
@@ -33,7 +36,8 @@ from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.cost import BASE_BYTES, GDAL_CACHE_BYTES
 from tileconv.planning.describe import plural, size
 from tileconv.planning.parts import cut_into_parts
-from tileconv.raster.parts import Stored, open_assembly
+from tileconv.raster.part_files import AssembledVRT, missing_parts, restore, stored_bytes
+from tileconv.raster.parts import open_assembly
 from tileconv.raster.plain import stored_tags
 from tileconv.raster.sink import check_target
 from tileconv.raster.structure import check_complete
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
 
 WORKER_SHARE = 0.6
 """Of a worker's memory that tasks may plan with: dask begins to spill and to pause above it."""
+DAMAGED_TWICE = 1
+"""How often parts that are not what was written are computed again."""
 WORKER_DEATHS = 5
 """How often workers may die while a run is made known to them."""
 SETTINGS = ("NUMBA_CACHE_DIR", "NUMBA_CPU_NAME")
@@ -88,6 +94,8 @@ def run_on_cluster(
     if resume and (finished := _finished(job, header)) is not None:
         return finished
     check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
+    if job.report:
+        check_target(job.report_path, overwrite=job.overwrite)
     manifest = Manifest(run_folder(job.target))
     _look_at_leftovers(job, manifest, resume=resume)
     with connect(job, client) as connected:
@@ -104,7 +112,6 @@ def _check(job: Job) -> None:
             "process sees the whole; leave the key out"
         )
     if job.report:
-        check_target(job.report_path, overwrite=job.overwrite)
         for each in job.sources:
             check_distinct(each, job.report_path, "the report")
 
@@ -130,7 +137,10 @@ def _look_at_leftovers(job: Job, manifest: Manifest, *, resume: bool) -> None:
 
 def _finished(job: Job, header: Header) -> Report | None:
     """Return a report if the output is there, whole, and what the job gives."""
-    if run_folder(job.target).exists() or not os.path.lexists(job.target):
+    left = Manifest(run_folder(job.target))
+    if not os.path.lexists(job.target) or (
+        left.folder.exists() and (job.overwrite or left.is_locked())
+    ):
         return None
     plan = plan_header(job, header)
     wanted = {"CONFIG_SHA256": config_hash(job, plan.convolution), "VERSION": __version__}
@@ -155,8 +165,15 @@ def _finished(job: Job, header: Header) -> Report | None:
         )
     if newer:
         return None
+    if job.layout == "parts" and (lost := missing_parts(job.target)):
+        raise OutputExistsError(
+            f"{job.target}: exists already, but {plural(lost, 'part')} of it are not there; "
+            "start anew with --overwrite"
+        )
+    left.discard()  # of a run that was stopped after it had renamed its output
+    size_now = stored_bytes if job.layout == "parts" else lambda path: path.stat().st_size
     return replace(
-        _report(job, plan, Counts(), 0.0, 0, job.target.stat().st_size, None),
+        _report(job, plan, Counts(), 0.0, 0, size_now(job.target), None),
         tiles=0,
         warnings=("the output was finished already: nothing was done",),
     )
@@ -224,10 +241,13 @@ class _Run:
         manifest = self.manifest
         try:
             self._prepare()
-            self._compute()
-            begun = time.monotonic()
-            written = self._assemble()
-            seconds = time.monotonic() - begun
+            with self._output() as output:
+                self._compute(output)
+                begun = time.monotonic()
+                for scene in self.header.scenes or (self.header,):
+                    self._check_unchanged(scene)
+                written = output.commit()
+                seconds = time.monotonic() - begun
         except BaseException:
             manifest.close()
             if not manifest.parts:
@@ -246,6 +266,8 @@ class _Run:
                     f"{self.job.target}: cannot go on with the interrupted run: "
                     f"{', '.join(different)} changed since; start anew with --overwrite"
                 )
+            if self.spec.layout == "parts":
+                restore(self.job.target, manifest.header["token"], manifest.folder / "parts")
             self._check_parts()
             manifest.go_on()
             self.resumed = len(manifest.parts)
@@ -262,8 +284,6 @@ class _Run:
             folder=manifest.folder,
             token=manifest.header["token"],
         )
-        if self.spec.driver == "Zarr":
-            self._shared_store()
         self.run_key = f"{self.work.key}-{secrets.token_hex(4)}"
         self._reach_workers()
 
@@ -291,12 +311,6 @@ class _Run:
                 del parts[number]
                 if self.spec.driver != "Zarr":
                     work.path(number).unlink(missing_ok=True)
-
-    def _shared_store(self) -> None:
-        from tileconv.raster.zarr_store import SharedStore  # noqa: PLC0415
-
-        with SharedStore(self.spec, self.work.store):
-            pass
 
     # tasks
 
@@ -335,22 +349,25 @@ class _Run:
             if trouble is not None:
                 raise ClusterError(f"{address}: {trouble}")
 
-    def _compute(self) -> None:
-        assert self.plan.parts is not None
-        finished = set(self.manifest.parts)
-        entries = self.manifest.parts.values()
-        self._tiles_done = sum(entry["tiles"] for entry in entries)
-        self._retried = sum(entry["attempt"] - 1 for entry in entries)
-        missing = (n for n in range(self.plan.parts.count) if n not in finished)
+    def _compute(self, output: Assembler | StoreOutput) -> None:
+        """Compute the parts that are missing, and those that turn out to be damaged."""
+        entries = self.manifest.parts
+        for number, entry in entries.items():
+            output.add(number, stored_as(entry))
         try:
-            submit_bounded(
-                self.client,
-                partial(run_part, self.run_key),
-                missing,
-                done=self._done,
-                killed=self._killed,
-                look=self._look,
-                name=f"tileconv-{self.run_key}",
+            for attempt in range(DAMAGED_TWICE + 1):
+                self._tiles_done = sum(entry["tiles"] for entry in entries.values())
+                self._retried = sum(entry["attempt"] - 1 for entry in entries.values())
+                self._compute_missing(output, f"tileconv-{self.run_key}-{attempt}")
+                damaged = output.settle()
+                if not damaged:
+                    return
+                for number in damaged:
+                    del entries[number]
+                    self.work.path(number).unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.manifest.folder}: {plural(len(damaged), 'part')} cannot be read back as "
+                "written, not the second time either; look at that disk, then --resume"
             )
         finally:
             with ExitStack() as stack:
@@ -359,9 +376,22 @@ class _Run:
                     with suppress(OSError, TimeoutError, ValueError):
                         self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
 
-    def _done(self, number: int, entry: dict[str, Any]) -> None:
-        del number
+    def _compute_missing(self, output: Assembler | StoreOutput, name: str) -> None:
+        assert self.plan.parts is not None
+        submit_bounded(
+            self.client,
+            partial(run_part, self.run_key),
+            missing_ranges(self.plan.parts.count, self.manifest.parts),
+            done=partial(self._done, output),
+            killed=self._killed,
+            look=self._look,
+            name=name,
+            most=self.plan.parts.most_runs,
+        )
+
+    def _done(self, output: Assembler | StoreOutput, number: int, entry: dict[str, Any]) -> None:
         self.manifest.add(entry)
+        output.add(number, stored_as(entry))
         self._tiles_done += entry["tiles"]
         self._retried += entry["attempt"] - 1
         self._bytes_here += entry["blocks_decoded"]
@@ -414,20 +444,17 @@ class _Run:
 
     # the output
 
-    def _assemble(self) -> int:
-        """Make one output of the parts; check, sync and rename it."""
-        for scene in self.header.scenes or (self.header,):
-            self._check_unchanged(scene)
+    def _output(self) -> Assembler | StoreOutput:
+        """Return what makes one output of the parts, while others are still computed."""
+        work = self.work
         if self.spec.driver == "Zarr":
-            from tileconv.raster.zarr_store import SharedStore  # noqa: PLC0415
-
-            with SharedStore(self.spec, self.work.store) as store:
-                return store.commit()
-        with open_assembly(self.spec) as sink:
-            for number, entry in self.manifest.parts.items():
-                stored = Stored(entry["bytes_written"], entry["crc32"])
-                sink.add(self.work.part(number), self.work.path(number), stored)
-            return sink.commit()
+            return StoreOutput(self.spec, work.store)
+        made = (
+            AssembledVRT(self.spec, work.folder / "parts", work.token)
+            if self.spec.layout == "parts"
+            else open_assembly(self.spec)
+        )
+        return Assembler(made, lambda n: (work.part(n), work.path(n)))
 
     def _check_unchanged(self, scene: Header) -> None:
         from tileconv.raster.metadata import Identity  # noqa: PLC0415

@@ -1,43 +1,69 @@
 """Hand numbered tasks to a cluster, a bounded window of them at a time.
 
 Ten million tasks then fill neither the scheduler nor the client: both hold the
-window, whatever a task does.
+window, whatever a task does. Neighbouring numbers go to the same thread of the
+cluster, as far as it lives.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
+from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.scheduler import KilledWorker
 
+from tileconv.cluster.lanes import Lanes
 from tileconv.errors import ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from distributed import Client, Future
 
-AHEAD = 3
-"""Tasks in flight for each thread of the cluster: one runs, the next ones wait at the worker."""
-FEWEST = 8
-"""Tasks in flight of a cluster without workers yet."""
+AHEAD = 2
+"""Tasks in flight for each thread of the cluster: one runs, the next one waits at the worker."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at the cluster."""
+LOST_SECONDS = 5.0
+"""How long results of finished tasks may take; those of a worker that died since never come."""
+FETCH_PAUSE = 3.0
+"""Results are fetched after so many times what that took before: many short tasks at once."""
+ANYWHERE = ""
+"""The worker of a lane of a cluster without workers."""
+
+
+class Lane(NamedTuple):
+    """A thread of the cluster."""
+
+    thread: int
+    worker: str
+
+
+class _Task(NamedTuple):
+    future: Future[Any]
+    lane: Lane
+
+
+_Outcome = tuple[Any, BaseException | None]
+"""(result, error) of a task."""
 
 
 def submit_bounded(
     client: Client,
     task: Callable[[int], Any],
-    numbers: Iterable[int],
+    numbers: Iterable[range],
     *,
     done: Callable[[int, Any], None],
     killed: Callable[[int, KilledWorker], None] | None = None,
     look: Callable[[int, int], None] | None = None,
     name: str = "tileconv-part",
+    most: int | None = None,
 ) -> None:
-    """Run ``task(number)`` on the cluster for every number.
+    """Run ``task(number)`` on the cluster for every number of some ranges.
 
     Parameters
     ----------
@@ -52,6 +78,8 @@ def submit_bounded(
         Called with (workers, threads) of the cluster about once a second.
     name
         What the keys of the tasks begin with; a key of the scheduler is ``(name, number)``.
+    most
+        How many threads may be busy at the same time, each with a run of neighbouring numbers.
 
     Raises
     ------
@@ -60,71 +88,203 @@ def submit_bounded(
     Exception
         What a task raised; tasks in flight are then cancelled.
     """
-    ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
-    pending: dict[int, Future[Any]] = {}
-    tries: dict[int, int] = {}
-    waiting = iter(numbers)
-    more = True
-    window, looked = FEWEST, -LOOK_EVERY
+    _Submission(client, task, done, killed, look, name, most).run(numbers)
 
-    def submit(number: int) -> None:
-        again = tries.get(number, 0)
-        key = (name, number, again) if again else (name, number)
-        future = client.submit(task, number, key=key, pure=False)
-        pending[number] = future
-        future.add_done_callback(lambda future, number=number: ended.put((number, future)))
 
-    try:
-        while more or pending:
-            if time.monotonic() - looked >= LOOK_EVERY:
-                looked = time.monotonic()
-                workers, threads = cluster_size(client)
-                window = max(FEWEST, AHEAD * threads)
-                if look is not None:
-                    look(workers, threads)
-            while more and len(pending) < window:
-                number = next(waiting, None)
+class _Submission:
+    """Tasks in flight, and where the next ones go."""
+
+    def __init__(
+        self,
+        client: Client,
+        task: Callable[[int], Any],
+        done: Callable[[int, Any], None],
+        killed: Callable[[int, KilledWorker], None] | None,
+        look: Callable[[int, int], None] | None,
+        name: str,
+        most: int | None,
+    ) -> None:
+        self._client, self._task, self._name, self._most = client, task, name, most
+        self._tell_done, self._tell_killed, self._tell_look = done, killed, look
+        self._ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
+        self._pending: dict[int, _Task] = {}
+        self._tries: Counter[int] = Counter()
+        self._busy: Counter[Lane] = Counter()
+        """Tasks in flight of each lane."""
+        self._lanes: list[Lane] = []
+        self._ahead = AHEAD
+        self._looked = 0.0
+        self._ready: dict[int, _Task] = {}
+        """Tasks that have ended, and whose results are to be fetched."""
+        self._fetch_at = 0.0
+
+    def run(self, numbers: Iterable[range]) -> None:
+        try:
+            self._look()
+            left = Lanes(numbers, self._lanes)
+            self._fill(left, self._lanes)
+            while self._pending or self._ready or len(left):
+                free = self._wait() if self._pending else []
+                if time.monotonic() - self._looked >= LOOK_EVERY or not (self._pending or free):
+                    self._look()
+                    left.change(self._lanes)
+                    free = self._lanes
+                self._fill(left, free)  # threads first, then what they have done
+                if time.monotonic() >= self._fetch_at or not self._pending:
+                    self._fetch()
+        except BaseException:
+            flying = [*self._pending.values(), *self._ready.values()]
+            cancel(self._client, [task.future for task in flying])
+            raise
+
+    def _look(self) -> None:
+        """Have a lane for each thread of the cluster, as many as may be busy."""
+        self._looked = time.monotonic()
+        workers = look_at_threads(self._client)
+        threads = sum(workers.values())
+        # one thread of each worker, then a second one of each, ...
+        lanes = sorted(Lane(i, w) for w, count in workers.items() for i in range(count))
+        if self._most is not None and self._most < len(lanes):
+            known = set(self._lanes)  # a lane stays where it is
+            lanes = sorted(lanes, key=lambda lane: lane not in known)[: self._most]
+        self._lanes = lanes or [Lane(0, ANYWHERE)]
+        self._free_stranded(workers)
+        # Where threads are idle they would steal what waits at busy ones
+        self._ahead = AHEAD if len(self._lanes) == threads or not workers else 1
+        if self._tell_look is not None:
+            self._tell_look(len(workers), threads)
+
+    def _free_stranded(self, workers: Mapping[str, int]) -> None:
+        """Submit tasks anew that wait for a worker that is gone.
+
+        dask gives them to any other worker, but not if there was none at that moment: then they
+        wait for the one they were meant for.
+        """
+        gone = {n: t for n, t in self._pending.items() if t.lane.worker not in (*workers, ANYWHERE)}
+        if not gone or not workers:
+            return
+        begun = {tuple(key) for keys in self._client.processing().values() for key in keys}
+        for number, task in gone.items():
+            if task.future.status == "pending" and task.future.key not in begun:
+                self._tries[number] += 1
+                self._take_out(number).future.release()
+                self._submit([number], Lane(0, ANYWHERE))
+
+    def _take_out(self, number: int) -> _Task:
+        task = self._pending.pop(number)
+        self._busy[task.lane] -= 1
+        return task
+
+    def _fill(self, left: Lanes, lanes: Iterable[Lane]) -> None:
+        """Give lanes as many tasks as they may have, round after round."""
+        wanting = list(dict.fromkeys(lanes))
+        chosen: dict[Lane, list[int]] = defaultdict(list)
+        while wanting:
+            for lane in wanting.copy():
+                full = self._busy[lane] + len(chosen[lane]) >= self._ahead
+                number = None if full else left.next(lane)
                 if number is None:
-                    more = False
+                    wanting.remove(lane)
                 else:
-                    submit(number)
-            if not pending:
+                    chosen[lane].append(number)
+        for lane, numbers in chosen.items():
+            self._submit(numbers, lane)
+
+    def _submit(self, numbers: list[int], lane: Lane) -> None:
+        if not numbers:
+            return
+        tries = self._tries
+        keys = [(self._name, n, tries[n]) if n in tries else (self._name, n) for n in numbers]
+        wish: dict[str, Any] = {}  # not an order: workers may die
+        if lane.worker != ANYWHERE:
+            wish = {"workers": [lane.worker], "allow_other_workers": True}
+        futures = self._client.map(self._task, numbers, key=keys, pure=False, **wish)
+        for number, future in zip(numbers, futures, strict=True):
+            self._await(number, _Task(future, lane))
+
+    def _await(self, number: int, task: _Task) -> None:
+        self._pending[number] = task
+        self._busy[task.lane] += 1
+        task.future.add_done_callback(lambda future: self._ended.put((number, future)))
+
+    def _wait(self) -> list[Lane]:
+        """Wait for tasks to end; return the lanes that have room now."""
+        seconds = LOOK_EVERY
+        if self._ready:
+            seconds = max(self._fetch_at - time.monotonic(), 0)
+        try:
+            ended = [self._ended.get(timeout=seconds)]
+        except Empty:
+            check_connected(self._client)
+            return []
+        while not self._ended.empty():
+            ended.append(self._ended.get())
+        free = []
+        for number, future in ended:
+            task = self._pending.get(number)
+            if task is not None and task.future is future:  # and not one that was given up
+                self._ready[number] = self._take_out(number)
+                free.append(task.lane)
+        return [lane for lane in free if lane in self._lanes]
+
+    def _fetch(self) -> None:
+        """Fetch the results of tasks that have ended, and tell of them."""
+        if not self._ready:
+            return
+        began = time.monotonic()
+        tasks, self._ready = self._ready, {}
+        found = self._results([task.future for task in tasks.values()])
+        for (number, task), outcome in zip(tasks.items(), found, strict=True):
+            if outcome is None:
+                self._await(number, task)
                 continue
-            try:
-                number, future = ended.get(timeout=LOOK_EVERY)
-            except Empty:
-                check_connected(client)
-                continue
-            del pending[number]
-            if future.status == "cancelled":
-                raise lost_scheduler()
-            if future.status == "error":
-                error = future.exception()
-                future.release()
-                if not isinstance(error, KilledWorker) or killed is None:
-                    raise error
-                killed(number, error)
-                tries[number] = tries.get(number, 0) + 1
-                submit(number)
-                continue
-            result = future.result()
-            future.release()
-            tries.pop(number, None)
-            done(number, result)
-    except BaseException:
-        cancel(client, list(pending.values()))
-        raise
+            result, error = outcome
+            task.future.release()
+            if error is not None:
+                self._failed(number, error)
+            else:
+                self._tries.pop(number, None)
+                self._tell_done(number, result)
+        now = time.monotonic()
+        self._fetch_at = now + FETCH_PAUSE * (now - began)
+
+    def _results(self, futures: list[Future[Any]]) -> list[_Outcome | None]:
+        """Return (result, error) of tasks that have ended; None if a result was lost since."""
+        if all(future.status == "finished" for future in futures):
+            # all at once: each question to the scheduler takes milliseconds
+            gather = partial(self._client.gather, futures, asynchronous=True)
+            with suppress(KilledWorker, OSError):
+                results = self._client.sync(gather, callback_timeout=LOST_SECONDS)
+                return [(result, None) for result in results]
+        return [self._result(future) for future in futures]
+
+    def _result(self, future: Future[Any]) -> _Outcome | None:
+        check_connected(self._client)
+        if future.status == "cancelled":
+            raise lost_scheduler()
+        with suppress(TimeoutError):
+            error = future.exception(timeout=LOOK_EVERY)
+            return (None, error) if error else (future.result(timeout=LOOK_EVERY), None)
+        return None
+
+    def _failed(self, number: int, error: BaseException) -> None:
+        """Raise what a task raised, or try it again."""
+        if not isinstance(error, KilledWorker) or self._tell_killed is None:
+            raise error
+        self._tell_killed(number, error)
+        self._tries[number] += 1
+        self._submit([number], Lane(0, ANYWHERE))
 
 
-def cluster_size(client: Client) -> tuple[int, int]:
-    """Return (workers, threads) of a cluster as its scheduler tells them."""
+def look_at_threads(client: Client) -> dict[str, int]:
+    """Return the threads of each worker, by address, as the scheduler tells them."""
     try:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = client.scheduler_info(n_workers=-1)["workers"]
     except TypeError:  # older versions of distributed tell of all workers without being asked
-        workers = client.scheduler_info()["workers"].values()
+        workers = client.scheduler_info()["workers"]
     except (OSError, AttributeError) as error:
         raise lost_scheduler() from error
-    return len(workers), sum(worker["nthreads"] for worker in workers)
+    return {address: worker["nthreads"] for address, worker in workers.items()}
 
 
 def check_connected(client: Client) -> None:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tileconv.cluster.keep import Keeper
 from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
 from tileconv.jobs.schedule import convolve_tile
 from tileconv.planning.describe import size
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
     from tileconv.raster.metadata import Header
     from tileconv.raster.sink import OutputSpec, Sink
+    from tileconv.raster.source import Kept
 
 
 @dataclass(frozen=True)
@@ -101,20 +103,22 @@ class PartWork:
 
 _works: dict[str, PartWork] = {}
 _packed: dict[str, bytes] = {}
+_keepers: dict[str, Keeper] = {}
 _lock = threading.Lock()
 
 
-def register(key: str, packed: bytes) -> None:
-    """Take the pickled `PartWork` of a run; it is opened by the first task."""
+def register(key: str, packed: bytes, threads: int = 1) -> None:
+    """Take the pickled `PartWork` of a run, which the first task opens, for so many threads."""
     with _lock:
         _packed[key] = packed
+        _keepers[key] = Keeper(threads)
 
 
 def forget(key: str) -> None:
     """Let go of a run."""
     with _lock:
-        _packed.pop(key, None)
-        _works.pop(key, None)
+        for held in (_packed, _works, _keepers):
+            held.pop(key, None)
 
 
 def find_work(key: str) -> PartWork:
@@ -143,14 +147,23 @@ def probe(key: str) -> tuple[str, str | None]:
 def run_part(key: str, number: int) -> dict[str, Any]:
     """Compute a part and write it; returns its line of the manifest."""
     work = find_work(key)
+    keeper = _keepers.get(key) or Keeper(1)
+    with keeper.task(number) as kept:
+        return _run_part(work, number, keeper, kept)
+
+
+def _run_part(work: PartWork, number: int, keeper: Keeper, kept: Kept | None) -> dict[str, Any]:
     work.check_place()
     started = time.perf_counter()
     attempt = _begin(work.tries_path(number))
-    part = work.part(number)
     plan, spec = work.plan, work.spec
-    source = open_source(
-        work.header, plan.geometry, plan.tiles, plan.convolution.padding_mode, part=part
-    )
+    assert plan.parts is not None
+    part = plan.parts[number]
+    after = plan.parts.after(part)
+    mode = plan.convolution.padding_mode
+    source = open_source(work.header, plan.geometry, plan.tiles, mode, part=part, after=after)
+    if kept is not None:
+        source.adopt(kept)
     counts, corner = Counts(), (0, 0)
     sink: Sink
     if spec.driver == "Zarr":
@@ -159,7 +172,6 @@ def run_part(key: str, number: int) -> dict[str, Any]:
         sink = StorePart(spec, work.store)
     else:
         sink, corner = PartSink(part_spec(spec, part, work.path(number))), (part.y[0], part.x[0])
-    assert plan.parts is not None
     tiles = 0
     try:
         with source, sink, environment():
@@ -170,6 +182,8 @@ def run_part(key: str, number: int) -> dict[str, Any]:
                 counts, tiles = counts.plus(met), tiles + 1
             source.check_unchanged()
             written = sink.commit()
+            if after is not None:
+                keeper.leave(after.number, source.kept())
     except MemoryError as error:
         if isinstance(error, TileconvError):
             raise

@@ -136,6 +136,8 @@ class OutputConfig(_Section):
     ) = None
     """Of a COG: how they are resampled, or none; default average."""
     blocksize: Annotated[int, Field(ge=16, le=8192, multiple_of=16)] | None = None
+    layout: Literal["single", "parts"] = "single"
+    """One file, or part files and a VRT over them."""
     valid_fraction: bool = False
     """One more band: the valid share of each field."""
     quicklook: bool = False
@@ -230,7 +232,7 @@ class JobConfig(_Section):
 
 
 PLANNED: Mapping[str, Sequence[str]] = {
-    "output": ("creation_options", "layout"),
+    "output": ("creation_options",),
 }
 """Keys that the interface foresees and this version does not have."""
 

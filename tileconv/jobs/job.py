@@ -73,6 +73,7 @@ class Job:
     valid_fraction: bool = False
     level: int | None = None
     block: int | None = None
+    layout: Literal["single", "parts"] = "single"
     quicklook: bool = False
     report: bool = False
     """Write `report_path`."""
@@ -261,6 +262,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         level=config.output.level,
         valid_fraction=config.output.valid_fraction,
         block=config.output.blocksize,
+        layout=config.output.layout,
         quicklook=config.output.quicklook,
         report=config.output.report,
         overwrite=config.output.overwrite,
@@ -339,6 +341,15 @@ def _unfit_for_driver(output: OutputConfig) -> tuple[str, str] | None:
     driver = output.driver
     if output.overviews is not None and driver != "COG":
         return "overviews", f"go with driver COG; the driver is {driver}"
+    if (output.layout == "parts") != (Path(output.path).suffix.lower() == ".vrt"):
+        if output.layout == "parts":
+            return (
+                "path",
+                f"output.layout: parts makes a VRT: let it end in .vrt; got {output.path!r}",
+            )
+        return "path", f"{output.path!r} is a VRT's name: output.layout: parts makes one"
+    if output.layout == "parts" and driver != "GTiff":
+        return "layout", f"parts are GeoTIFFs, driver GTiff; the driver is {driver}"
     if driver == "Zarr" and output.compress == "lzw":
         return "compress", "Zarr stores are compressed with deflate, zstd or none; got 'lzw'"
     if driver == "Zarr" and output.predictor != "auto":

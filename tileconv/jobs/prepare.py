@@ -151,6 +151,8 @@ def _details(job: Job, header: Header) -> dict[str, str]:
     codec = header.codec if header.codec == "uncompressed" else f"compressed with {header.codec}"
     compress = job.compress or "no compression"
     name = {"GTiff": "GeoTIFF"}.get(job.driver, job.driver)
+    if job.layout == "parts":
+        name = "part files and a VRT, GeoTIFF"
     details = {"codec": codec, "driver": f"{name} with {compress}"}
     if header.crs is not None:
         name = header.crs.to_string()
@@ -178,4 +180,5 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         metadata=output_metadata(job, plan, header),
         threads=plan.threads,
         overwrite=job.overwrite,
+        layout=job.layout,
     )

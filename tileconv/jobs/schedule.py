@@ -20,7 +20,13 @@ import dask.threaded
 from dask.task_spec import Task
 
 from tileconv import buffers
-from tileconv.errors import ConfigError, OutOfMemoryError, OutputError, TileconvError
+from tileconv.errors import (
+    ConfigError,
+    OutOfMemoryError,
+    OutputError,
+    TileconvError,
+    UnsupportedError,
+)
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job
 from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
@@ -53,6 +59,11 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     """Run ``job``; its output is then complete and checked, or absent and an error raised."""
     if job.on_cluster:
         raise ConfigError(f"{job.name}: compute.scheduler names a cluster; run it by tileconv.run")
+    if job.layout == "parts":
+        raise UnsupportedError(
+            f"{job.name}: output.layout: parts needs a cluster, whose tasks write them; set "
+            "compute.scheduler to processes, or leave the key out"
+        )
     check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
     if job.quicklook:
         quicklook.check_available()

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tileconv.errors import OutputError
+from tileconv.raster.part_files import part_paths
+from tileconv.raster.vrt import is_vrt
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
@@ -18,13 +20,21 @@ if TYPE_CHECKING:
 
 
 def checksum(output: Path) -> str:
-    """Return the SHA-256 of a file; of a folder, that of its files' names and SHA-256 in order."""
+    """Return the SHA-256 of a file; of many files, that of their names and SHA-256 in order."""
+    if is_vrt(output):
+        return _joined(output.parent, [output, *part_paths(output)])
     if not output.is_dir():
         with output.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    return _joined(output, sorted(path for path in output.rglob("*") if path.is_file()))
+
+
+def _joined(folder: Path, paths: list[Path]) -> str:
     whole = hashlib.sha256()
-    for path in sorted(path for path in output.rglob("*") if path.is_file()):
-        whole.update(f"{path.relative_to(output).as_posix()} {checksum(path)}\n".encode())
+    for path in paths:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.relative_to(folder).as_posix()} {found}\n".encode())
     return whole.hexdigest()
 
 

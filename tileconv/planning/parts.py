@@ -1,8 +1,20 @@
 """Parts: rectangles of neighbouring tiles, one for each task of a cluster, never listed as a whole.
 
-Tasks share no memory, so a storage block under the border of two parts is
-decoded for both. Parts are chosen so that a task is worth its scheduling and
-that few blocks are decoded twice.
+Workers share no memory, so a storage block under the border of what two of them
+compute is decoded for both. A worker therefore takes a *run* of parts that lie
+one below the other, and keeps the blocks under their borders from part to part:
+parts may be small, and only the borders of runs and of panels cost anything.
+
+    panel 0    panel 1
+    +---------+---------+
+    | part 0  | part 4  |   runs of 3, 3 and 2 parts:
+    +---------+---------+       0 1 2   3 4 5   6 7
+    | part 1  | part 5  |   decoded twice are blocks under the border of the panels,
+    +---------+---------+   of parts 2 and 3, and of parts 5 and 6
+    | part 2  | part 6  |
+    +---------+---------+
+    | part 3  | part 7  |
+    +---------+---------+
 """
 
 from __future__ import annotations
@@ -12,9 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tileconv.planning.blocks import block_uses
+from tileconv.planning.blocks import block_uses, shared_blocks
 from tileconv.planning.cost import MARGIN
-from tileconv.planning.scenes import extents, scene_uses
 from tileconv.planning.tiles import AxisTiles, Tile, Tiles
 
 if TYPE_CHECKING:
@@ -26,8 +37,8 @@ SHORTEST_SECONDS = 0.2
 """Of a task: dask takes a few milliseconds for each."""
 LONGEST_SECONDS = 2.0
 """What a task aims at where there is work for all: little is lost with a worker."""
-PARTS_PER_THREAD = 4
-"""Parts worth having, so that threads end together."""
+PARTS_PER_RUN = 4
+"""Parts worth having, so that runs end together."""
 SEAMS = 0.05
 """Largest share of blocks that is decoded twice."""
 DECODED_PER_SECOND = 300e6
@@ -54,16 +65,20 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All parts of an output: ``rows`` tile rows of a panel each, numbered row by row.
+    """All parts of an output: ``rows`` tile rows of a panel each, numbered down each panel.
 
     >>> parts = Parts(Tiles(AxisTiles(10, 2), AxisTiles(6, 2), panel=2), rows=3)
-    >>> parts.count, parts[3].rows, parts[3].columns, parts[3].y, parts[3].x
-    (4, range(3, 5), range(2, 3), (6, 10), (4, 6))
+    >>> parts.count, parts[2].rows, parts[2].columns, parts[3].y, parts[3].x
+    (4, range(0, 3), range(2, 3), (6, 10), (4, 6))
     """
 
     tiles: Tiles
     rows: int
     """Tile rows of a part; its tile columns are those of a panel."""
+    runs: int = 1
+    """Runs of parts that are computed at the same time, as the plan has it."""
+    most_runs: int = 1
+    """What a larger cluster may have, so that few blocks are decoded twice."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -77,12 +92,24 @@ class Parts:
 
     def __getitem__(self, number: int) -> Part:
         """Return a part by its number."""
-        row, column = divmod(number, self.grid[1])
+        column, row = divmod(number, self.grid[0])
         rows = range(row * self.rows, min((row + 1) * self.rows, self.tiles.y.count))
         columns = self.tiles.panel_columns(column)
         y = (self.tiles.y[rows[0]][0], self.tiles.y[rows[-1]][1])
         x = (self.tiles.x[columns[0]][0], self.tiles.x[columns[-1]][1])
         return Part(number, rows, columns, y, x)
+
+    def after(self, part: Part) -> Part | None:
+        """Return the part below, the next of a run; None at the lower edge."""
+        return None if part.rows.stop == self.tiles.y.count else self[part.number + 1]
+
+    def starts(self) -> list[int]:
+        """Return the first part of each run.
+
+        >>> Parts(Tiles(AxisTiles(8, 1), AxisTiles(1, 1), 1), rows=1, runs=3).starts()
+        [0, 2, 5]
+        """
+        return [i * self.count // self.runs for i in range(self.runs)]
 
     def tiles_of(self, part: Part) -> Iterator[Tile]:
         """Yield the tiles of a part in the order they are computed."""
@@ -104,17 +131,17 @@ def cut_into_parts(
     ``part`` is the size of a part in outputs, if the job says it; ``rows`` keeps the panel of the
     plan, and takes so many tile rows of it, as an interrupted run did.
     """
-    if rows is not None:
-        return replace(plan, parts=Parts(plan.tiles, rows))
     tiles = plan.tiles
     if part is not None:
         tall, wide = -(-part[0] // tiles.y.tile), -(-part[1] // tiles.x.tile)
         tiles = replace(tiles, panel=min(wide, tiles.x.count))
-        return _with(plan, Parts(tiles, min(tall, tiles.y.count)))
+        rows = min(tall, tiles.y.count)
+    if rows is not None:
+        parts = Parts(tiles, rows)
+        seams = (0.0, 0.0) if part is not None else _seams(plan, parts)
+        return _with(plan, _in_runs(parts, threads, *seams))
     seconds = work_seconds(plan)
-    aim = seconds / (PARTS_PER_THREAD * threads)
-    aim = min(max(aim, SHORTEST_SECONDS), LONGEST_SECONDS)
-    best: tuple[tuple[bool, float], Parts] | None = None
+    best: tuple[tuple[bool, float, float], Parts] | None = None
     for columns in _cuts(tiles.x.count):
         chosen = replace(tiles, panel=columns)
         if columns > tiles.panel and plan.work.peak_bytes(chosen, 1) * MARGIN > plan.memory_limit:
@@ -124,40 +151,19 @@ def cut_into_parts(
             each = seconds / parts.count
             if parts.count > 1 and each < SHORTEST_SECONDS:
                 continue
-            again = _seams(plan, parts)
-            # within the limit the length of a task counts, beyond it the blocks decoded twice
-            rank = (again > SEAMS, again if again > SEAMS else abs(np.log(each / aim)))
+            down, across = _seams(plan, parts)
+            parts = _in_runs(parts, threads, down, across)
+            aim = seconds / (PARTS_PER_RUN * parts.runs)
+            aim = min(max(aim, SHORTEST_SECONDS), LONGEST_SECONDS)
+            # busy threads count first, then the length of a task; where panels alone cost more than
+            # the limit, the blocks decoded twice do
+            over = across > SEAMS
+            rank = (over, across if over else -parts.runs, abs(np.log(each / aim)))
             if best is None or rank < best[0]:
                 best = rank, parts
     if best is None:  # not even a panel of the plan is long enough
         return _with(plan, Parts(tiles, tiles.y.count))
     return _with(plan, best[1])
-
-
-def decodings(plan: Plan, parts: Parts) -> int:
-    """Return how many blocks the tasks decode, all bands: those under borders more than once."""
-    mode, layout = plan.convolution.padding_mode, plan.layout
-    y, x = parts.axes()
-    if not layout.scenes:
-        rows, columns = (
-            int(block_uses(axis, cut, block, mode).sum())
-            for axis, cut, block in zip(
-                (plan.geometry.y, plan.geometry.x), (y, x), layout.block, strict=True
-            )
-        )
-        return rows * columns * layout.planes
-    uses = [
-        scene_uses(axis, cut, range(cut.count), mode, layout.block[i], extents(layout, i))
-        for i, (axis, cut) in enumerate(
-            zip((plan.geometry.y, plan.geometry.x), (y, x), strict=True)
-        )
-    ]
-    return sum(
-        int(uses[0][down].sum()) * int(uses[1][across].sum()) * scene.layout.planes
-        for scene, down, across in zip(
-            layout.scenes, extents(layout, 0), extents(layout, 1), strict=True
-        )
-    )
 
 
 def work_seconds(plan: Plan) -> float:
@@ -183,16 +189,42 @@ def _with(plan: Plan, parts: Parts) -> Plan:
     return plan
 
 
-def _seams(plan: Plan, parts: Parts) -> float:
-    """Return the share of blocks that are decoded more than once, as if scenes had one grid."""
-    mode = plan.convolution.padding_mode
-    share = 1.0
-    for axis, cut, block in zip(
-        (plan.geometry.y, plan.geometry.x), parts.axes(), plan.layout.block, strict=True
-    ):
-        uses = block_uses(axis, cut, block, mode)
-        share *= float(uses.sum()) / max(int(np.count_nonzero(uses)), 1)
-    return share - 1
+def _seams(plan: Plan, parts: Parts) -> tuple[float, float]:
+    """Return what is decoded twice under the border of two parts, and under all of panels.
+
+    Both as shares of what is needed, as if scenes had one grid; that of a part is the largest.
+    """
+    (y, x), (by, bx) = parts.axes(), plan.layout.block
+    geometry, mode = plan.geometry, plan.convolution.padding_mode
+    rows = int(np.count_nonzero(block_uses(geometry.y, y, by, mode)))
+    uses = block_uses(geometry.x, x, bx, mode)
+    across = float(uses.sum()) / max(int(np.count_nonzero(uses)), 1) - 1
+    down = shared_blocks(geometry.y, y, by) / max(rows, 1)
+    return down * (1 + across) / parts.grid[1], across
+
+
+def _in_runs(parts: Parts, threads: int, down: float, across: float) -> Parts:
+    most = _runs(parts, parts.count, down, across)
+    return replace(parts, runs=_runs(parts, threads, down, across), most_runs=most)
+
+
+def _runs(parts: Parts, threads: int, down: float, across: float) -> int:
+    """Return how many runs, at most ``threads``, decode no more than `SEAMS` twice.
+
+    A run that begins inside a panel costs the border to the part above, ``down``.
+
+    >>> parts = Parts(Tiles(AxisTiles(8, 1), AxisTiles(4, 1), panel=1), rows=1)
+    >>> [_runs(parts, threads, 0.005, 0.02) for threads in (1, 5, 8, 9, 100)]
+    [1, 5, 7, 8, 8]
+    """
+    most = min(threads, parts.count)
+    if across > SEAMS or down <= 0:
+        return most
+    inside = int((SEAMS - across) / down + 1e-9)
+    panels = parts.grid[1]
+    # all runs but the first begin inside panels, or each panel holds as many runs
+    whole = panels * min(most // panels, 1 + inside // panels)
+    return max(min(most, 1 + inside), whole)
 
 
 def _cuts(count: int) -> list[int]:

@@ -19,8 +19,9 @@ from tileconv.planning.blocks import block_uses
 from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
 from tileconv.planning.describe import describe
 from tileconv.planning.layout import Layout
-from tileconv.planning.parts import Parts, decodings
+from tileconv.planning.parts import Parts
 from tileconv.planning.scenes import count_blocks
+from tileconv.planning.seams import decodings
 from tileconv.planning.tiles import AxisTiles, Tiles
 
 

@@ -16,7 +16,7 @@ from tileconv.planning.scenes import extents, scene_uses, used_index
 from tileconv.raster import gdal
 from tileconv.raster.source import RasterSource
 from tileconv.raster.store import Decodings, Pixels
-from tileconv.raster.uses import BlockUses
+from tileconv.raster.uses import BlockUses, tile_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tileconv.planning.scenes import Extent
     from tileconv.planning.tiles import Tiles
     from tileconv.raster.metadata import Header
+    from tileconv.raster.source import Kept
 
 MOST_OPEN = 32
 """Scenes that a thread keeps open at a time: processes may hold few files."""
@@ -45,12 +46,16 @@ def open_source(
     *,
     handles: int = 1,
     part: Part | None = None,
+    after: Part | None = None,
 ) -> RasterSource | MosaicSource:
-    """Return the pixels that a plan, or a part of it, reads; ``handles`` threads will read them."""
+    """Return the pixels that a plan, or a part of it, reads; ``handles`` threads will read them.
+
+    Blocks that ``after``, the part below, uses too are kept in the end.
+    """
     if header.scenes:
-        return MosaicSource(header, geometry, tiles, mode, part)
+        return MosaicSource(header, geometry, tiles, mode, part, after)
     if part is not None:
-        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, mode)
+        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, mode, after)
         return RasterSource(header, uses, handles=handles)
     uses = BlockUses.of(geometry, tiles, header.layout.block, mode)
     return RasterSource(header, uses, handles=handles)
@@ -71,6 +76,7 @@ class MosaicSource:
         tiles: Tiles,
         mode: PaddingMode,
         part: Part | None = None,
+        after: Part | None = None,
     ) -> None:
         self.header = header
         layout = header.layout
@@ -82,7 +88,7 @@ class MosaicSource:
         self._handles = _Handles()
         self._decodings = Decodings()
         every = [list(extents(layout, axis)) for axis in (0, 1)]
-        which_rows = range(tiles.y.count) if part is None else part.rows
+        which_rows = range(tiles.y.count) if part is None else tile_rows(part, after)
         rows = scene_uses(geometry.y, tiles.y, which_rows, mode, layout.block[0], every[0])
         columns: dict[int, dict[Extent, np.ndarray]] = {}
         lock = threading.Lock()
@@ -123,6 +129,15 @@ class MosaicSource:
     def blocks_decoded(self) -> int:
         """Storage blocks decoded so far, all scenes and bands."""
         return sum(scene.blocks_decoded for scene in self._scenes)
+
+    def kept(self) -> Kept:
+        """Return the decoded blocks of each scene that the part below this one uses too."""
+        return tuple(kept for scene in self._scenes for kept in scene.kept())
+
+    def adopt(self, kept: Kept) -> None:
+        """Take over what the part above has kept."""
+        for scene, blocks in zip(self._scenes, kept, strict=True):
+            scene.adopt((blocks,))
 
     def check_unchanged(self) -> None:
         """Raise `InputError` if a scene is no longer the one that was planned."""

@@ -12,11 +12,11 @@ import contextlib
 import os
 import zlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from tileconv.errors import OutputError
+from tileconv.errors import DamagedPartError, OutputError
 from tileconv.raster.carry import Metadata
 from tileconv.raster.cog import COGSink
 from tileconv.raster.durable import sync
@@ -25,6 +25,7 @@ from tileconv.raster.structure import block_table, check_complete, value_places
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import TracebackType
 
     from tileconv.planning.parts import Part
 
@@ -42,7 +43,13 @@ class Stored:
 
 
 class PartSink(GeoTIFFSink):
-    """A part file being written: whole, or absent, and the first one of its name stays."""
+    """A part file being written: whole, or absent, and the first one of its name stays.
+
+    It is not synced: whoever uses it compares its checksum, and syncs what is made of it. A part
+    that a machine without power has lost is computed again.
+    """
+
+    _durable = False
 
     def __enter__(self) -> Self:
         try:
@@ -74,7 +81,6 @@ class PartSink(GeoTIFFSink):
 
 def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
     """Return the file that holds a part of ``spec``, compressed as its blocks shall be."""
-    quick = {"compress": "zstd", "level": 1} if spec.driver == "COG" else {}
     changed: dict[str, Any] = {
         "path": path,
         "shape": (spec.shape[0], *part.shape),
@@ -83,8 +89,17 @@ def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
         "driver": "GTiff",
         "metadata": Metadata(),
         "threads": 1,
-        **quick,
+        "layout": "single",
     }
+    if spec.driver == "COG":
+        changed |= {"compress": "zstd", "level": 1}
+    if spec.layout == "parts":  # they stay, and are rasters by themselves
+        changed["crs"] = spec.crs
+        changed["metadata"] = replace(spec.metadata, gcps=(), gcps_crs=None, rpcs=None)
+        if spec.transform is not None:
+            a, b, c, d, e, f = spec.transform
+            y, x = part.y[0], part.x[0]
+            changed["transform"] = (a, b, a * x + b * y + c, d, e, d * x + e * y + f)
     return replace(spec, **changed)
 
 
@@ -95,6 +110,27 @@ def checksum(path: Path) -> Stored:
         while chunk := file.read(COPY_BYTES):
             crc, size = zlib.crc32(chunk, crc), size + len(chunk)
     return Stored(size, crc)
+
+
+class Assembly(Protocol):
+    """What makes one output of parts; without `commit` nothing is left of it."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of everything."""
+
+    def add(self, part: Part, path: Path, stored: Stored) -> None:
+        """Take in a part file; raise `DamagedPartError` if it is not the one that was written."""
+
+    def commit(self) -> int:
+        """Check the output, sync it and put it in its place; return its bytes."""
 
 
 class _Assembly(GeoTIFFSink):
@@ -131,8 +167,9 @@ class _Assembly(GeoTIFFSink):
             while chunk := source.read(COPY_BYTES):
                 crc, size = zlib.crc32(chunk, crc), size + len(chunk)
                 target.write(chunk)
-        if Stored(size, crc) != stored:
-            raise OutputError(f"the part {path} is not what was written; remove it, and --resume")
+            if Stored(size, crc) != stored:
+                target.truncate(start)
+                raise DamagedPartError(f"the part {path} is not what was written")
         if self._sync is not None:
             self._sync.look()
         return start
@@ -166,7 +203,7 @@ class AssembledCOG(_Assembly, COGSink):
     """A COG, copied from a GeoTIFF made of parts."""
 
 
-def open_assembly(spec: OutputSpec) -> AssembledGeoTIFF | AssembledCOG:
+def open_assembly(spec: OutputSpec) -> Assembly:
     """Return what puts the parts of ``spec`` together."""
     return AssembledCOG(spec) if spec.driver == "COG" else AssembledGeoTIFF(spec)
 

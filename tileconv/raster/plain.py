@@ -15,7 +15,9 @@ from rasterio.windows import Window
 from tileconv.errors import InputError, TileconvError
 from tileconv.raster import gdal
 from tileconv.raster.carry import DOMAIN
+from tileconv.raster.part_files import check_parts
 from tileconv.raster.structure import check_complete, check_pages
+from tileconv.raster.vrt import is_vrt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,6 +130,8 @@ class Output:
             ]
             if not wrong and spec.driver == "COG":
                 check_pages(spec.path, spec.shape)
+            elif not wrong and spec.layout == "parts":
+                check_parts(spec)
             elif not wrong:
                 check_complete(spec.path, spec.blocks)
         except TileconvError as error:
@@ -153,7 +157,7 @@ class Output:
 
 def _open(path: Path) -> DatasetReader:
     with gdal.quietly():
-        return rasterio.open(path, driver="GTiff", sharing=False)
+        return rasterio.open(path, driver="VRT" if is_vrt(path) else "GTiff", sharing=False)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 Driver = Literal["GTiff", "COG", "Zarr"]
+Layout = Literal["single", "parts"]
 LEVEL_OPTIONS = {"deflate": "ZLEVEL", "zstd": "ZSTD_LEVEL"}
 DEFAULT_LEVEL = 1
 """Higher ones save a few per cent of the bytes, and take two to ten times as long."""
@@ -71,6 +72,8 @@ class OutputSpec:
     overwrite: bool = False
     overviews: str = "average"
     """How a COG's overviews are resampled, or none."""
+    layout: Layout = "single"
+    """One file, or a VRT over part files."""
 
     @property
     def blocks(self) -> int:
@@ -102,6 +105,9 @@ class Sink(ABC):
 
     Leaving the ``with`` block without `commit` leaves nothing behind.
     """
+
+    _durable = True
+    """What is committed is on the disk, not only with the system."""
 
     def __init__(self, spec: OutputSpec) -> None:
         self.spec = spec
@@ -142,8 +148,9 @@ class Sink(ABC):
             size = self._stored_bytes()
             self._check_target()
             self._rename()
-            with contextlib.suppress(OSError):  # the output is there, whatever the folder says
-                sync(self.spec.path.parent)
+            if self._durable:
+                with contextlib.suppress(OSError):  # the output is there, whatever the folder says
+                    sync(self.spec.path.parent)
         except OutputExistsError:
             raise
         except gdal.GDAL_ERRORS as error:
@@ -233,7 +240,7 @@ class GeoTIFFSink(Sink):
                 transform=None if spec.transform is None else Affine(*spec.transform),
                 **self._creation_options(),
             )
-            self._sync = EarlySync(self._temporary)
+            self._sync = EarlySync(self._temporary) if self._durable else None
             spec.metadata.write(self._dataset)
 
     def _creation_options(self) -> dict[str, Any]:
@@ -242,10 +249,11 @@ class GeoTIFFSink(Sink):
     def _put(self, tile: Tile, pixels: np.ndarray) -> None:
         window = Window(tile.x[0], tile.y[0], pixels.shape[2], pixels.shape[1])
         with self._lock, gdal.environment():
-            if self._dataset is None or self._sync is None:
+            if self._dataset is None:
                 raise OutputError(f"{self.spec.path}: writing had already ended")
             self._dataset.write(pixels, window=window)
-            self._sync.look()
+            if self._sync is not None:
+                self._sync.look()
 
     def _complete(self) -> None:
         self._close()

@@ -34,6 +34,10 @@ LOT_BYTES = 1 << 20
 """Pixels that a thread decodes at a time, where blocks lie apart: to share out each costs more."""
 
 
+Kept = tuple[dict[Key, Pixels], ...]
+"""Decoded blocks that go from one part of a run to the next, for each file."""
+
+
 @dataclass(eq=False)
 class _Request:
     """A window that is being filled by one thread or many."""
@@ -103,6 +107,18 @@ class RasterSource:
     def blocks_decoded(self) -> int:
         """Storage blocks decoded so far, all bands."""
         return self._store.decoded * self.header.layout.planes
+
+    def kept(self) -> Kept:
+        """Return the decoded blocks that the part below this one uses too, once all is read."""
+        return (self._store.kept(),)
+
+    def adopt(self, kept: Kept) -> None:
+        """Take over what the part above has kept, before anything is read."""
+        self._store.adopt(kept[0], self._uses_of)
+
+    def _uses_of(self, key: Key) -> int:
+        """Return how many tiles use a block."""
+        return int(self._uses.rows[key.row] * self._uses.columns(key.panel)[key.column])
 
     def check_unchanged(self) -> None:
         """Raise `InputError` if the file is no longer the one that was planned."""

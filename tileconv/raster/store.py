@@ -122,6 +122,23 @@ class BlockStore:
                 self._use(key)
             self._changed.notify_all()
 
+    def kept(self) -> dict[Key, Pixels]:
+        """Return the decoded blocks that somebody still wants to use."""
+        with self._changed:
+            entries = self._entries.items()
+            return {key: entry.pixels for key, entry in entries if entry.pixels is not None}
+
+    def adopt(self, kept: dict[Key, Pixels], uses: Callable[[Key], int]) -> None:
+        """Take over blocks that another store has `kept`, as far as they are used here.
+
+        ``kept`` is empty then: only this store holds them, and lets go of them.
+        """
+        with self._changed:
+            while kept:
+                key, pixels = kept.popitem()
+                if count := uses(key):
+                    self._entries[key] = _Entry(count, pixels)
+
     def fail(self, keys: Iterable[Key], error: BaseException) -> None:
         """Say that blocks could not be decoded: whoever waits for them gets ``error``."""
         with self._changed:

@@ -42,10 +42,19 @@ class BlockUses:
 
     @classmethod
     def of_part(
-        cls, geometry: Geometry, tiles: Tiles, part: Part, block: tuple[int, int], mode: PaddingMode
+        cls,
+        geometry: Geometry,
+        tiles: Tiles,
+        part: Part,
+        block: tuple[int, int],
+        mode: PaddingMode,
+        after: Part | None = None,
     ) -> BlockUses:
-        """Count for some neighbouring tiles of a raster in one file."""
-        rows = _uses_of(geometry.y, tiles.y, part.rows, block[0], mode)
+        """Count for some neighbouring tiles of a raster in one file.
+
+        The uses by ``after``, the part below, count too: what it needs is kept for it.
+        """
+        rows = _uses_of(geometry.y, tiles.y, tile_rows(part, after), block[0], mode)
         columns = _uses_of(geometry.x, tiles.x, part.columns, block[1], mode)
         return cls(rows, lambda _: columns)
 
@@ -56,6 +65,11 @@ class BlockUses:
                 self._columns[panel] = self._compute(panel)
                 self._columns.pop(panel - 3, None)  # no thread is that far behind
             return self._columns[panel]
+
+
+def tile_rows(part: Part, after: Part | None) -> range:
+    """Return the tile rows of a part, and of the one below it."""
+    return part.rows if after is None else range(part.rows.start, after.rows.stop)
 
 
 def _uses_of(

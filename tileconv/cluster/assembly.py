@@ -1,0 +1,123 @@
+"""Make the output of parts while others are still computed, in a thread of the client."""
+
+from __future__ import annotations
+
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Self
+
+from tileconv.errors import DamagedPartError
+from tileconv.raster.parts import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from tileconv.planning.parts import Part
+    from tileconv.raster.parts import Assembly
+    from tileconv.raster.sink import OutputSpec
+
+
+class Assembler:
+    """Hands finished parts to what makes the output of them.
+
+    ``find`` says which part a number is, and where its file lies.
+    """
+
+    def __init__(self, output: Assembly, find: Callable[[int], tuple[Part, Path]]) -> None:
+        self._output, self._find = output, find
+        self._waiting: SimpleQueue[tuple[int, Stored] | threading.Event | None] = SimpleQueue()
+        self._damaged: list[int] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="tileconv-parts", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._output.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._error = self._error or error  # what still waits is not looked at
+        self._waiting.put(None)
+        self._thread.join()
+        self._output.__exit__(kind, error, trace)
+
+    def add(self, number: int, stored: Stored) -> None:
+        """Hand in a part; raise what went wrong with an earlier one."""
+        self._check()
+        self._waiting.put((number, stored))
+
+    def settle(self) -> list[int]:
+        """Wait until all parts are added; return those whose files are not what was written."""
+        settled = threading.Event()
+        self._waiting.put(settled)
+        settled.wait()
+        self._check()
+        damaged, self._damaged = self._damaged, []
+        return damaged
+
+    def commit(self) -> int:
+        """Check the output and put it in its place; return its bytes."""
+        return self._output.commit()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+            elif self._error is None:
+                self._put(*item)
+
+    def _put(self, number: int, stored: Stored) -> None:
+        try:
+            self._output.add(*self._find(number), stored)
+        except DamagedPartError:
+            self._damaged.append(number)
+        except BaseException as error:  # the thread that hands in parts raises it
+            self._error = error
+
+
+class StoreOutput:
+    """A Zarr store, whose chunks the workers write themselves."""
+
+    def __init__(self, spec: OutputSpec, folder: Path) -> None:
+        from tileconv.raster.zarr_store import SharedStore  # noqa: PLC0415 - an extra
+
+        self._store = SharedStore(spec, folder)
+
+    def __enter__(self) -> Self:
+        self._store.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._store.__exit__(kind, error, trace)
+
+    def add(self, number: int, stored: Stored) -> None:
+        """Every part is where it belongs."""
+
+    def settle(self) -> list[int]:
+        """Return no part: the store is checked when it is committed."""
+        return []
+
+    def commit(self) -> int:
+        """Check the store and put it in its place; return its bytes."""
+        return self._store.commit()
+
+
+def stored_as(entry: Mapping[str, Any]) -> Stored:
+    """Return what a line of the manifest tells of the file of a part."""
+    return Stored(entry["bytes_written"], entry["crc32"])
