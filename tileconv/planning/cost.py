@@ -24,6 +24,8 @@ BASE_BYTES = 223 * MIB
 """A process that has imported everything and compiled its loops (206 to 229 MiB measured)."""
 GDAL_CACHE_BYTES = 64 * MIB
 """What the GDAL block cache is held to, once per process."""
+WRITTEN_BYTES = 16 * MIB
+"""What it comes to hold of whole blocks that are written, where nothing is read through it."""
 WRITER_BYTES = {"GTiff": 0, "COG": 104 * MIB, "Zarr": 12 * MIB}
 """What a driver takes beside that: GDAL's copy and its overviews, zarr's code."""
 READ_BYTES = 8 * MIB
@@ -163,9 +165,10 @@ class Work:
         """Return what GDAL's cache comes to hold: no more than all that it reads and writes."""
         height, width = self.geometry.out_shape
         written = height * width * self.outputs * self.target_itemsize
+        if self.layout.direct:
+            return min(WRITTEN_BYTES, written)
         rows, columns = self.layout.shape
-        read = 0 if self.layout.direct else rows * columns * self.layout.pixel_bytes
-        return min(GDAL_CACHE_BYTES, written + read)
+        return min(GDAL_CACHE_BYTES, written + rows * columns * self.layout.pixel_bytes)
 
 
 @dataclass(frozen=True, slots=True)
