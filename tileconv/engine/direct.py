@@ -87,7 +87,7 @@ class Direct:
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
         correlate(
-            (dealer(planes.dtype, out.dtype), summer(out.dtype)),
+            (dealer(planes.dtype, out.dtype, p.stride[1]), summer(out.dtype)),
             address(planes),
             planes.shape,
             planes.strides,

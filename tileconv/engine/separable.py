@@ -133,7 +133,7 @@ class Separable:
             steps = np.empty(3 * down.ring, np.intp)
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             correlate(
-                (dealer(planes.dtype, dtype), row_summer(dtype), summer(dtype)),
+                (dealer(planes.dtype, dtype, along.stride[1]), row_summer(dtype), summer(dtype)),
                 address(planes),
                 planes.shape,
                 planes.strides,
