@@ -17,8 +17,8 @@ from tileconv.tile import Reads, Recipe, compute_tile
 
 TILE = 4096
 """Most outputs in a row of a tile that copies its window."""
-TILE_PIXELS = 1 << 19
-"""Input pixels that such a tile aims at: 2.5 MiB of float32 and mask, a part of the third-level
+TILE_PIXELS = 1 << 20
+"""Input pixels that such a tile aims at: 5 MiB of float32 and mask, a part of the third-level
 cache."""
 FEWEST_ROWS = 64
 """Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""

@@ -114,7 +114,7 @@ class Bank:
         ahead = np.empty(planes.shape[0] * p.height, np.uintp)
         tables = (panels, sums, p.phases, self.line_places, self.places, self.weights, ahead)
         correlate_bank(
-            (dealer(planes.dtype, out.dtype), bank_summer(out.dtype)),
+            (dealer(planes.dtype, out.dtype, p.stride[1]), bank_summer(out.dtype)),
             address(planes),
             planes.shape,
             planes.strides,

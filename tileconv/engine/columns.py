@@ -131,7 +131,11 @@ class _Kernel:
         pitch = plane.strides[0]
         rows = self.rows * pitch
         correlate(
-            (summer_down(plane.dtype, dtype), dealer(dtype, dtype), row_adder(dtype)),
+            (
+                summer_down(plane.dtype, dtype),
+                dealer(dtype, dtype, self.along.stride[1]),
+                row_adder(dtype),
+            ),
             address(plane),
             plane.strides,
             address(out),

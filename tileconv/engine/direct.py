@@ -89,7 +89,7 @@ class Direct:
         row_pitch = out.strides[1] // out.itemsize
         correlate(
             (
-                dealer(planes.dtype, out.dtype),
+                dealer(planes.dtype, out.dtype, p.stride[1]),
                 summer(out.dtype, p.block),
                 summer(out.dtype, part_of(p.block)),
             ),

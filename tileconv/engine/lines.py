@@ -40,8 +40,11 @@ UNUSED, END = -1, -2
 
 
 @cache
-def dealer(pixel: np.dtype, number: np.dtype) -> np.uintp:
-    """Return the address of `_deal_row` for pixels of one dtype and lines of another."""
+def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
+    """Return the address of what lays out pixels of one dtype as lines of another.
+
+    It is `_copy_row` for stride 1, and `_deal_row`, which takes longer to compile, for any other.
+    """
     index = types.CPointer(types.intp)
     signature = types.void(
         types.CPointer(from_dtype(pixel)),
@@ -54,12 +57,26 @@ def dealer(pixel: np.dtype, number: np.dtype) -> np.uintp:
         types.CPointer(from_dtype(number)),
         types.uintp,
     )
-    return address_of(_deal_row, signature)
+    return address_of(_copy_row if stride == 1 else _deal_row, signature)
+
+
+@loop
+def _copy_row(source, step, width, stride, phases, places, count, lines, ahead):  # type: ignore[no-untyped-def]
+    """Write one row of pixels as floats, a single line. Arguments are those of `_deal_row`."""
+    n = lanes(lines)
+    done = 0
+    count = min(count, width)
+    if step == pixel_bytes(source):
+        while done + n <= count:
+            copy_lanes(source, lines, done * step, done)
+            done += n
+    for i in range(done, count):
+        lines[i] = pixel_at(source, i * step)
 
 
 @loop
 def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):  # type: ignore[no-untyped-def]
-    """Write the stride phases of one row of pixels as floats.
+    """Write the stride phases of one row of pixels as floats, for a stride from 2 on.
 
     source   pointer to the row's first pixel
     step     bytes from one pixel to the next
@@ -76,15 +93,6 @@ def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):
     n = lanes(lines)
     plain = step == pixel_bytes(source)
     done = 0
-    if stride == 1:
-        count = min(count, width)
-        if plain:
-            while done + n <= count:
-                copy_lanes(source, lines, done * step, done)
-                done += n
-        for i in range(done, count):
-            lines[i] = pixel_at(source, i * step)
-        return
     apart = stride * step
     if plain and stride == 2:
         even, odd = places[0], places[1]

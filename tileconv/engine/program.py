@@ -15,7 +15,7 @@ Pair = tuple[int, int]
 RING_BYTES = 3 << 17
 """Lines of a strip: three quarters of a second-level cache of 512 KiB. Wide strips pay, since every
 row of one is a new start for the memory system."""
-MOST_COLUMNS = 2016
+MOST_COLUMNS = 2112
 """Most outputs in a row of a strip: many blocks of any vector width."""
 LONG_REACH = 512
 """A strip is at least as wide as its taps reach, up to this: all of the reach is dealt out again
@@ -141,12 +141,16 @@ class Program:
         return (-(-numbers // line) | 1) * line
 
     def columns(self, width: int) -> int:
-        """Return the outputs in a row of a strip."""
+        """Return the outputs in a row of a strip: strips are of about one width.
+
+        A narrow one that is left over costs about as much as a wide one: its rows are read anew.
+        """
         block = WIDE * self.lanes
         row = self.ring * self.weights.shape[1] * self.line_count * self.weights.itemsize
         fit = RING_BYTES // row - self.reach - 2 * self.lanes
-        most = max(fit, min(self.reach, LONG_REACH), block) // block * block
-        return min(width, most, MOST_COLUMNS)
+        most = min(max(fit, min(self.reach, LONG_REACH), block) // block * block, MOST_COLUMNS)
+        strips = -(-width // most)
+        return min(width, -(-width // (strips * block)) * block)
 
     def row_size(self, columns: int) -> int:
         """Return the numbers in all lines of an input row of one band."""

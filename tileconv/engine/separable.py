@@ -133,7 +133,7 @@ class Separable:
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             correlate(
                 (
-                    dealer(planes.dtype, dtype),
+                    dealer(planes.dtype, dtype, along.stride[1]),
                     row_summer(dtype),
                     summer(dtype, down.block),
                     summer(dtype, part_of(down.block)),

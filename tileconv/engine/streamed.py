@@ -117,7 +117,7 @@ class Streamed:
         strip, size, fixed, tables = self._laid_out(out.shape[2])
         lines, owner = scratch(size, out.dtype)
         correlate(
-            (dealer(planes.dtype, out.dtype), row_adder(out.dtype)),
+            (dealer(planes.dtype, out.dtype, p.stride[1]), row_adder(out.dtype)),
             address(planes),
             planes.shape,
             planes.strides,
