@@ -31,7 +31,11 @@ LOOK_EVERY = 1.0
 LOST_SECONDS = 5.0
 """How long results of finished tasks may take; those of a worker that died since never come."""
 FETCH_PAUSE = 3.0
-"""Results are fetched after so many times what that took before: many short tasks at once."""
+"""Where tasks are short, results are fetched after so many times what that took before."""
+LONGEST_PAUSE = 0.05
+"""Seconds; what a killed client has not fetched is computed again."""
+FETCH_AT_LEAST = 16
+"""Results that wait to be fetched, beside one for each thread: then they are, in any case."""
 ANYWHERE = ""
 """The worker of a lane of a cluster without workers."""
 
@@ -130,7 +134,8 @@ class _Submission:
                     left.change(self._lanes)
                     free = self._lanes
                 self._fill(left, free)  # threads first, then what they have done
-                if time.monotonic() >= self._fetch_at or not self._pending:
+                many = len(self._ready) >= FETCH_AT_LEAST + len(self._lanes)
+                if time.monotonic() >= self._fetch_at or many or not self._pending:
                     self._fetch()
         except BaseException:
             flying = [*self._pending.values(), *self._ready.values()]
@@ -246,7 +251,8 @@ class _Submission:
                 self._tries.pop(number, None)
                 self._tell_done(number, result)
         now = time.monotonic()
-        self._fetch_at = now + FETCH_PAUSE * (now - began)
+        busy = len(tasks) > len(self._lanes)  # tasks end faster than results are fetched
+        self._fetch_at = now + min(FETCH_PAUSE * (now - began), LONGEST_PAUSE) * busy
 
     def _results(self, futures: list[Future[Any]]) -> list[_Outcome | None]:
         """Return (result, error) of tasks that have ended; None if a result was lost since."""

@@ -37,6 +37,8 @@ SHORTEST_SECONDS = 0.2
 """Of a task: dask takes a few milliseconds for each."""
 LONGEST_SECONDS = 2.0
 """What a task aims at where there is work for all: little is lost with a worker."""
+TASKS_PER_SECOND = 100
+"""What a scheduler bears easily: it takes 3 ms for a task. Large clusters get longer tasks."""
 PARTS_PER_RUN = 4
 """Parts worth having, so that runs end together."""
 SEAMS = 0.05
@@ -155,6 +157,7 @@ def cut_into_parts(
             parts = _in_runs(parts, threads, down, across)
             aim = seconds / (PARTS_PER_RUN * parts.runs)
             aim = min(max(aim, SHORTEST_SECONDS), LONGEST_SECONDS)
+            aim = max(aim, parts.runs / TASKS_PER_SECOND)
             # busy threads count first, then the length of a task; where panels alone cost more than
             # the limit, the blocks decoded twice do
             over = across > SEAMS
