@@ -51,6 +51,7 @@ def machine() -> dict[str, str]:
         "numba",
         "dask",
         "rasterio",
+        *(["imagecodecs"] if find_spec("imagecodecs") else []),
         *(PEERS[name] for name in INSTALLED),
     ]
     return {
