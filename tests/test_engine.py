@@ -12,6 +12,8 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
+from tileconv.engine import columns as columns_first
+from tileconv.engine import program, streamed
 from tileconv.engine.bank import CHUNK, STREAMED_BYTES, TOGETHER
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
 from tileconv.engine.program import lay_out
@@ -24,6 +26,7 @@ RNG = np.random.default_rng(20261125)
 GAUSS = np.outer(np.exp(-(np.linspace(-2, 2, 9) ** 2)), np.exp(-(np.linspace(-1, 1, 7) ** 2)))
 HOLES = RNG.normal(size=(5, 6)) * (RNG.random((5, 6)) < 0.5)
 BIG = RNG.normal(size=(9, 3, 9, 9))  # more taps than a chunk, more kernels than a block
+HOLED_BANDS = RNG.normal(size=(1, 3, 5, 4)) * (RNG.random((1, 3, 5, 4)) < 0.8)
 KERNELS = {
     "3x3": RNG.normal(size=(3, 3)),
     "dense": RNG.normal(size=(5, 7)),
@@ -37,6 +40,7 @@ KERNELS = {
     "separable bank": np.stack([GAUSS, np.ones_like(GAUSS)]),
     "mix": RNG.normal(size=(6, 3, 3, 3)),
     "big mix": BIG,
+    "sum over bands": HOLED_BANDS,
 }
 SAMPLINGS = [
     {"stride": 1},
@@ -92,6 +96,24 @@ def test_bits_depend_on_no_tiling_thread_or_layout(name, sampling, monkeypatch):
                 patch.setattr(eager, "_cuts_of", {})
                 again = tileconv.convolve(array, kernel, threads=threads, **sampling)
             assert again.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("stride", [1, 2, (2, 1), (5, 8), (1, 3)], ids=str)
+@pytest.mark.parametrize("name", ["dense", "holes", "separable", "box", "sum over bands", "bank"])
+def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
+    kernel = KERNELS[name]
+    array = RNG.normal(size=(3 if kernel.ndim == 4 else 1, 30, 1700)).astype(np.float32)
+    whole = tileconv.convolve(array, kernel, stride=stride)
+    for module, limit in (
+        (program, "MOST_COLUMNS"),
+        (program, "RING_BYTES"),
+        (streamed, "LINE_BYTES"),
+        (columns_first, "SUM_BYTES"),
+    ):
+        monkeypatch.setattr(module, limit, 96)
+    monkeypatch.setattr(eager, "_recipes", {})
+    monkeypatch.setattr(eager, "_cuts_of", {})
+    assert tileconv.convolve(array, kernel, stride=stride).tobytes() == whole.tobytes()
 
 
 def layouts(array):
