@@ -24,6 +24,8 @@ import tileconv
 from tileconv.cluster import worker
 from tileconv.cluster.connect import make_cluster
 from tileconv.cluster.folder import Manifest, run_folder
+from tileconv.cluster.keep import Keeper
+from tileconv.cluster.lanes import Lanes, missing_ranges
 from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
@@ -354,6 +356,112 @@ def test_what_cannot_be_in_parts(source, tmp_path):
         tileconv.load_job(in_parts(source, tmp_path / "b.vrt", driver="Zarr"))
     with pytest.raises(tileconv.UnsupportedError, match=r"compute\.scheduler to processes"):
         run(in_parts(source, tmp_path / "b.vrt"))
+
+
+# ---- runs of parts
+
+
+@pytest.fixture(scope="module")
+def near():
+    """One worker of one thread in this process, so that tests can reach into it."""
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False}
+    with (
+        distributed.LocalCluster(**options, dashboard_address="127.0.0.1:0") as here,
+        distributed.Client(here, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "wrap"])
+@pytest.mark.parametrize(("stride", "part"), [(1, 64), (1, 192), (3, 64), (40, 64)])
+def test_a_run_decodes_what_the_plan_says(near, source, tmp_path, stride, part, mode):
+    """One thread, one run: blocks under borders of parts are decoded once, those of panels twice."""
+    mapping = describe(source, tmp_path / "b.tif", stride=stride, part=part)
+    mapping |= {"padding": 3, "padding_mode": mode}
+    report = run(mapping, near)
+    plan = tileconv.plan(
+        tileconv.load_job(mapping | {"output": {"path": "c.tif", "blocksize": 64}})
+    )
+    plan = cut_into_parts(plan, 1, part=(part, part))
+    assert report.blocks_decoded == plan.blocks_decoded
+    mapping["output"]["path"] = str(tmp_path / "a.tif")
+    run(mapping)
+    assert read(tmp_path / "b.tif").tobytes() == read(tmp_path / "a.tif").tobytes()
+
+
+def test_a_damaged_part_is_computed_again(near, source, tmp_path, monkeypatch):
+    damaged = []
+
+    def damage(key, number):
+        entry = worker.run_part(key, number)
+        if number in (3, 7) and number not in damaged:
+            damaged.append(number)
+            path = worker.find_work(key).path(number)
+            stored = bytearray(path.read_bytes())
+            stored[-5] ^= 1
+            path.write_bytes(stored)
+        return entry
+
+    run(describe(source, tmp_path / "a.tif"))
+    monkeypatch.setattr("tileconv.cluster.run.run_part", damage)
+    report = run(describe(source, tmp_path / "b.tif"), near)
+    assert sorted(damaged) == [3, 7]
+    assert report.cluster.retries == 2
+    assert read(tmp_path / "b.tif").tobytes() == read(tmp_path / "a.tif").tobytes()
+
+
+def test_lanes_lose_and_repeat_nothing(rng):
+    for _ in range(200):
+        there = {*rng.integers(0, 60, rng.integers(0, 40)).tolist()}
+        missing = missing_ranges(60, there)
+        lanes = list(range(int(rng.integers(1, 5))))
+        left, given = Lanes(missing, lanes), []
+        while len(left):
+            if rng.random() < 0.2:  # workers come and go
+                lanes = [*{*rng.integers(0, 6, 3).tolist()}]
+                left.change(lanes)
+            given.append(left.next(int(rng.choice(lanes))))
+        assert sorted(given) == sorted({*range(60)} - there)
+        assert [left.next(lane) for lane in lanes] == [None] * len(lanes)
+
+
+def test_what_is_kept_between_parts_is_bounded():
+    keeper = Keeper(threads=2)
+    for number in range(4):
+        with keeper.task(number) as kept:
+            assert kept is None
+            keeper.leave(number + 10, ({"some": "blocks"},))
+    with keeper.task(13) as first, keeper.task(12) as second, keeper.task(11) as third:
+        assert first is not None
+        assert second is None  # two tasks that run leave no room for a third one's
+        assert third is None
+
+
+HEAP = """
+import resource, numpy as np
+from tileconv.cluster.heap import keep_freed, release_freed
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.empty(4 << 20, np.uint8).fill(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+plain = faults()
+keep_freed()
+faults()
+kept = faults()
+release_freed()
+print(plain, kept, faults())
+"""
+
+
+def test_workers_keep_freed_memory_while_a_run_goes_on(run_python, monkeypatch):
+    if not os.confstr("CS_GNU_LIBC_VERSION"):
+        pytest.skip("not glibc")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")  # as dask starts workers
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    plain, kept, after = map(int, run_python(HEAP).split())
+    assert kept < plain / 10
+    assert after > plain / 2
 
 
 # ---- errors of tasks

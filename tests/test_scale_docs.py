@@ -16,7 +16,6 @@ NAMES = {
     "core seconds to encode": "encode_seconds",
     "core seconds to compute": "compute_seconds",
     "core seconds": "core_seconds",
-    "blocks along a side of a task": "side",
     "seconds of a task": "task_seconds",
 }
 
@@ -37,4 +36,4 @@ def test_rates_are_those_that_the_planner_uses():
     assert values["decode"] == parts.DECODED_PER_SECOND
     assert values["encode"] == parts.ENCODED_PER_SECOND
     assert values["adds"] == parts.ADDED_PER_SECOND
-    assert values["seams"] == parts.SEAMS
+    assert values["rate"] == parts.TASKS_PER_SECOND

@@ -202,7 +202,8 @@ def _parts(plan: Plan) -> str:
     part = plan.parts[0]
     again = plan.blocks_decoded / max(plan.blocks_needed, 1) - 1
     return (
-        f"{plural(plan.parts.count, 'task')} of {part.shape[0]:,} x {part.shape[1]:,} outputs; "
+        f"{plural(plan.parts.count, 'task')} of {part.shape[0]:,} x {part.shape[1]:,} outputs, "
+        f"{plan.parts.runs:,} at a time; "
         f"{again:.1%} of the blocks are decoded twice"
     )
 
