@@ -564,7 +564,6 @@ def test_unknown_and_missing_keys_are_named(old, new, words):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("output: {path: o.tif, layout: parts}", "output.layout"),
         ("output: {path: o.tif, creation_options: {}}", "output.creation_options"),
     ],
 )

@@ -489,7 +489,16 @@ def test_the_hash_is_of_what_is_said_not_of_how(tmp_path):
 def test_every_field_of_a_job_decides_on_values_or_does_not():
     """A new key must be put on one side: two jobs with one hash have one output."""
     not_deciding = {"name", "source", "target", "named", "quicklook", "overwrite"}
-    not_deciding |= {"driver", "overviews", "compress", "predictor", "level", "block", "report"}
+    not_deciding |= {
+        "driver",
+        "overviews",
+        "compress",
+        "predictor",
+        "level",
+        "block",
+        "report",
+        "layout",
+    }
     not_deciding |= {"scheduler", "cluster", "security", "part", "threads"}
     not_deciding |= {"memory_limit", "memory_given", "tile"}
     not_deciding |= {"scenes", "root"}  # which pixels are read, not what is done with them

@@ -47,6 +47,7 @@ class RasterOptions(TypedDict, total=False):
     require_center: bool
     driver: str
     overviews: str
+    layout: str
     dtype: DTypeLike | None
     nodata: float | None
     compress: str

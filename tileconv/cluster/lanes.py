@@ -18,7 +18,7 @@ class Lanes:
 
     >>> lanes = Lanes([range(6)], ["a", "b"])
     >>> [lanes.next(lane) for lane in "aaababb"]
-    [0, 1, 2, 3, 4, 5, None]
+    [0, 1, 2, 3, 5, 4, None]
     """
 
     def __init__(self, missing: Iterable[range], lanes: Sequence[Hashable]) -> None:

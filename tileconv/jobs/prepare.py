@@ -14,7 +14,7 @@ from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.metadata import output_metadata, what_is_lost
-from tileconv.planning.cost import WRITER_BYTES
+from tileconv.planning.cost import COPY_BYTES, WRITER_BYTES
 from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
@@ -86,6 +86,7 @@ def plan_header(job: Job, header: Header) -> Plan:
             block=job.block,
             valid_fraction=job.valid_fraction,
             writer_bytes=WRITER_BYTES[job.driver],
+            copy_bytes=COPY_BYTES[job.driver],
             transform=header.transform,
             source=str(job.source),
             target=str(job.target),

@@ -7,6 +7,8 @@ The model of a run's peak memory:
     writer    what the driver takes
     threads   times (window + a block on its way + the larger of: a read; copies, scratch, output)
     kept      storage blocks that the next tile row, or the next tile, uses again
+
+A COG is copied from a file once the tiles are done: the base, the cache and what the copy takes.
 """
 
 from collections.abc import Iterator
@@ -26,8 +28,10 @@ GDAL_CACHE_BYTES = 64 * MIB
 """What the GDAL block cache is held to, once per process."""
 WRITTEN_BYTES = 16 * MIB
 """What it comes to hold of whole blocks that are written, where nothing is read through it."""
-WRITER_BYTES = {"GTiff": 0, "COG": 104 * MIB, "Zarr": 12 * MIB}
-"""What a driver takes beside that: GDAL's copy and its overviews, zarr's code."""
+WRITER_BYTES = {"GTiff": 0, "COG": 0, "Zarr": 12 * MIB}
+"""What a driver takes beside that: zarr's code."""
+COPY_BYTES = {"GTiff": 0, "COG": 130 * MIB, "Zarr": 0}
+"""What a driver takes after the tiles: GDAL's copy and its overviews."""
 READ_BYTES = 8 * MIB
 """Decoded pixels of one read, if a single block is not larger."""
 WINDOW_BYTES = 32 * MIB
@@ -63,6 +67,8 @@ class Work:
     """Fields with missing pixels are weighed: valid weights are summed beside the products."""
     writer_bytes: int = 0
     """What the driver takes beside tiles."""
+    copy_bytes: int = 0
+    """What it takes after them."""
     marks: bool = True
     """Windows may hold padding or missing pixels, and are then copied as floats."""
 
@@ -152,23 +158,28 @@ class Work:
         busy = min(threads, tiles.count)
         helping = threads - busy
         tile = (min(tiles.y.tile, tiles.y.total), min(tiles.x.tile, tiles.x.total))
-        return (
-            BASE_BYTES
-            + self.cache_bytes()
+        running = (
+            self.cache_bytes()
             + self.writer_bytes
             + busy * self.thread_bytes(tile)
             + helping * (self.read_bytes() + self.unpacking_bytes())
             + self.kept_bytes(tiles, busy)
         )
+        copying = self.copy_bytes and self.copy_bytes + min(GDAL_CACHE_BYTES, self.written_bytes)
+        return BASE_BYTES + max(running, copying)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of the whole output."""
+        height, width = self.geometry.out_shape
+        return height * width * self.outputs * self.target_itemsize
 
     def cache_bytes(self) -> int:
         """Return what GDAL's cache comes to hold: no more than all that it reads and writes."""
-        height, width = self.geometry.out_shape
-        written = height * width * self.outputs * self.target_itemsize
         if self.layout.direct:
-            return min(WRITTEN_BYTES, written)
+            return min(WRITTEN_BYTES, self.written_bytes)
         rows, columns = self.layout.shape
-        return min(GDAL_CACHE_BYTES, written + rows * columns * self.layout.pixel_bytes)
+        return min(GDAL_CACHE_BYTES, self.written_bytes + rows * columns * self.layout.pixel_bytes)
 
 
 @dataclass(frozen=True, slots=True)

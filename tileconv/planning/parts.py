@@ -218,7 +218,7 @@ def _runs(parts: Parts, threads: int, down: float, across: float) -> int:
 
     >>> parts = Parts(Tiles(AxisTiles(8, 1), AxisTiles(4, 1), panel=1), rows=1)
     >>> [_runs(parts, threads, 0.005, 0.02) for threads in (1, 5, 8, 9, 100)]
-    [1, 5, 7, 8, 8]
+    [1, 5, 8, 8, 8]
     """
     most = min(threads, parts.count)
     if across > SEAMS or down <= 0:

@@ -223,6 +223,7 @@ def make_plan(
     block: int | None = None,
     valid_fraction: bool = False,
     writer_bytes: int = 0,
+    copy_bytes: int = 0,
     **about: Any,
 ) -> Plan:
     """Plan the convolution of a raster.
@@ -235,8 +236,8 @@ def make_plan(
         Output tile (y, x) and side of an output block in pixels; chosen if None.
     valid_fraction
         Add a band with the valid share of each field.
-    writer_bytes
-        What the output's driver holds beside tiles.
+    writer_bytes, copy_bytes
+        What the output's driver holds beside tiles, and after them.
     about
         The fields of `Plan` that describe files: transform, source, target, ...
     """
@@ -259,6 +260,7 @@ def make_plan(
         group=(len(groups[0].bands), len(groups[0].outputs)),
         policy=listed,
         writer_bytes=writer_bytes,
+        copy_bytes=copy_bytes,
         marks=bool(layout.marks)
         or numbers.nodata is not None
         or (listed and layout.dtype.kind == "f")
