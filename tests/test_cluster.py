@@ -285,6 +285,10 @@ def test_parts_and_a_vrt_are_one_raster(client, source, tmp_path):
                 at = a.window(*part.bounds).round_offsets().round_lengths()
                 np.testing.assert_array_equal(part.read(), a.read(window=at))
     assert verify(tileconv.load_job(mapping)).passed
+    output = {key: value for key, value in mapping["output"].items() if key != "blocksize"}
+    elsewhere = tileconv.load_job(mapping | {"output": output, "compute": {}})
+    assert tileconv.plan(elsewhere).choice.block != 64  # as another machine would plan it
+    assert verify(elsewhere).passed
     again = run(mapping | {"output": mapping["output"] | {"overwrite": True}}, client)
     assert again.blocks_decoded
     assert len(folders(tmp_path)) == 1

@@ -164,6 +164,38 @@ def test_a_mosaic_that_changed_fails(driver, make_raster, tmp_path, rng):
     assert found.different
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_output_of_another_machine(driver, make_raster, tmp_path, rng):
+    """Where the job does not say it, the size of blocks depends on threads and memory."""
+    path = make_raster(rng.integers(1, 4000, (2, 600, 600)).astype("uint16"), block=(64, 64))
+
+    def job(workers, **output):
+        return tileconv.load_job(
+            {
+                "input": {"path": str(path)},
+                "kernel": {"weights": KERNEL},
+                "output": {"path": str(tmp_path / "out"), "driver": driver, **output},
+                "compute": {"workers": workers},
+            }
+        )
+
+    sides = [tileconv.plan(job(workers)).choice.block for workers in (1, 16)]
+    assert sides[0] > sides[1]
+    tileconv.run(job(1))
+    found = verify(job(16), windows=6)
+    assert found.passed, str(found)
+    if driver == "Zarr":
+        folder = tmp_path / "out" / "band_data" / "c" / "1" / "0"
+        next(folder.iterdir()).unlink()
+    else:
+        with (tmp_path / "out").open("r+b") as file:
+            file.truncate((tmp_path / "out").stat().st_size - 5000)
+    assert not verify(job(16), windows=6).passed
+    if driver == "Zarr":
+        asked = verify(job(16, blocksize=64), windows=6)
+        assert "its chunks are" in asked.faults[0]
+
+
 def test_a_vrt(make_raster, tmp_path, rng):
     pixels = rng.integers(1, 4000, (2, *SHAPE)).astype("uint16")
     path = make_raster(pixels, "in.tif", block=(32, 32))

@@ -82,7 +82,7 @@ def verify(job: Job, *, windows: int = WINDOWS, seed: int = 0) -> Verification:
         raise ConfigError(f"{job.target}: there is no output to verify; run the job first")
     header = read_source(job)
     plan = plan_header(job, header)
-    output = Output(output_spec(job, plan, header))
+    output = Output.of(output_spec(job, plan, header), chosen=job.block is None)
     faults = output.faults()
     if job.report and not faults and (told := find_difference(job.report_path, job.target)):
         faults.append(told)

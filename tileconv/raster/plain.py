@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,17 @@ class Output:
 
     spec: OutputSpec
 
+    @classmethod
+    def of(cls, spec: OutputSpec, *, chosen: bool) -> Output:
+        """Look at the output that ``spec`` describes; its blocks may have any size if ``chosen``.
+
+        Where a job does not say the size, the plan chooses it, and on a machine or a cluster with
+        other threads or memory it has chosen another.
+        """
+        with contextlib.suppress(TileconvError, *gdal.GDAL_ERRORS):  # `faults` tells
+            return cls(replace(spec, block=_block(spec)) if chosen else spec)
+        return cls(spec)
+
     def faults(self) -> list[str]:
         """Say what of structure, grid and dtype is not as the job would write it."""
         spec, wrong = self.spec, []
@@ -153,6 +164,16 @@ class Output:
             _open(self.spec.path) as dataset,
         ):
             return dataset.read(window=window)
+
+
+def _block(spec: OutputSpec) -> int:
+    """Return the side of the blocks that a finished output has."""
+    if spec.driver == "Zarr":
+        from tileconv.raster.zarr_store import chunk_side  # noqa: PLC0415 - an extra
+
+        return chunk_side(spec.path)
+    with gdal.environment(), _open(spec.path) as dataset:
+        return int(dataset.block_shapes[0][0])
 
 
 def _open(path: Path) -> DatasetReader:

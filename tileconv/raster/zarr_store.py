@@ -274,6 +274,11 @@ def check_store(path: Path, spec: OutputSpec) -> None:
     _check_chunks(path, spec)
 
 
+def chunk_side(path: Path) -> int:
+    """Return the side of the chunks of a finished store."""
+    return int(_open_array(path).chunks[1])
+
+
 def read_store(path: Path, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
     """Return the pixels (bands, rows, columns) of half-open ranges of a finished store."""
     return np.asarray(_open_array(path)[:, slice(*rows), slice(*columns)])
