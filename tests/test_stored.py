@@ -35,12 +35,18 @@ def numbers(rng, dtype):
     return rng.integers(bounds.min, bounds.max, SHAPE, dtype, endpoint=True)
 
 
-@pytest.mark.parametrize("name", [*sorted(DIRECT), *MORE])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        (name, dtype)
+        for name in [*sorted(DIRECT), *MORE]
+        for dtype in DTYPES
+        # predictor 2 of floats is not GDAL's
+        if not (dtype.startswith("float") and "predictor" in (LAYOUTS | MORE)[name])
+    ],
+)
 def test_any_window_holds_the_pixels_that_gdal_reads(make_raster, rng, name, dtype):
     layout = (LAYOUTS | MORE)[name]
-    if dtype.startswith("float") and "predictor" in layout:
-        pytest.skip("GDAL's predictor of floats is another one")
     header = read_header(make_raster(numbers(rng, dtype), **layout), Wanted())
     blocks = find_stored(header)
     assert blocks is not None

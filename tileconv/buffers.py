@@ -26,14 +26,16 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = prod(shape) * dtype.itemsize
     if size < SEPARATE or not hasattr(mmap, "MAP_PRIVATE"):
         return np.zeros(shape, dtype)
-    return np.frombuffer(_map(size), dtype, count=size // dtype.itemsize).reshape(shape)
+    mapping = _map(size, shape, dtype)
+    return np.frombuffer(mapping, dtype, count=size // dtype.itemsize).reshape(shape)
 
 
-def _map(size: int) -> mmap.mmap:
+def _map(size: int, shape: tuple[int, ...], dtype: np.dtype) -> mmap.mmap:
+    """Return ``size`` bytes for an array."""
     try:
         mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:  # ENOMEM
-        raise MemoryError(f"cannot allocate {size} bytes") from error
+        raise MemoryError(f"cannot allocate {size} bytes for {shape} of {dtype}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapping.madvise(mmap.MADV_HUGEPAGE)
     return mapping
@@ -59,7 +61,7 @@ class Pool:
             taken = min(fitting, key=len) if fitting else None
             if self._spare:
                 self._spare.remove(taken or self._spare[0])
-        mapping = taken or _map(size)
+        mapping = taken or _map(size, shape, dtype)
         flat = np.frombuffer(mapping, np.uint8)
         weakref.finalize(flat, self._give, mapping).atexit = False
         return flat[:size].view(dtype).reshape(shape)
@@ -168,7 +170,7 @@ def result(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if size < WORTH_KEEPING or not hasattr(mmap, "MADV_FREE"):
         return np.empty(shape, dtype)
     pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-    mapping = _kept.take(pages) or _map(pages)
+    mapping = _kept.take(pages) or _map(pages, shape, dtype)
     flat = np.frombuffer(mapping, np.uint8)
     weakref.finalize(flat, _kept.give, mapping).atexit = False
     return flat[:size].view(dtype).reshape(shape)

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 WORKER_SHARE = 0.6
 """Of a worker's memory that tasks may plan with: dask begins to spill and to pause above it."""
-DAMAGED_TWICE = 1
+AGAIN = 1
 """How often parts that are not what was written are computed again."""
 WORKER_DEATHS = 5
 """How often workers may die while a run is made known to them."""
@@ -355,7 +355,7 @@ class _Run:
         for number, entry in entries.items():
             output.add(number, stored_as(entry))
         try:
-            for attempt in range(DAMAGED_TWICE + 1):
+            for attempt in range(AGAIN + 1):
                 self._tiles_done = sum(entry["tiles"] for entry in entries.values())
                 self._retried = sum(entry["attempt"] - 1 for entry in entries.values())
                 self._compute_missing(output, f"tileconv-{self.run_key}-{attempt}")

@@ -96,4 +96,12 @@ def replace(path: Path, target: Path) -> None:
         os.replace(path, target)
     finally:
         if old >= 0:
-            threading.Thread(target=os.close, args=(old,), name="tileconv-free").start()
+            _close_aside(old)
+
+
+def _close_aside(descriptor: int) -> None:
+    """Close a file in a thread of its own, or here where there can be none: never an error."""
+    try:
+        threading.Thread(target=os.close, args=(descriptor,), name="tileconv-free").start()
+    except RuntimeError:
+        os.close(descriptor)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import rasterio
-from rasterio.transform import Affine
 
 from tileconv.errors import DamagedPartError, OutputError
 from tileconv.raster import gdal
@@ -100,22 +99,10 @@ class AssembledVRT(Sink):
 
     def _write_header(self) -> None:
         """Let GDAL write a VRT of nothing, with all metadata."""
-        spec = self.spec
         with gdal.writing(), gdal.quietly():
-            dataset = rasterio.open(
-                self._temporary,
-                "w",
-                driver="VRT",
-                count=spec.shape[0],
-                height=spec.shape[1],
-                width=spec.shape[2],
-                dtype=spec.dtype,
-                nodata=None if spec.nodata is None else spec.nodata.item(),
-                crs=spec.crs,
-                transform=None if spec.transform is None else Affine(*spec.transform),
-            )
-            with dataset:
-                spec.metadata.write(dataset)
+            profile = self.spec.profile()
+            with rasterio.open(self._temporary, "w", driver="VRT", **profile) as dataset:
+                self.spec.metadata.write(dataset)
 
     def _source(self, name: str, part: Part, band: str, dtype: str | None) -> ElementTree.Element:
         (rows, columns), side = part.shape, str(self.spec.block)

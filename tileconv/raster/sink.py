@@ -81,6 +81,19 @@ class OutputSpec:
         bands, rows, columns = self.shape
         return bands * -(-rows // self.block) * -(-columns // self.block)
 
+    def profile(self) -> dict[str, Any]:
+        """Return what any driver of GDAL's is told of the raster."""
+        bands, rows, columns = self.shape
+        return {
+            "count": bands,
+            "height": rows,
+            "width": columns,
+            "dtype": self.dtype,
+            "nodata": None if self.nodata is None else self.nodata.item(),
+            "crs": self.crs,
+            "transform": None if self.transform is None else Affine(*self.transform),
+        }
+
     def creation_options(self) -> dict[str, Any]:
         """Return GDAL's GeoTIFF creation options."""
         options: dict[str, Any] = {
@@ -231,13 +244,7 @@ class GeoTIFFSink(Sink):
                 self._temporary,
                 "w",
                 driver="GTiff",
-                count=spec.shape[0],
-                height=spec.shape[1],
-                width=spec.shape[2],
-                dtype=spec.dtype,
-                nodata=None if spec.nodata is None else spec.nodata.item(),
-                crs=spec.crs,
-                transform=None if spec.transform is None else Affine(*spec.transform),
+                **spec.profile(),
                 **self._creation_options(),
             )
             self._sync = EarlySync(self._temporary) if self._durable else None

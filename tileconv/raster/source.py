@@ -141,7 +141,7 @@ class RasterSource:
         """
         layout = self.header.layout
         shape = (rows.size, columns.size)
-        filled = rows.index.min() >= 0 <= columns.index.min()
+        filled = min(rows.index.min(), columns.index.min()) >= 0
         make = self._windows.array if filled else buffers.zeros
         window = Pixels(
             make((layout.read_bands, *shape), layout.dtype),

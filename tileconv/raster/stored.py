@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tileconv import buffers
-from tileconv.raster.structure import open_tiff
+from tileconv.raster.structure import FirstImage, first_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 CODECS = {1: "none", 8: "deflate", 32946: "deflate", 50000: "zstd"}
 """By TIFF's numbers. LZW has no checksum, and GDAL sees more of its errors."""
-PLAIN = {1, 2, 3}
-"""Photometric interpretations whose samples are pixels: black is zero, RGB, palette."""
-KINDS = {1: "u", 2: "i", 3: "f"}
-"""TIFF's sample formats."""
+PHOTOMETRIC = {1, 2, 3}
+"""Interpretations whose samples are pixels: black is zero, RGB, palette."""
+FORMATS = {"u": 1, "i": 2, "f": 3}
+"""TIFF's sample formats, by numpy's kinds."""
 LARGEST_BLOCK = 8 << 20
 """Decoded bytes; each thread has a buffer for one block, and one for its compressed bytes."""
 
@@ -53,23 +53,18 @@ class UndecodableError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class StoredBlocks:
-    """Where the blocks of a TIFF lie, and what they hold."""
+    """Blocks of a TIFF that can be read without GDAL."""
 
     path: Path
-    codec: str
-    predicted: bool
-    """Samples are stored as differences along rows."""
+    image: FirstImage
     dtype: np.dtype
     """In the file's byte order."""
-    shape: tuple[int, int]
-    block: tuple[int, int]
-    """As stored: it may reach over the edge of the raster."""
-    tiled: bool
-    bands: int
-    samples: int
-    """Bands that one block holds."""
-    offsets: np.ndarray
-    counts: np.ndarray
+    codec: str
+
+    @property
+    def samples(self) -> int:
+        """Bands that one block holds."""
+        return self.image.bands if self.image.interleaved else 1
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
@@ -87,14 +82,15 @@ class StoredBlocks:
         """
         top, left = int(window.row_off), int(window.col_off)
         bottom, right = top + out.shape[1], left + out.shape[2]
-        (tall, wide), across = self.block, -(-self.shape[1] // self.block[1])
-        grid = across * -(-self.shape[0] // tall)
-        planes = bands if self.samples == 1 else (1,)
+        (height, width), (tall, wide) = self.image.shape, self.image.block
+        across = -(-width // wide)
+        grid = across * -(-height // tall)
+        planes = (1,) if self.image.interleaved else bands
         for row in range(top // tall, -(-bottom // tall)):
             y = row * tall
             rows = slice(max(top, y) - y, min(bottom, y + tall) - y)
             to_y = slice(y + rows.start - top, y + rows.stop - top)
-            stored = tall if self.tiled else min(tall, self.shape[0] - y)
+            stored = tall if self.image.tiled else min(tall, height - y)
             for column in range(left // wide, -(-right // wide)):
                 x = column * wide
                 columns = slice(max(left, x) - x, min(right, x + wide) - x)
@@ -102,7 +98,7 @@ class StoredBlocks:
                 for i, plane in enumerate(planes):
                     index = (plane - 1) * grid + row * across + column
                     pixels = self._unpack(file, index, stored)
-                    if self.samples == 1:
+                    if not self.image.interleaved:
                         self._place(pixels[:, :, 0], rows, columns, out[i, to_y, to_x])
                         continue
                     for j, band in enumerate(bands):
@@ -110,9 +106,9 @@ class StoredBlocks:
 
     def _unpack(self, file: int, index: int, rows: int) -> np.ndarray:
         """Return the samples of a block (rows, columns, samples), in a buffer of the thread's."""
-        shape = (rows, self.block[1], self.samples)
+        shape = (rows, self.image.block[1], self.samples)
         size = rows * shape[1] * shape[2] * self.dtype.itemsize
-        count, at = int(self.counts[index]), int(self.offsets[index])
+        count, at = int(self.image.counts[index]), int(self.image.offsets[index])
         unpacked = buffers.scratch("block", (size,), np.dtype(np.uint8))
         packed = unpacked
         if self.codec != "none":
@@ -138,7 +134,7 @@ class StoredBlocks:
     def _place(self, samples: np.ndarray, rows: slice, columns: slice, out: np.ndarray) -> None:
         """Put a part of one band of a block to its place."""
         samples = samples[rows]
-        if not self.predicted:
+        if self.image.predictor == 1:
             out[...] = samples[:, columns]
             return
         # differences wrap around, those of floats too, as if they were whole numbers
@@ -150,17 +146,18 @@ class StoredBlocks:
         else:
             sums[...] = library.delta_decode(differences, axis=1)[:, columns]
 
-    def holds_all(self, length: int) -> bool:
-        """Every block lies inside a file of ``length`` bytes and may be unpacked in memory."""
-        planes = self.bands // self.samples
-        grid = [-(-n // block) for n, block in zip(self.shape, self.block, strict=True)]
-        size = math.prod(self.block) * self.samples * self.dtype.itemsize
-        counts, offsets = self.counts, self.offsets
+    @property
+    def is_whole(self) -> bool:
+        """Every block lies inside the file and may be unpacked in memory."""
+        image = self.image
+        grid = [-(-n // block) for n, block in zip(image.shape, image.block, strict=True)]
+        size = math.prod(image.block) * self.samples * self.dtype.itemsize
+        counts, offsets = image.counts, image.offsets
         return (
-            counts.size == offsets.size == math.prod(grid) * planes
+            counts.size == offsets.size == math.prod(grid) * image.bands // self.samples
             and size <= LARGEST_BLOCK
             and bool(((counts > 0) & (counts <= 2 * size + 1024)).all())
-            and bool(((offsets > 0) & (offsets + counts <= length)).all())
+            and bool(((offsets > 0) & (offsets + counts <= image.length)).all())
         )
 
 
@@ -179,45 +176,18 @@ def find_stored(header: Header) -> StoredBlocks | None:
     local = opening.driver == "GTiff" and not opening.remote
     if not local or decoding.mask is not None or _library() is None or not hasattr(os, "preadv"):
         return None
-    path = opening.files[0]
-    try:
-        with open_tiff(path) as tiff:
-            page, length = tiff.pages.first, os.stat(path).st_size
-            block = (
-                (page.tilelength, page.tilewidth)
-                if page.is_tiled
-                else (
-                    min(page.rowsperstrip, page.imagelength),
-                    page.imagewidth,
-                )
-            )
-            samples = page.samplesperpixel if page.planarconfig == 1 else 1
-            dtype = decoding.stored.newbyteorder(tiff.byteorder)
-            found = StoredBlocks(
-                path=path,
-                codec=CODECS.get(int(page.compression), ""),
-                predicted=page.predictor == 2,
-                dtype=dtype,
-                shape=(page.imagelength, page.imagewidth),
-                block=block,
-                tiled=page.is_tiled,
-                bands=page.samplesperpixel,
-                samples=samples,
-                offsets=np.asarray(page.dataoffsets, np.int64),
-                counts=np.asarray(page.databytecounts, np.int64),
-            )
-            plain = (
-                found.codec
-                and page.predictor in (1, 2)
-                and page.fillorder == 1
-                and page.photometric in PLAIN
-                and page.imagedepth == page.tiledepth == 1
-                and page.bitspersample == 8 * dtype.itemsize
-                and KINDS.get(int(page.sampleformat)) == dtype.kind
-                and found.bands == layout.bands
-                and (samples > 1) == layout.interleaved
-                and found.shape == layout.shape
-            )
-    except Exception:  # GDAL reads more than tifffile knows
+    path, image = opening.files[0], first_image(opening.files[0])
+    if image is None:
         return None
-    return found if plain and found.holds_all(length) else None
+    dtype = decoding.stored.newbyteorder(image.byteorder)
+    found = StoredBlocks(path, image, dtype, CODECS.get(image.compression, ""))
+    plain = (
+        found.codec
+        and image.plain
+        and image.predictor in (1, 2)
+        and image.photometric in PHOTOMETRIC
+        and image.dtype == (FORMATS.get(dtype.kind), 8 * dtype.itemsize)
+        and (image.bands, image.interleaved) == (layout.bands, layout.interleaved)
+        and image.shape == layout.shape
+    )
+    return found if plain and found.is_whole else None

@@ -5,9 +5,13 @@ opens and reads as zeros. The offsets and byte counts tell.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tifffile
@@ -16,15 +20,78 @@ from tileconv.errors import OutputError
 from tileconv.raster.remote import Place, Remote
 
 
+@dataclass(frozen=True, eq=False)
+class FirstImage:
+    """How the first image of a TIFF is stored. Numbers are TIFF's own where they name a choice."""
+
+    length: int
+    """Bytes of the file."""
+    byteorder: Literal["<", ">"]
+    shape: tuple[int, int]
+    block: tuple[int, int]
+    """Of a tile, or of a strip; it may reach over the edge of the image."""
+    tiled: bool
+    bands: int
+    interleaved: bool
+    """A block holds all bands."""
+    dtype: tuple[int, int]
+    """(sample format, bits)."""
+    compression: int
+    predictor: int
+    photometric: int
+    plain: bool
+    """Bits lie in the usual order, and there is no depth."""
+    nodata: str | None
+    """GDAL's tag, as it is written."""
+    offsets: np.ndarray
+    """Of each block, in bytes."""
+    counts: np.ndarray
+    """Bytes of each block; 0 where it is not stored."""
+
+
+def first_image(path: Path) -> FirstImage | None:
+    """Return how the first image is stored, None if tifffile cannot tell.
+
+    GDAL reads more than tifffile knows, and says what is wrong where it does not.
+    """
+    try:
+        found = os.stat(path)
+        return _first_image(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    except Exception:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _first_image(path: Path, length: int, *identity: int) -> FirstImage:
+    """Parse a file once, for all who ask while it stays as it is."""
+    del identity
+    with open_tiff(path) as tiff:
+        page = tiff.pages.first
+        strip = min(page.rowsperstrip, page.imagelength), page.imagewidth
+        nodata = page.tags.get("GDAL_NODATA")
+        return FirstImage(
+            length=length,
+            byteorder=tiff.byteorder,
+            shape=(page.imagelength, page.imagewidth),
+            block=(page.tilelength, page.tilewidth) if page.is_tiled else strip,
+            tiled=page.is_tiled,
+            bands=page.samplesperpixel,
+            interleaved=page.samplesperpixel > 1 and page.planarconfig == 1,
+            dtype=(int(page.sampleformat), int(page.bitspersample)),
+            compression=int(page.compression),
+            predictor=int(page.predictor),
+            photometric=int(page.photometric),
+            plain=page.fillorder == page.imagedepth == page.tiledepth == 1,
+            nodata=None if nodata is None else str(nodata.value).strip("\x00 "),
+            offsets=np.asarray(page.dataoffsets, np.int64),
+            counts=np.asarray(page.databytecounts, np.int64),
+        )
+
+
 def stored_bytes(path: Path) -> int:
     """Return the compressed bytes of the main image; the file's size if it cannot tell."""
-    try:
-        with open_tiff(path) as tiff:
-            return int(np.sum(np.asarray(tiff.pages[0].databytecounts, dtype=np.int64)))
-    except (
-        Exception
-    ):  # GDAL reads more than tifffile knows, and says what is wrong where it does not
-        return path.stat().st_size
+    image = first_image(path)
+    return path.stat().st_size if image is None else int(image.counts.sum())
 
 
 def sparse_blocks(path: Path) -> tuple[int, int]:
@@ -32,24 +99,16 @@ def sparse_blocks(path: Path) -> tuple[int, int]:
 
     (0, 0) if tifffile cannot tell.
     """
-    try:
-        with open_tiff(path) as tiff:
-            counts = np.asarray(tiff.pages[0].databytecounts, dtype=np.int64)
-    except Exception:
+    image = first_image(path)
+    if image is None:
         return 0, 0
-    return int(np.count_nonzero(counts == 0)), counts.size
+    return int(np.count_nonzero(image.counts == 0)), image.counts.size
 
 
 def nodata_text(path: Place) -> str | None:
     """Return the GDAL_NODATA tag as it is written; None for what is no TIFF on disk."""
-    if isinstance(path, Remote):
-        return None
-    try:
-        with open_tiff(path) as tiff:
-            tag = tiff.pages.first.tags.get("GDAL_NODATA")
-            return None if tag is None else str(tag.value).strip("\x00 ")
-    except Exception:
-        return None
+    image = None if isinstance(path, Remote) else first_image(path)
+    return None if image is None else image.nodata
 
 
 def check_complete(path: Path, blocks: int) -> None:
