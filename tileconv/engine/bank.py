@@ -20,17 +20,16 @@ from tileconv.engine.lanes import (
     WIDE,
     address_at,
     call_at,
-    copy_lanes,
     float_to,
     lanes,
-    pixel_bytes,
     pointer_like,
     pointer_to,
     prefetch,
 )
 from tileconv.engine.lines import UNUSED, dealer
-from tileconv.engine.memory import CACHE_LINE, address, aligned_zeros
+from tileconv.engine.memory import CACHE_LINE, address, scratch
 from tileconv.engine.panels import settle_streams, stream, sum_panel, sum_sparse_panel
+from tileconv.engine.pixels import copy_lanes, pixel_bytes
 from tileconv.engine.program import Program
 
 CHUNK = 192
@@ -100,8 +99,9 @@ class Bank:
     def _sizes(self) -> tuple[int, int]:
         """Numbers in the panels and in the sums of a strip."""
         _, bands, height, _ = self.program.weights.shape
-        sums = len(self.weights) * ROWS * self._columns
-        return bands * height * self.row_size * self.panels, sums
+        line = CACHE_LINE // self.weights.itemsize
+        panels = -(-bands * height * self.row_size * self.panels // line) * line
+        return panels, len(self.weights) * ROWS * self._columns
 
     def scratch_bytes(self) -> int:
         """Return the memory that a run takes beside in- and output, per thread."""
@@ -110,9 +110,11 @@ class Bank:
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
         """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
         p = self.program
-        panels, sums = (aligned_zeros(size, out.dtype) for size in self._sizes)
+        sizes = self._sizes
+        panels, owner = scratch(sum(sizes), out.dtype)
+        sums = panels + np.uintp(sizes[0] * out.itemsize)
         ahead = np.empty(planes.shape[0] * p.height, np.uintp)
-        tables = (panels, sums, p.phases, self.line_places, self.places, self.weights, ahead)
+        tables = (p.phases, self.line_places, self.places, self.weights, ahead)
         correlate_bank(
             (dealer(planes.dtype, out.dtype, p.stride[1]), bank_summer(out.dtype)),
             address(planes),
@@ -131,8 +133,9 @@ class Bank:
                 int(out.nbytes >= STREAMED_BYTES),
             ),
             ahead,
-            tuple(address(table) for table in tables),
+            (panels, sums, *(address(table) for table in tables)),
         )
+        del owner  # until here the loops used its memory
 
 
 @loop

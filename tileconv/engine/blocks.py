@@ -6,28 +6,20 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
+from tileconv.engine.lanes import ROWS, WIDE, address_at, float_to, lanes, pointer_like, prefetch
+from tileconv.engine.memory import CACHE_LINE
+from tileconv.engine.pixels import pixel_at, pixel_bytes
+from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
+from tileconv.engine.sums import (
     LONG,
-    ROWS,
-    WIDE,
-    address_at,
     chosen_block,
-    float_to,
     generate_block,
     generate_square,
-    lanes,
-    pixel_at,
-    pixel_bytes,
-    pointer_like,
-    prefetch,
     sum_long_block,
     sum_narrow_sparse_block,
     sum_short_block,
 )
-from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
 from tileconv.engine.tall import generate_tall
-
-CACHE_LINE = 64
 
 
 def part_of(which: int) -> int:
@@ -45,7 +37,7 @@ def input_row(number, hop, height, overlap):  # type: ignore[no-untyped-def]
 def write_row_steps(steps, first, layout, weights_shape, overlap, count):  # type: ignore[no-untyped-def]
     """Write which lines the rows of a block read, for ``count`` output rows; return how many steps.
 
-    steps          (3 * S,) intp, see `tileconv.engine.lanes.sum_block`
+    steps          (3 * S,) intp, see `tileconv.engine.sums.sum_block`
     first          number of the line that the first row of the block begins with
     layout         lines in the ring, numbers in each
     weights_shape  (1, bands, height, T)
@@ -130,7 +122,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
 ):
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
-    lines .. apart  see `tileconv.engine.lanes.sum_block`
+    lines .. apart  see `tileconv.engine.sums.sum_block`
     which           see `tileconv.engine.program.Program.block`
     out             address of the first output; the next row lies ``pitch`` numbers further on
     buffer          pointer to float, room for a block: those that stick out go there first
@@ -209,7 +201,7 @@ def row_summer(number: np.dtype) -> np.uintp:
 def _sum_row(lines, columns, step, places, place_count, weights, out):  # type: ignore[no-untyped-def]
     """Sum up a single row of outputs, to ``out``; there has to be room for whole blocks.
 
-    ``step`` is a pointer to one step, see `tileconv.engine.lanes.sum_block`.
+    ``step`` is a pointer to one step, see `tileconv.engine.sums.sum_block`.
     """
     n = lanes(lines)
     size = pixel_bytes(lines)

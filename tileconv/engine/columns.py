@@ -15,24 +15,15 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.convolution import Taps
+from tileconv.engine.adders import ADDED, DOWN, sum_down_block, sum_down_narrow, sum_down_pixel
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
-    ADDED,
-    DOWN,
-    call_at,
-    lanes,
-    pixel_bytes,
-    pointer_to,
-    put_at,
-    sum_down_block,
-    sum_down_narrow,
-    sum_down_pixel,
-)
+from tileconv.engine.lanes import call_at, lanes, pointer_to, put_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, address, scratch
+from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
+from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.separable import passes
-from tileconv.engine.streamed import INDEX, row_adder
+from tileconv.engine.streamed import row_adder
 
 SUM_BYTES = 5 << 12
 """A row of sums of a strip: most of a first-level cache of 32 KiB."""
@@ -100,7 +91,7 @@ class _Kernel:
     def _sizes(self, columns: int) -> tuple[int, int, int, int]:
         """Return the numbers in a row of sums of pixels, its lines, sums of outputs, an address."""
         p = self.along
-        padded = (-(-columns // p.lanes) + max(ADDED.values())) * p.lanes
+        padded = (-(-columns // p.lanes) + max(ADDED)) * p.lanes
         read = padded if p.stride[1] == 1 else columns  # without a stride, sums of pixels are lines
         pixels = (read - 1) * p.stride[1] + int(p.offsets[-1]) + 1
         block = CACHE_LINE // self.weights.itemsize

@@ -4,7 +4,7 @@ Work goes strip by strip, a strip being as many columns of output as fit into
 the second-level cache with the rows they need. Each input row of a strip is
 converted and dealt out into lines once (`tileconv.engine.lines`) and kept in a
 ring until the last output row that reads it is done. Blocks of sums that stay
-in registers (`tileconv.engine.lanes.sum_block`) then run along the strip; the
+in registers (`tileconv.engine.sums.sum_block`) then run along the strip; the
 rows of a block are
 
     output rows   of one kernel: an input line serves all rows that reach it
@@ -30,12 +30,9 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import address, scratch
+from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.streamed import Streamed
-
-INDEX = 8
-"""Bytes of an intp."""
 
 
 @dataclass(frozen=True, eq=False)

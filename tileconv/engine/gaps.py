@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileconv.convolution import Taps
+from tileconv.engine.adders import BESIDE, weigh_block
 from tileconv.engine.jit import loop
-from tileconv.engine.lanes import BESIDE, pointer_for, pointer_to, weigh_block
+from tileconv.engine.lanes import pointer_for, pointer_to
 from tileconv.engine.memory import address
 
 

@@ -18,20 +18,19 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
+from tileconv.engine.lanes import lanes, pointer_to, prefetch
+from tileconv.engine.memory import CACHE_LINE
+from tileconv.engine.pixels import (
     copy_lanes,
-    lanes,
     pixel_at,
     pixel_bytes,
-    pointer_to,
-    prefetch,
     quad_size,
     turn_quads,
     unzip_lanes,
 )
 
-CACHE_LINE = 64
 NEAR = 16
+"""Bytes from one output's first pixel to the next up to which it pays to ask for a row ahead."""
 BLOCK = 8
 """Vectors' lanes of fields that are dealt out at a time: while they lie in the first-level cache,
 one quad of all of them, then the next."""

@@ -10,6 +10,8 @@ import numpy as np
 
 CACHE_LINE = 64
 """Bytes that the caches take at a time."""
+INDEX = 8
+"""Bytes of an intp."""
 
 
 def address(array: np.ndarray) -> np.uintp:
@@ -45,10 +47,3 @@ def scratch(count: int, dtype: np.dtype) -> tuple[np.uintp, np.ndarray | None]:
     if size <= MOST_KEPT:
         _kept.size, _kept.address, _kept.owner = size, start, owner
     return start, owner
-
-
-def aligned_zeros(count: int, dtype: np.dtype) -> np.ndarray:
-    """Return ``count`` zeros that begin with a cache line: no vector of them lies in two."""
-    room = np.zeros(count * dtype.itemsize + CACHE_LINE, np.uint8)
-    first = -int(address(room)) % CACHE_LINE
-    return room[first : first + count * dtype.itemsize].view(dtype)

@@ -14,16 +14,16 @@ from numba import types
 from numba.core import cgutils
 
 from tileconv.engine.lanes import (
-    _INDEX,
+    INDEX_TYPE,
     ROWS,
     WIDE,
-    _constant_index,
-    _fma,
-    _lanes,
-    _load,
-    _splat,
-    _step,
-    _store,
+    constant_index,
+    lanes_of,
+    load_vector,
+    splat,
+    step_of,
+    store_vector,
+    vector_fma,
 )
 
 UNROLLED = 4
@@ -37,8 +37,8 @@ def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
         panel, places, weights, count, sums_at, apart, more = args
         number = signature.args[0].dtype
         kind, size = context.get_data_type(number), number.bitwidth // 8
-        vector = ir.VectorType(kind, _lanes(number))
-        fma = _fma(builder, vector)
+        vector = ir.VectorType(kind, lanes_of(number))
+        fma = vector_fma(builder, vector)
         sums = [[cgutils.alloca_once(builder, vector) for _ in range(WIDE)] for _ in range(ROWS)]
         zero = ir.Constant(kind, 0.0)
         for register in (register for row in sums for register in row):
@@ -48,30 +48,30 @@ def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
             row_at = builder.inttoptr(sums_at, kind.as_pointer())
             for row in sums:
                 for i, register in enumerate(row):
-                    yield register, builder.gep(row_at, [_constant_index(i * vector.count)])
+                    yield register, builder.gep(row_at, [constant_index(i * vector.count)])
                 row_at = builder.gep(row_at, [apart])
 
         with builder.if_then(more):
             for register, place in kept():
-                builder.store(_load(builder, place, vector, size), register)
+                builder.store(load_vector(builder, place, vector, size), register)
         places_at = cgutils.alloca_once_value(builder, places)
         weights_at = cgutils.alloca_once_value(builder, weights)
 
         def add_taps(taps: int) -> None:
             place_at, weight_at = builder.load(places_at), builder.load(weights_at)
             for tap in range(taps):
-                own = builder.load(builder.gep(place_at, [_constant_index(tap)]))
+                own = builder.load(builder.gep(place_at, [constant_index(tap)]))
                 line = builder.gep(panel, [own])
                 pixels = []
                 for i in range(WIDE):
-                    at = _constant_index(i * vector.count)
-                    pixels.append(_load(builder, builder.gep(line, [at]), vector, size))
+                    at = constant_index(i * vector.count)
+                    pixels.append(load_vector(builder, builder.gep(line, [at]), vector, size))
                 for j, row in enumerate(sums):
-                    at = _constant_index(tap * ROWS + j)
+                    at = constant_index(tap * ROWS + j)
                     scalar = builder.load(builder.gep(weight_at, [at]))
 
                     def add(row: Any = row, scalar: Any = scalar, pixels: Any = pixels) -> None:
-                        factor = _splat(builder, scalar, vector)
+                        factor = splat(builder, scalar, vector)
                         for register, pixel in zip(row, pixels, strict=True):
                             done = builder.load(register)
                             builder.store(builder.call(fma, [factor, pixel, done]), register)
@@ -81,19 +81,19 @@ def _generate_panel(*, sparse: bool) -> Callable[..., Any]:
                             add()
                     else:
                         add()
-            builder.store(builder.gep(place_at, [_constant_index(taps)]), places_at)
-            builder.store(builder.gep(weight_at, [_constant_index(taps * ROWS)]), weights_at)
+            builder.store(builder.gep(place_at, [constant_index(taps)]), places_at)
+            builder.store(builder.gep(weight_at, [constant_index(taps * ROWS)]), weights_at)
 
         unrolled = 1 if sparse else UNROLLED
-        steps = builder.udiv(count, _constant_index(unrolled))
-        with cgutils.for_range(builder, steps, intp=_INDEX):
+        steps = builder.udiv(count, constant_index(unrolled))
+        with cgutils.for_range(builder, steps, intp=INDEX_TYPE):
             add_taps(unrolled)
         if unrolled > 1:
-            left = builder.urem(count, _constant_index(unrolled))
-            with cgutils.for_range(builder, left, intp=_INDEX):
+            left = builder.urem(count, constant_index(unrolled))
+            with cgutils.for_range(builder, left, intp=INDEX_TYPE):
                 add_taps(1)
         for register, place in kept():
-            _store(builder, builder.load(register), place, size)
+            store_vector(builder, builder.load(register), place, size)
         return context.get_dummy_value()
 
     return generate
@@ -115,7 +115,7 @@ def _panel_step(generate: Callable[..., Any]) -> Any:
         kinds = panel, places, weights, types.intp, types.uintp, types.intp, types.boolean
         return types.void(*kinds), generate
 
-    return _step(typer)
+    return step_of(typer)
 
 
 sum_panel = _panel_step(_generate_panel(sparse=False))
@@ -133,14 +133,14 @@ sum_sparse_panel = _panel_step(_generate_panel(sparse=True))
 """`sum_panel` that passes over weights of 0: they are no taps."""
 
 
-@_step
+@step_of
 def stream(typingctx: Any, source: Any, target: Any) -> Any:
     """Write a vector from ``source``, a pointer to float, past the caches to an aligned address."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
         number = signature.args[0].dtype
-        vector = ir.VectorType(context.get_data_type(number), _lanes(number))
-        value = _load(builder, args[0], vector, number.bitwidth // 8)
+        vector = ir.VectorType(context.get_data_type(number), lanes_of(number))
+        value = load_vector(builder, args[0], vector, number.bitwidth // 8)
         place = builder.inttoptr(args[1], vector.as_pointer())
         stored = builder.store(value, place)
         stored.align = vector.count * number.bitwidth // 8
@@ -151,7 +151,7 @@ def stream(typingctx: Any, source: Any, target: Any) -> Any:
     return types.void(source, types.uintp), generate
 
 
-@_step
+@step_of
 def settle_streams(typingctx: Any) -> Any:
     """Have all that was written past the caches be seen before anything that is written later."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from tileconv.convolution import Taps
 from tileconv.engine.lanes import QUAD_BYTES, ROWS, VECTOR_BYTES, WIDE
 from tileconv.engine.lines import END, UNUSED
+from tileconv.engine.memory import CACHE_LINE
 
 Pair = tuple[int, int]
 
@@ -20,7 +21,6 @@ MOST_COLUMNS = 2112
 LONG_REACH = 512
 """A strip is at least as wide as its taps reach, up to this: all of the reach is dealt out again
 for every strip."""
-CACHE_LINE = 64
 DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7 = range(6)
 """Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1; those that
 `tileconv.engine.tall` is for, of any width, and 5 or 7 wide in float32."""

@@ -22,10 +22,11 @@ from tileconv.engine.blocks import (
     write_row_steps,
 )
 from tileconv.engine.jit import loop
-from tileconv.engine.lanes import LONG, ROWS, WIDE, call_at
+from tileconv.engine.lanes import ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
+from tileconv.engine.sums import LONG
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""

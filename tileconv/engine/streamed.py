@@ -17,36 +17,19 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
+from tileconv.engine.adders import ADDED, add_narrow_to_rows, add_to_rows
 from tileconv.engine.blocks import input_row
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
-    ADDED,
-    add_narrow_to_1,
-    add_narrow_to_2,
-    add_narrow_to_3,
-    add_narrow_to_4,
-    add_to_1,
-    add_to_2,
-    add_to_3,
-    add_to_4,
-    call_at,
-    lanes,
-    pointer_like,
-    pointer_to,
-    put_at,
-)
+from tileconv.engine.lanes import call_at, lanes, pointer_like, pointer_to, put_at
 from tileconv.engine.lines import NEAR, dealer
-from tileconv.engine.memory import address, scratch
+from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.program import LONG_REACH, Program
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
-INDEX = 8
-"""Bytes of an intp."""
-WIDE_1, WIDE_2, WIDE_3, WIDE_4 = (ADDED[rows] for rows in range(1, 5))
-TOGETHER = len(ADDED)
+TOGETHER = len(ADDED) - 1
 """Most rows of sums that a line is added to at a time."""
-MARGIN = max(ADDED.values())
+MARGIN = max(ADDED)
 """Vectors that the last block of a row may come to be too long."""
 
 
@@ -257,33 +240,11 @@ def _add_rows(  # type: ignore[no-untyped-def]
             sums[i] = there[i] if begin == 2 else 0
     x = 0
     while x < columns and tap_count > 0:
-        left = columns - x
-        if count == 1:
-            if left > n:
-                add_to_1(lines, x, places, tap_count, factors, apart, rows)
-                x += WIDE_1 * n
-            else:
-                add_narrow_to_1(lines, x, places, tap_count, factors, apart, rows)
-                x += n
-        elif count == 2:
-            if left > n:
-                add_to_2(lines, x, places, tap_count, factors, apart, rows)
-                x += WIDE_2 * n
-            else:
-                add_narrow_to_2(lines, x, places, tap_count, factors, apart, rows)
-                x += n
-        elif count == 3:
-            if left > n:
-                add_to_3(lines, x, places, tap_count, factors, apart, rows)
-                x += WIDE_3 * n
-            else:
-                add_narrow_to_3(lines, x, places, tap_count, factors, apart, rows)
-                x += n
-        elif left > n:
-            add_to_4(lines, x, places, tap_count, factors, apart, rows)
-            x += WIDE_4 * n
+        if columns - x > n:
+            add_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
+            x += ADDED[count] * n
         else:
-            add_narrow_to_4(lines, x, places, tap_count, factors, apart, rows)
+            add_narrow_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
             x += n
     if last:
         sums = pointer_like(lines, rows[0])
