@@ -38,7 +38,7 @@ TILE = 512
 MIB = 2**20
 
 
-def simulate(cost: float, tiles: int, number: int) -> dict[str, object]:
+def simulate(cost: float, tiles: int, number: int, _step: int) -> dict[str, object]:
     """Take a task's time, and return what `tileconv.cluster.worker.run_part` returns."""
     if cost:
         time.sleep(cost)

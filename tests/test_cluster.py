@@ -224,22 +224,26 @@ def test_the_plan_decodes_few_blocks_twice(make_raster, tmp_path):
             assert parts.parts.count > 2
 
 
+def first(number, _step):
+    return number
+
+
 def test_submission_is_bounded(client, monkeypatch):
     flying, most, results = set(), [0], []
 
     real = client.map
 
-    def counted(task, numbers, **options):
+    def counted(task, numbers, steps, **options):
         flying.update(numbers)
         most[0] = max(most[0], len(flying))
-        return real(task, numbers, **options)
+        return real(task, numbers, steps, **options)
 
     def done(number, result):
         flying.discard(number)
         results.append((number, result))
 
     monkeypatch.setattr(client, "map", counted)
-    submit_bounded(client, abs, [range(150), range(160, 210)], done=done, name="bounded")
+    submit_bounded(client, first, [range(150), range(160, 210)], done=done, name="bounded")
     assert sorted(results) == [(i, i) for i in [*range(150), *range(160, 210)]]
     assert 3 <= most[0] <= (AHEAD + 1) * 3 + FETCH_AT_LEAST
 
@@ -396,9 +400,9 @@ def test_a_run_decodes_what_the_plan_says(near, source, tmp_path, stride, part, 
 DAMAGED = []
 
 
-def run_and_damage(key, number):
+def run_and_damage(key, number, step):
     """A task whose part file is changed before the client takes it in."""
-    entry = worker.run_part(key, number)
+    entry = worker.run_part(key, number, step)
     if number in (3, 7) and number not in DAMAGED:
         DAMAGED.append(number)
         path = worker.find_work(key).path(number)
@@ -428,7 +432,7 @@ def test_lanes_lose_and_repeat_nothing(rng):
             if rng.random() < 0.2:  # workers come and go
                 lanes = [*{*rng.integers(0, 6, 3).tolist()}]
                 left.change(lanes)
-            given.append(left.next(int(rng.choice(lanes))))
+            given.append(left.next(int(rng.choice(lanes))).number)
         assert sorted(given) == sorted({*range(60)} - there)
         assert [left.next(lane) for lane in lanes] == [None] * len(lanes)
 
@@ -644,12 +648,12 @@ def test_a_part_that_kills_its_workers_is_named(source, tmp_path):
 TWINS = []
 
 
-def run_twice(key, number):
+def run_twice(key, number, step):
     """A task, and its late twin after it: the file of the first stays."""
-    first = worker.run_part(key, number)
+    first = worker.run_part(key, number, step)
     path = worker.find_work(key).path(number)
     inode = path.stat().st_ino
-    second = worker.run_part(key, number)
+    second = worker.run_part(key, number, step)
     TWINS.append((first["crc32"] == second["crc32"], path.stat().st_ino == inode))
     return second
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Keeper:
-    """What parts have left for the parts below them, in the memory of one process.
+    """What parts have left for the next parts of their runs, in the memory of one process.
 
-    A task is planned with what it takes from the part above. So tasks that are running and those
+    A task is planned with what it takes from the part before. So tasks that are running and those
     whose leavings wait are together no more than ``threads``; the oldest leavings go first.
     """
 
@@ -27,7 +27,7 @@ class Keeper:
 
     @contextmanager
     def task(self, number: int) -> Iterator[Kept | None]:
-        """Give what the part above has left for part ``number``, if it is still there."""
+        """Give what the part before has left for part ``number``, if it is still there."""
         with self._lock:
             kept = self._left.pop(number, None)
             self._running += 1

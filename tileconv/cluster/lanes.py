@@ -1,9 +1,14 @@
-"""Which part comes next at which thread: runs of neighbouring numbers, one for each lane.
+"""Which part comes next at which thread: runs of neighbouring numbers, one or two lanes each.
 
 A worker that computes parts one below the other decodes the blocks under their
-borders once. So each lane, a thread of the cluster, has a run of numbers of its
-own. A lane that comes to its end takes half of the longest run that is left: all
-end together, for the price of one more border.
+borders once. So each lane, a thread of the cluster, goes through neighbouring
+numbers: one lane down from the begin of a run, another up from its end. Where
+they meet shows how fast they were, and costs nothing: all end together. A lane
+that comes to its end joins the run that has most left, for the price of one more
+border.
+
+    run 0   0 1 2 > . . . . < 7 8 9     lanes a and b
+    run 1   10 11 > . . . . . . . . .   lane c
 """
 
 from __future__ import annotations
@@ -11,52 +16,86 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
+
+DOWN, UP = 1, -1
+
+
+class Next(NamedTuple):
+    """A number, and the step to the one that its lane takes after it."""
+
+    number: int
+    step: int
 
 
 class Lanes:
     """Numbers that are still to be handed out. Holds ranges, never all numbers.
 
     >>> lanes = Lanes([range(6)], ["a", "b"])
-    >>> [lanes.next(lane) for lane in "aaababb"]
-    [0, 1, 2, 3, 5, 4, None]
+    >>> [lanes.next(lane).number for lane in "aaabab"]
+    [0, 1, 2, 5, 3, 4]
+    >>> lanes.next("a") is None
+    True
     """
 
     def __init__(self, missing: Iterable[range], lanes: Sequence[Hashable]) -> None:
         whole = _Run(missing)
         count, among = len(whole), len(lanes)
-        cuts = [i * count // among for i in range(1, among + 1)]  # as `Parts.starts` has them
-        sizes = [end - start for start, end in pairwise([0, *cuts])]
-        self._runs = {lane: whole.cut(size) for lane, size in zip(lanes, sizes, strict=True)}
-        self._free = deque([whole] if whole.ranges else [])
+        self._runs: list[_Run] = []
+        self._at: dict[Hashable, tuple[_Run, int]] = {}
+        """The run of each lane that has one, and its direction."""
+        begin = 0
+        for first in range(0, among, 2):
+            end = min(first + 2, among) * count // among  # as `Parts.starts` has them
+            run = whole.cut(end - begin)
+            begin = end
+            self._runs.append(run)
+            for lane, step in zip(lanes[first : first + 2], (DOWN, UP), strict=False):
+                self._at[lane] = (run, step)
+        self._lanes = set(lanes)
+        if not lanes:
+            self._runs.append(whole)
 
     def __len__(self) -> int:
         """Numbers that are left."""
-        return sum(map(len, [*self._runs.values(), *self._free]))
+        return sum(map(len, self._runs))
 
     def change(self, lanes: Sequence[Hashable]) -> None:
         """Have other lanes: the runs of those that are gone are taken over by the next in need."""
-        for lane in [lane for lane in self._runs if lane not in set(lanes)]:
-            run = self._runs.pop(lane)
-            if run.ranges:
-                self._free.append(run)
-        for lane in lanes:
-            self._runs.setdefault(lane, _Run())
+        self._lanes = set(lanes)
+        for lane in [lane for lane in self._at if lane not in self._lanes]:
+            del self._at[lane]
 
-    def next(self, lane: Hashable) -> int | None:
+    def next(self, lane: Hashable) -> Next | None:
         """Return the next number of a lane; None if nothing is left for it."""
-        run = self._runs[lane]
+        if lane not in self._lanes:
+            raise KeyError(lane)
+        run, step = self._at.get(lane, (_EMPTY, DOWN))
         if not run.ranges:
-            run = self._runs[lane] = self._another()
-        return run.pop() if run.ranges else None
+            self._at.pop(lane, None)
+            self._runs = [run for run in self._runs if run.ranges]
+            if not self._runs:
+                return None
+            run, step = self._at[lane] = self._join()
+        return Next(run.pop(step), step)
 
-    def _another(self) -> _Run:
-        if self._free:
-            return self._free.popleft()
-        longest = max(self._runs.values(), key=len)
+    def _join(self) -> tuple[_Run, int]:
+        """Find the run where one more lane helps most, and its free end."""
+        taken: dict[int, dict[int, Hashable]] = {id(run): {} for run in self._runs}
+        for lane, (run, step) in self._at.items():
+            taken.get(id(run), {})[step] = lane
+        longest = max(self._runs, key=lambda run: len(run) / (1 + len(taken[id(run)])))
+        ends = taken[id(longest)]
+        if DOWN not in ends:
+            return longest, DOWN
+        if UP not in ends:
+            return longest, UP
         first = longest.cut(len(longest) // 2)
-        second = _Run(longest.ranges)
-        longest.ranges = first.ranges
-        return second
+        if not first.ranges:  # a single number: whoever comes first takes it
+            return longest, DOWN
+        self._runs.append(first)
+        self._at[ends[DOWN]] = (first, DOWN)
+        return first, UP
 
 
 class _Run:
@@ -68,12 +107,17 @@ class _Run:
     def __len__(self) -> int:
         return sum(map(len, self.ranges))
 
-    def pop(self) -> int:
-        """Take the first number away."""
-        first = self.ranges.popleft()
-        if len(first) > 1:
-            self.ranges.appendleft(first[1:])
-        return first[0]
+    def pop(self, step: int) -> int:
+        """Take the first number away, or the last one if ``step`` is -1."""
+        if step == DOWN:
+            first = self.ranges.popleft()
+            if len(first) > 1:
+                self.ranges.appendleft(first[1:])
+            return first[0]
+        last = self.ranges.pop()
+        if len(last) > 1:
+            self.ranges.append(last[:-1])
+        return last[-1]
 
     def cut(self, size: int) -> _Run:
         """Take the first ``size`` numbers away."""
@@ -86,6 +130,9 @@ class _Run:
             taken.append(first)
             size -= len(first)
         return _Run(taken)
+
+
+_EMPTY = _Run()
 
 
 def missing_ranges(count: int, there: Iterable[int]) -> list[range]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.scheduler import KilledWorker
 
-from tileconv.cluster.lanes import Lanes
+from tileconv.cluster.lanes import Lanes, Next
 from tileconv.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Lane(NamedTuple):
 class _Task(NamedTuple):
     future: Future[Any]
     lane: Lane
+    step: int
 
 
 _Outcome = tuple[Any, BaseException | None]
@@ -58,7 +59,7 @@ _Outcome = tuple[Any, BaseException | None]
 
 def submit_bounded(
     client: Client,
-    task: Callable[[int], Any],
+    task: Callable[[int, int], Any],
     numbers: Iterable[range],
     *,
     done: Callable[[int, Any], None],
@@ -67,12 +68,13 @@ def submit_bounded(
     name: str = "tileconv-part",
     most: int | None = None,
 ) -> None:
-    """Run ``task(number)`` on the cluster for every number of some ranges.
+    """Run ``task(number, step)`` on the cluster for every number of some ranges.
 
     Parameters
     ----------
     task
-        Anything that pickles; its results should be small.
+        Anything that pickles; its results should be small. It is told the step, 1 or -1, to the
+        number that the same thread takes next if there is one.
     done
         Called with (number, result) in this thread as tasks end, in any order.
     killed
@@ -101,7 +103,7 @@ class _Submission:
     def __init__(
         self,
         client: Client,
-        task: Callable[[int], Any],
+        task: Callable[[int, int], Any],
         done: Callable[[int, Any], None],
         killed: Callable[[int, KilledWorker], None] | None,
         look: Callable[[int, int], None] | None,
@@ -173,7 +175,7 @@ class _Submission:
             if task.future.status == "pending" and task.future.key not in begun:
                 self._tries[number] += 1
                 self._take_out(number).future.release()
-                self._submit([number], Lane(0, ANYWHERE))
+                self._submit([Next(number, task.step)], Lane(0, ANYWHERE))
 
     def _take_out(self, number: int) -> _Task:
         task = self._pending.pop(number)
@@ -183,10 +185,12 @@ class _Submission:
     def _fill(self, left: Lanes, lanes: Iterable[Lane]) -> None:
         """Give lanes as many tasks as they may have, round after round."""
         wanting = list(dict.fromkeys(lanes))
-        chosen: dict[Lane, list[int]] = defaultdict(list)
+        chosen: dict[Lane, list[Next]] = defaultdict(list)
         while wanting:
             for lane in wanting.copy():
-                full = self._busy[lane] + len(chosen[lane]) >= self._ahead
+                # the last ones wait for whichever lane is idle first
+                ahead = self._ahead if len(left) > len(self._lanes) else 1
+                full = self._busy[lane] + len(chosen[lane]) >= ahead
                 number = None if full else left.next(lane)
                 if number is None:
                     wanting.remove(lane)
@@ -195,17 +199,17 @@ class _Submission:
         for lane, numbers in chosen.items():
             self._submit(numbers, lane)
 
-    def _submit(self, numbers: list[int], lane: Lane) -> None:
-        if not numbers:
+    def _submit(self, chosen: list[Next], lane: Lane) -> None:
+        if not chosen:
             return
-        tries = self._tries
+        tries, (numbers, steps) = self._tries, zip(*chosen, strict=True)
         keys = [(self._name, n, tries[n]) if n in tries else (self._name, n) for n in numbers]
         wish: dict[str, Any] = {}  # not an order: workers may die
         if lane.worker != ANYWHERE:
             wish = {"workers": [lane.worker], "allow_other_workers": True}
-        futures = self._client.map(self._task, numbers, key=keys, pure=False, **wish)
-        for number, future in zip(numbers, futures, strict=True):
-            self._await(number, _Task(future, lane))
+        futures = self._client.map(self._task, numbers, steps, key=keys, pure=False, **wish)
+        for (number, step), future in zip(chosen, futures, strict=True):
+            self._await(number, _Task(future, lane, step))
 
     def _await(self, number: int, task: _Task) -> None:
         self._pending[number] = task
@@ -246,7 +250,7 @@ class _Submission:
             result, error = outcome
             task.future.release()
             if error is not None:
-                self._failed(number, error)
+                self._failed(Next(number, task.step), error)
             else:
                 self._tries.pop(number, None)
                 self._tell_done(number, result)
@@ -273,13 +277,13 @@ class _Submission:
             return (None, error) if error else (future.result(timeout=LOOK_EVERY), None)
         return None
 
-    def _failed(self, number: int, error: BaseException) -> None:
+    def _failed(self, failed: Next, error: BaseException) -> None:
         """Raise what a task raised, or try it again."""
         if not isinstance(error, KilledWorker) or self._tell_killed is None:
             raise error
-        self._tell_killed(number, error)
-        self._tries[number] += 1
-        self._submit([number], Lane(0, ANYWHERE))
+        self._tell_killed(failed.number, error)
+        self._tries[failed.number] += 1
+        self._submit([failed], Lane(0, ANYWHERE))
 
 
 def look_at_threads(client: Client) -> dict[str, int]:

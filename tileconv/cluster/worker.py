@@ -144,24 +144,31 @@ def probe(key: str) -> tuple[str, str | None]:
     return __version__, None
 
 
-def run_part(key: str, number: int) -> dict[str, Any]:
-    """Compute a part and write it; returns its line of the manifest."""
+def run_part(key: str, number: int, step: int = 1) -> dict[str, Any]:
+    """Compute a part and write it; returns its line of the manifest.
+
+    The part that comes next at this thread is ``number + step``, if that one lies below or above.
+    """
     work = find_work(key)
     keeper = _keepers.get(key) or Keeper(1)
     with keeper.task(number) as kept:
-        return _run_part(work, number, keeper, kept)
+        return _run_part(work, number, step, keeper, kept)
 
 
-def _run_part(work: PartWork, number: int, keeper: Keeper, kept: Kept | None) -> dict[str, Any]:
+def _run_part(
+    work: PartWork, number: int, step: int, keeper: Keeper, kept: Kept | None
+) -> dict[str, Any]:
     work.check_place()
     started = time.perf_counter()
     attempt = _begin(work.tries_path(number))
     plan, spec = work.plan, work.spec
     assert plan.parts is not None
     part = plan.parts[number]
-    after = plan.parts.after(part)
+    following = plan.parts.after(part) if step > 0 else plan.parts.before(part)
     mode = plan.convolution.padding_mode
-    source = open_source(work.header, plan.geometry, plan.tiles, mode, part=part, after=after)
+    source = open_source(
+        work.header, plan.geometry, plan.tiles, mode, part=part, following=following
+    )
     if kept is not None:
         source.adopt(kept)
     counts, corner = Counts(), (0, 0)
@@ -175,15 +182,15 @@ def _run_part(work: PartWork, number: int, keeper: Keeper, kept: Kept | None) ->
     tiles = 0
     try:
         with source, sink, environment():
-            for tile in plan.parts.tiles_of(part):
+            for tile in plan.parts.tiles_of(part, step):
                 _, window, output, met = convolve_tile(plan, work.recipe, source, tile)
                 del window
                 sink.write(_moved(tile, corner), output)
                 counts, tiles = counts.plus(met), tiles + 1
             source.check_unchanged()
             written = sink.commit()
-            if after is not None:
-                keeper.leave(after.number, source.kept())
+            if following is not None:
+                keeper.leave(following.number, source.kept())
     except MemoryError as error:
         if isinstance(error, TileconvError):
             raise

@@ -39,8 +39,8 @@ LONGEST_SECONDS = 2.0
 """What a task aims at where there is work for all: little is lost with a worker."""
 TASKS_PER_SECOND = 100
 """What a scheduler bears easily: it takes 3 ms for a task. Large clusters get longer tasks."""
-PARTS_PER_RUN = 4
-"""Parts worth having, so that runs end together."""
+PARTS_PER_RUN = 16
+"""Parts worth having, so that runs end together, if they are long enough."""
 SEAMS = 0.05
 """Largest share of blocks that is decoded twice."""
 DECODED_PER_SECOND = 300e6
@@ -102,8 +102,12 @@ class Parts:
         return Part(number, rows, columns, y, x)
 
     def after(self, part: Part) -> Part | None:
-        """Return the part below, the next of a run; None at the lower edge."""
+        """Return the part below; None at the lower edge."""
         return None if part.rows.stop == self.tiles.y.count else self[part.number + 1]
+
+    def before(self, part: Part) -> Part | None:
+        """Return the part above; None at the upper edge."""
+        return None if part.rows.start == 0 else self[part.number - 1]
 
     def starts(self) -> list[int]:
         """Return the first part of each run.
@@ -113,9 +117,9 @@ class Parts:
         """
         return [i * self.count // self.runs for i in range(self.runs)]
 
-    def tiles_of(self, part: Part) -> Iterator[Tile]:
-        """Yield the tiles of a part in the order they are computed."""
-        for row in part.rows:
+    def tiles_of(self, part: Part, step: int = 1) -> Iterator[Tile]:
+        """Yield the tiles of a part in the order they are computed: rows up if ``step`` is -1."""
+        for row in part.rows[::step]:
             for column in part.columns:
                 yield Tile(row, column, self.tiles.y[row], self.tiles.x[column])
 

@@ -46,16 +46,16 @@ def open_source(
     *,
     handles: int = 1,
     part: Part | None = None,
-    after: Part | None = None,
+    following: Part | None = None,
 ) -> RasterSource | MosaicSource:
     """Return the pixels that a plan, or a part of it, reads; ``handles`` threads will read them.
 
-    Blocks that ``after``, the part below, uses too are kept in the end.
+    Blocks that ``following``, the part below or above, uses too are kept in the end.
     """
     if header.scenes:
-        return MosaicSource(header, geometry, tiles, mode, part, after)
+        return MosaicSource(header, geometry, tiles, mode, part, following)
     if part is not None:
-        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, mode, after)
+        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, mode, following)
         return RasterSource(header, uses, handles=handles)
     uses = BlockUses.of(geometry, tiles, header.layout.block, mode)
     return RasterSource(header, uses, handles=handles)
@@ -76,7 +76,7 @@ class MosaicSource:
         tiles: Tiles,
         mode: PaddingMode,
         part: Part | None = None,
-        after: Part | None = None,
+        following: Part | None = None,
     ) -> None:
         self.header = header
         layout = header.layout
@@ -88,7 +88,7 @@ class MosaicSource:
         self._handles = _Handles()
         self._decodings = Decodings()
         every = [list(extents(layout, axis)) for axis in (0, 1)]
-        which_rows = range(tiles.y.count) if part is None else tile_rows(part, after)
+        which_rows = range(tiles.y.count) if part is None else tile_rows(part, following)
         rows = scene_uses(geometry.y, tiles.y, which_rows, mode, layout.block[0], every[0])
         columns: dict[int, dict[Extent, np.ndarray]] = {}
         lock = threading.Lock()
@@ -131,11 +131,11 @@ class MosaicSource:
         return sum(scene.blocks_decoded for scene in self._scenes)
 
     def kept(self) -> Kept:
-        """Return the decoded blocks of each scene that the part below this one uses too."""
+        """Return the decoded blocks of each scene that the next part of the run uses too."""
         return tuple(kept for scene in self._scenes for kept in scene.kept())
 
     def adopt(self, kept: Kept) -> None:
-        """Take over what the part above has kept."""
+        """Take over what the part before has kept."""
         for scene, blocks in zip(self._scenes, kept, strict=True):
             scene.adopt((blocks,))
 

@@ -109,11 +109,11 @@ class RasterSource:
         return self._store.decoded * self.header.layout.planes
 
     def kept(self) -> Kept:
-        """Return the decoded blocks that the part below this one uses too, once all is read."""
+        """Return the decoded blocks that the next part of the run uses too, once all is read."""
         return (self._store.kept(),)
 
     def adopt(self, kept: Kept) -> None:
-        """Take over what the part above has kept, before anything is read."""
+        """Take over what the part before has kept, before anything is read."""
         self._store.adopt(kept[0], self._uses_of)
 
     def _uses_of(self, key: Key) -> int:

@@ -48,13 +48,13 @@ class BlockUses:
         part: Part,
         block: tuple[int, int],
         mode: PaddingMode,
-        after: Part | None = None,
+        following: Part | None = None,
     ) -> BlockUses:
         """Count for some neighbouring tiles of a raster in one file.
 
-        The uses by ``after``, the part below, count too: what it needs is kept for it.
+        The uses by ``following``, the part below or above, count too: its blocks are kept for it.
         """
-        rows = _uses_of(geometry.y, tiles.y, tile_rows(part, after), block[0], mode)
+        rows = _uses_of(geometry.y, tiles.y, tile_rows(part, following), block[0], mode)
         columns = _uses_of(geometry.x, tiles.x, part.columns, block[1], mode)
         return cls(rows, lambda _: columns)
 
@@ -67,9 +67,10 @@ class BlockUses:
             return self._columns[panel]
 
 
-def tile_rows(part: Part, after: Part | None) -> range:
-    """Return the tile rows of a part, and of the one below it."""
-    return part.rows if after is None else range(part.rows.start, after.rows.stop)
+def tile_rows(part: Part, following: Part | None) -> range:
+    """Return the tile rows of a part, and of the one below or above it."""
+    both = (part.rows, part.rows if following is None else following.rows)
+    return range(min(rows.start for rows in both), max(rows.stop for rows in both))
 
 
 def _uses_of(
