@@ -62,7 +62,7 @@ def test_any_window_holds_the_pixels_that_gdal_reads(make_raster, rng, name, dty
             around = np.zeros((len(bands), bottom - top + 3, right - left + 5), dtype)
             found = around[:, 2:-1, 3:-2]
             with blocks.opened() as reader:
-                reader(window, bands, found)
+                reader.window(window, bands, found)
             assert found.tobytes() == expected.tobytes()
             found[...] = 0
             assert not around.any()  # nothing was written beside the window
@@ -108,7 +108,7 @@ def test_a_damaged_block_is_found(make_raster, tmp_path, rng, compress):
     blocks = find_stored(header)
     whole = np.zeros((1, *SHAPE[1:]), "uint16")
     with blocks.opened() as reader, pytest.raises(UndecodableError):
-        reader(Window(0, 0, SHAPE[2], SHAPE[1]), [1], whole)
+        reader.window(Window(0, 0, SHAPE[2], SHAPE[1]), [1], whole)
     with pytest.raises(tileconv.InputError, match=r"block \(1, 1\) of .*cannot be decoded"):
         tileconv.run(job_for(source, tmp_path / "out.tif"))
     assert not (tmp_path / "out.tif").exists()

@@ -65,13 +65,18 @@ class Decoding:
         return 0 if self.mask is None and self.alpha is None else 1
 
     @property
+    def plain(self) -> bool:
+        """Pixels are what is stored, and nothing else than their values can mark them."""
+        return not (self.masks or self.nodata or self.scales) and self.dtype == self.stored
+
+    @property
     def masks(self) -> bool:
         """A mask or an alpha band hides pixels."""
         return self.mask is not None or self.alpha is not None
 
     def read(
         self,
-        dataset: DatasetReader,
+        dataset: DatasetReader | None,
         window: Window,
         out: tuple[np.ndarray, np.ndarray | None] | None = None,
         *,
@@ -79,7 +84,7 @@ class Decoding:
     ) -> Pixels:
         """Read a window, into ``out`` (bands, marks) if given. Marks are (1 or B, h, w) or None.
 
-        Pixels come from ``reader`` where GDAL need not read them.
+        Pixels come from ``reader``, without ``dataset``, where GDAL need not read them.
         """
         read = self._read_bands
         straight = out is not None and self.alpha is None and self.dtype == self.stored
@@ -87,11 +92,12 @@ class Decoding:
             values = out[0]  # no copy of what needs no change
         else:
             values = buffers.zeros((len(read), int(window.height), int(window.width)), self.stored)
-        if reader is None:
+        masked: np.ndarray | None = None
+        if reader is not None:
+            reader.window(window, read, values)
+        elif dataset is not None:
             dataset.read(indexes=list(read), window=window, out=values)
-        else:
-            reader(window, read, values)
-        masked = self._read_mask(dataset, window)
+            masked = self._read_mask(dataset, window)
         if self.alpha is not None:
             values, clear = values[:-1], values[-1:] == 0
             masked = clear if masked is None else masked | clear

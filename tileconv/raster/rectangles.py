@@ -112,7 +112,20 @@ class Frame:
     def __init__(self, rows: AxisRead, columns: AxisRead, window: Pixels) -> None:
         self.window = window
         self._axes = rows, columns
-        self._spans: dict[tuple[int, int, int], _Span] = {}
+        self._spans: dict[tuple[int, int, int], Span] = {}
+        self._blocks: tuple[dict[int, Span], dict[int, Span]] = ({}, {})
+
+    def spans(self, axis: int, blocks: tuple[int, int], block: int, size: int) -> list[Span]:
+        """Return where the pixels of some blocks along an axis go."""
+        known = self._blocks[axis]
+        return [
+            known.get(i) or self._add(known, i, axis, i * block, min((i + 1) * block, size))
+            for i in range(*blocks)
+        ]
+
+    def _add(self, known: dict[int, Span], number: int, axis: int, start: int, stop: int) -> Span:
+        known[number] = span = Span.of(*self._axes[axis].places(start, stop))
+        return span
 
     def needed(self, extent: Extent) -> Extent:
         """Cut ``extent``, of blocks that the window touches, down to what it needs of them."""
@@ -141,19 +154,19 @@ class Frame:
             else:
                 target[np.ix_(np.arange(target.shape[0]), _indices(y.to), _indices(x.to))] = picked
 
-    def _look(self, extent: Extent) -> tuple[_Span, _Span]:
+    def _look(self, extent: Extent) -> tuple[Span, Span]:
         top, left, bottom, right = extent
         return self._span(0, top, bottom), self._span(1, left, right)
 
-    def _span(self, axis: int, start: int, stop: int) -> _Span:
+    def _span(self, axis: int, start: int, stop: int) -> Span:
         """Look up pixels along one axis, once: a sparse window has many blocks in a row."""
         key = axis, start, stop
         if key not in self._spans:
-            self._spans[key] = _Span.of(*self._axes[axis].places(start, stop))
+            self._spans[key] = Span.of(*self._axes[axis].places(start, stop))
         return self._spans[key]
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """Where pixels of a range along one axis go."""
 
     to: slice | np.ndarray
@@ -162,17 +175,19 @@ class _Span(NamedTuple):
     """Pixels, counted from the start of the range."""
     pixels: tuple[int, int]
     """The first of these pixels, and the last plus one."""
-    plain: bool
-    """Neighbouring pixels go to neighbouring places."""
+    plain: tuple[slice, slice] | None
+    """Places and pixels, where neighbouring pixels go to neighbouring places."""
 
     @classmethod
-    def of(cls, to: slice | np.ndarray, source: slice | np.ndarray) -> _Span:
+    def of(cls, to: slice | np.ndarray, source: slice | np.ndarray) -> Span:
+        """Look whether pixels and places are neighbours."""
         if isinstance(source, np.ndarray):
             low, high = (int(source.min()), int(source.max()) + 1) if source.size else (0, 0)
             if not (isinstance(to, slice) and high - low == source.size and _ascends(source)):
-                return cls(to, source, (low, high), plain=False)
+                return cls(to, source, (low, high), None)
             source = slice(low, high)
-        return cls(to, source, (source.start, source.stop), plain=isinstance(to, slice))
+        plain = (to, source) if isinstance(to, slice) else None
+        return cls(to, source, (source.start, source.stop), plain)
 
 
 def _ascends(numbers: np.ndarray) -> bool:

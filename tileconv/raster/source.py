@@ -74,15 +74,19 @@ class RasterSource:
         self._store = BlockStore(self._decodings)
         self._windows = buffers.Pool()
         self._local = threading.local()
+        self._stack = contextlib.ExitStack()
+        self._reader: Reader | None = None
         self._handles: list[DatasetReader] = []
         self._free = handles
         self._lock = threading.Lock()
 
     def __enter__(self) -> RasterSource:
         try:
-            with gdal.environment():
-                for _ in range(self._free):
-                    self._handles.append(gdal.open_dataset(self.header.opening))
+            if self._blocks is not None:
+                self._reader = self._stack.enter_context(self._blocks.opened())
+            else:
+                with gdal.environment():
+                    self._handles = [self._open() for _ in range(self._free)]
             self.check_unchanged()  # what was opened is what was planned
         except InputError:
             self.__exit__(None, None, None)
@@ -99,9 +103,8 @@ class RasterSource:
         trace: TracebackType | None,
     ) -> None:
         with self._lock:
-            for handle in self._handles:
-                handle.close()
-            self._handles.clear()
+            self._reader = None
+            self._stack.close()
 
     @property
     def blocks_decoded(self) -> int:
@@ -192,6 +195,10 @@ class RasterSource:
 
     def _decode_for(self, request: _Request, rectangle: Rectangle, reader: Reader | None) -> None:
         layout = self.header.layout
+        if reader is not None and rectangle.uses == 1 and self.header.decoding.plain:
+            with contextlib.suppress(UndecodableError, OSError):  # GDAL tells what is wrong
+                if self._read_blocks(request.frame, rectangle, reader):
+                    return
         whole = rectangle.extent(layout.block, layout.shape)
         if rectangle.uses > 1:
             pixels = self._decode(rectangle, whole, reader)
@@ -203,6 +210,20 @@ class RasterSource:
         pixels = self._decode(rectangle, extent, reader, part)
         if part is None:
             request.frame.place(pixels)
+
+    def _read_blocks(self, frame: Frame, rectangle: Rectangle, reader: Reader) -> bool:
+        """Decode blocks straight into a window; say whether that is possible."""
+        layout = self.header.layout
+        bands, out = self.header.decoding.bands, frame.window.bands
+        (tall, wide), (height, width) = layout.block, layout.shape
+        columns = frame.spans(1, rectangle.columns, wide, width)
+        for row, y in enumerate(frame.spans(0, rectangle.rows, tall, height), rectangle.rows[0]):
+            for column, x in enumerate(columns, rectangle.columns[0]):
+                if y.plain is None or x.plain is None:
+                    return False
+                (to_y, part_y), (to_x, part_x) = y.plain, x.plain
+                reader.block((row, column), bands, (part_y, part_x), out[:, to_y, to_x])
+        return True
 
     def _blocks_in(self, size: int) -> int:
         """Blocks of ``size`` bytes of pixels, at least one."""
@@ -228,17 +249,17 @@ class RasterSource:
         decoding, window = self.header.decoding, _window(extent)
         if reader is not None:
             try:
-                return decoding.read(self._dataset(), window, out, reader=reader)
+                return decoding.read(None, window, out, reader=reader)
             except (UndecodableError, OSError):
                 pass  # GDAL tells what is wrong
         return decoding.read(self._dataset(), window, out)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Reader | None]:
-        """Open what can be read without GDAL."""
+        """Open what can be read without GDAL, if it is not open."""
         with contextlib.ExitStack() as stack:
-            reader = None
-            if self._blocks is not None:
+            reader = self._reader
+            if reader is None and self._blocks is not None:
                 with contextlib.suppress(OSError):
                     reader = stack.enter_context(self._blocks.opened())
             yield reader
@@ -281,10 +302,13 @@ class RasterSource:
         handle: DatasetReader | None = getattr(self._local, "handle", None)
         if handle is None:
             with self._lock:
-                self._free -= 1
-                handle = self._handles[self._free]
+                handle = self._handles.pop() if self._handles else self._open()
             self._local.handle = handle
         return handle
+
+    def _open(self) -> DatasetReader:
+        """Open a handle, which is closed in the end."""
+        return self._stack.enter_context(gdal.open_dataset(self.header.opening))
 
 
 def _window(extent: Extent) -> Window:

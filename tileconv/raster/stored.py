@@ -16,10 +16,10 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,11 +40,9 @@ PHOTOMETRIC = {1, 2, 3}
 """Interpretations whose samples are pixels: black is zero, RGB, palette."""
 FORMATS = {"u": 1, "i": 2, "f": 3}
 """TIFF's sample formats, by numpy's kinds."""
+BYTE = np.dtype(np.uint8)
 LARGEST_BLOCK = 8 << 20
 """Decoded bytes; each thread has a buffer for one block, and one for its compressed bytes."""
-
-
-Reader = Callable[["Window", "Sequence[int]", np.ndarray], None]
 
 
 class UndecodableError(Exception):
@@ -68,83 +66,12 @@ class StoredBlocks:
 
     @contextmanager
     def opened(self) -> Iterator[Reader]:
-        """Open the file; yield `read`, less its first argument. Raises `OSError`."""
+        """Open the file for as many threads as like. Raises `OSError`."""
         file = os.open(self.path, os.O_RDONLY)
         try:
-            yield partial(self.read, file)
+            yield Reader(self, file)
         finally:
             os.close(file)
-
-    def read(self, file: int, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
-        """Read ``bands`` (1-based) of a window into ``out`` (bands, h, w), of the native dtype.
-
-        Raises `UndecodableError`, having written anything to ``out``, and `OSError`.
-        """
-        top, left = int(window.row_off), int(window.col_off)
-        bottom, right = top + out.shape[1], left + out.shape[2]
-        (height, width), (tall, wide) = self.image.shape, self.image.block
-        across = -(-width // wide)
-        grid = across * -(-height // tall)
-        planes = (1,) if self.image.interleaved else bands
-        for row in range(top // tall, -(-bottom // tall)):
-            y = row * tall
-            rows = slice(max(top, y) - y, min(bottom, y + tall) - y)
-            to_y = slice(y + rows.start - top, y + rows.stop - top)
-            stored = tall if self.image.tiled else min(tall, height - y)
-            for column in range(left // wide, -(-right // wide)):
-                x = column * wide
-                columns = slice(max(left, x) - x, min(right, x + wide) - x)
-                to_x = slice(x + columns.start - left, x + columns.stop - left)
-                for i, plane in enumerate(planes):
-                    index = (plane - 1) * grid + row * across + column
-                    pixels = self._unpack(file, index, stored)
-                    if not self.image.interleaved:
-                        self._place(pixels[:, :, 0], rows, columns, out[i, to_y, to_x])
-                        continue
-                    for j, band in enumerate(bands):
-                        self._place(pixels[:, :, band - 1], rows, columns, out[j, to_y, to_x])
-
-    def _unpack(self, file: int, index: int, rows: int) -> np.ndarray:
-        """Return the samples of a block (rows, columns, samples), in a buffer of the thread's."""
-        shape = (rows, self.image.block[1], self.samples)
-        size = rows * shape[1] * shape[2] * self.dtype.itemsize
-        count, at = int(self.image.counts[index]), int(self.image.offsets[index])
-        unpacked = buffers.scratch("block", (size,), np.dtype(np.uint8))
-        packed = unpacked
-        if self.codec != "none":
-            packed = buffers.scratch("packed", (count,), np.dtype(np.uint8))
-        elif count != size:
-            raise UndecodableError
-        if os.preadv(file, [packed.data], at) != count:
-            raise UndecodableError
-        if self.codec != "none":
-            library = _library()
-            decode = getattr(library, f"{self.codec}_decode")
-            try:
-                found = decode(packed, out=unpacked)
-            except (RuntimeError, ValueError) as error:  # what its errors derive from
-                raise UndecodableError from error
-            if found.size != size:
-                raise UndecodableError
-        samples = unpacked.view(self.dtype).reshape(shape)
-        if samples.dtype.isnative:
-            return samples
-        return samples.byteswap(inplace=True).view(self.dtype.newbyteorder("="))
-
-    def _place(self, samples: np.ndarray, rows: slice, columns: slice, out: np.ndarray) -> None:
-        """Put a part of one band of a block to its place."""
-        samples = samples[rows]
-        if self.image.predictor == 1:
-            out[...] = samples[:, columns]
-            return
-        # differences wrap around, those of floats too, as if they were whole numbers
-        number = np.dtype(f"u{samples.itemsize}")
-        differences, sums = samples.view(number)[:, : columns.stop], out.view(number)
-        library = _library()
-        if columns.start == 0:
-            library.delta_decode(differences, axis=1, out=sums)
-        else:
-            sums[...] = library.delta_decode(differences, axis=1)[:, columns]
 
     @property
     def is_whole(self) -> bool:
@@ -159,6 +86,102 @@ class StoredBlocks:
             and bool(((counts > 0) & (counts <= 2 * size + 1024)).all())
             and bool(((offsets > 0) & (offsets + counts <= image.length)).all())
         )
+
+
+class Reader:
+    """Reads blocks of an open file. Safe to use from many threads."""
+
+    def __init__(self, blocks: StoredBlocks, file: int) -> None:
+        image = blocks.image
+        self._file = file
+        self._image, self._dtype, self._samples = image, blocks.dtype, blocks.samples
+        self._bytes = image.block[1] * blocks.samples * blocks.dtype.itemsize
+        """Of a row of a block."""
+        self._native = blocks.dtype.newbyteorder("=")
+        self._whole = np.dtype(f"u{blocks.dtype.itemsize}")
+        library = _library()
+        packed = blocks.codec != "none"
+        self._decode = getattr(library, f"{blocks.codec}_decode") if packed else None
+        self._add_up = library.delta_decode if image.predictor == 2 else None
+        self._across = -(-image.shape[1] // image.block[1])
+        self._grid = self._across * -(-image.shape[0] // image.block[0])
+
+    def window(self, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
+        """Read ``bands`` (1-based) of a window into ``out`` (bands, h, w), of the native dtype.
+
+        Raises `UndecodableError`, having written anything to ``out``, and `OSError`.
+        """
+        top, left = int(window.row_off), int(window.col_off)
+        bottom, right = top + out.shape[1], left + out.shape[2]
+        tall, wide = self._image.block
+        for row in range(top // tall, -(-bottom // tall)):
+            y = row * tall
+            rows = slice(max(top, y) - y, min(bottom, y + tall) - y)
+            to_y = slice(y + rows.start - top, y + rows.stop - top)
+            for column in range(left // wide, -(-right // wide)):
+                x = column * wide
+                columns = slice(max(left, x) - x, min(right, x + wide) - x)
+                to_x = slice(x + columns.start - left, x + columns.stop - left)
+                self.block((row, column), bands, (rows, columns), out[:, to_y, to_x])
+
+    def block(
+        self,
+        place: tuple[int, int],
+        bands: Sequence[int],
+        part: tuple[slice, slice],
+        out: np.ndarray,
+    ) -> None:
+        """Read a part, (rows, columns), of the block at ``place`` in the grid, as `window` does."""
+        row, column = place
+        index = row * self._across + column
+        if self._image.interleaved:
+            pixels = self._unpack(index, row)
+            for i, band in enumerate(bands):
+                self._put(pixels[:, :, band - 1], part, out[i])
+            return
+        for i, band in enumerate(bands):
+            self._put(self._unpack((band - 1) * self._grid + index, row)[:, :, 0], part, out[i])
+
+    def _unpack(self, index: int, row: int) -> np.ndarray:
+        """Return the samples of a block (rows, columns, samples), in a buffer of the thread's."""
+        image = self._image
+        tall, wide = image.block
+        rows = tall if image.tiled else min(tall, image.shape[0] - row * tall)
+        size, count = rows * self._bytes, int(image.counts[index])
+        if self._decode is None:
+            unpacked = packed = buffers.scratch("block", (size,), BYTE)
+            if count != size:
+                raise UndecodableError
+        else:
+            both = buffers.scratch("block", (size + count,), BYTE)
+            unpacked, packed = both[:size], both[size:]
+        if os.preadv(self._file, [packed.data], int(image.offsets[index])) != count:
+            raise UndecodableError
+        if self._decode is not None:
+            try:
+                found = self._decode(packed, out=unpacked)
+            except (RuntimeError, ValueError) as error:  # what its errors derive from
+                raise UndecodableError from error
+            if found.size != size:
+                raise UndecodableError
+        samples = unpacked.view(self._dtype).reshape(rows, wide, self._samples)
+        if self._dtype.isnative:
+            return samples
+        return samples.byteswap(inplace=True).view(self._native)
+
+    def _put(self, samples: np.ndarray, part: tuple[slice, slice], out: np.ndarray) -> None:
+        """Put a part of one band of a block to its place."""
+        rows, columns = part
+        if self._add_up is None:
+            out[...] = samples[rows, columns]
+            return
+        # differences wrap around, those of floats too, as if they were whole numbers
+        differences = samples.view(self._whole)[rows, : columns.stop]
+        sums = out.view(self._whole)
+        if columns.start == 0:
+            self._add_up(differences, axis=1, out=sums)
+        else:
+            sums[...] = self._add_up(differences, axis=1)[:, columns]
 
 
 @cache
