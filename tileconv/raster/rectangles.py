@@ -113,19 +113,20 @@ class Frame:
         self.window = window
         self._axes = rows, columns
         self._spans: dict[tuple[int, int, int], Span] = {}
-        self._blocks: tuple[dict[int, Span], dict[int, Span]] = ({}, {})
+        self._blocks: tuple[dict[int, tuple[slice, slice] | None], ...] = ({}, {})
 
-    def spans(self, axis: int, blocks: tuple[int, int], block: int, size: int) -> list[Span]:
-        """Return where the pixels of some blocks along an axis go."""
-        known = self._blocks[axis]
-        return [
-            known.get(i) or self._add(known, i, axis, i * block, min((i + 1) * block, size))
-            for i in range(*blocks)
-        ]
-
-    def _add(self, known: dict[int, Span], number: int, axis: int, start: int, stop: int) -> Span:
-        known[number] = span = Span.of(*self._axes[axis].places(start, stop))
-        return span
+    def spans(
+        self, axis: int, blocks: tuple[int, int], block: int, size: int
+    ) -> list[tuple[slice, slice]] | None:
+        """Return (places, pixels) of each of some blocks along an axis, None if some lie apart."""
+        known, found = self._blocks[axis], []
+        for i in range(*blocks):
+            if i not in known:
+                known[i] = self._span(axis, i * block, min((i + 1) * block, size)).plain
+            if (pair := known[i]) is None:
+                return None
+            found.append(pair)
+        return found
 
     def needed(self, extent: Extent) -> Extent:
         """Cut ``extent``, of blocks that the window touches, down to what it needs of them."""

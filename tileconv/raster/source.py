@@ -185,6 +185,8 @@ class RasterSource:
         """Decode into the window of a request, and into the store what is shared."""
         try:
             with gdal.environment(), self._opened() as reader:
+                if reader is not None and self.header.decoding.plain:
+                    lot = self._read_blocks(request.frame, lot, reader)
                 for rectangle in lot:
                     if request.error is None:
                         self._decode_for(request, rectangle, reader)
@@ -193,12 +195,30 @@ class RasterSource:
         with self._lock:
             request.left -= 1
 
+    def _read_blocks(self, frame: Frame, lot: list[Rectangle], reader: Reader) -> list[Rectangle]:
+        """Decode blocks straight into a window; return those of which that is not possible.
+
+        Blocks are few pixels and little time to decode: what is done for each one counts.
+        """
+        layout, bands, out = self.header.layout, self.header.decoding.bands, frame.window.bands
+        (tall, wide), (height, width) = layout.block, layout.shape
+        left = []
+        for rectangle in lot:
+            ys = frame.spans(0, rectangle.rows, tall, height)
+            xs = frame.spans(1, rectangle.columns, wide, width)
+            if rectangle.uses > 1 or ys is None or xs is None:
+                left.append(rectangle)
+                continue
+            try:
+                for row, y in enumerate(ys, rectangle.rows[0]):
+                    for column, x in enumerate(xs, rectangle.columns[0]):
+                        reader.block((row, column), bands, y, x, out)
+            except (UndecodableError, OSError):  # GDAL tells what is wrong
+                left.append(rectangle)
+        return left
+
     def _decode_for(self, request: _Request, rectangle: Rectangle, reader: Reader | None) -> None:
         layout = self.header.layout
-        if reader is not None and rectangle.uses == 1 and self.header.decoding.plain:
-            with contextlib.suppress(UndecodableError, OSError):  # GDAL tells what is wrong
-                if self._read_blocks(request.frame, rectangle, reader):
-                    return
         whole = rectangle.extent(layout.block, layout.shape)
         if rectangle.uses > 1:
             pixels = self._decode(rectangle, whole, reader)
@@ -210,20 +230,6 @@ class RasterSource:
         pixels = self._decode(rectangle, extent, reader, part)
         if part is None:
             request.frame.place(pixels)
-
-    def _read_blocks(self, frame: Frame, rectangle: Rectangle, reader: Reader) -> bool:
-        """Decode blocks straight into a window; say whether that is possible."""
-        layout = self.header.layout
-        bands, out = self.header.decoding.bands, frame.window.bands
-        (tall, wide), (height, width) = layout.block, layout.shape
-        columns = frame.spans(1, rectangle.columns, wide, width)
-        for row, y in enumerate(frame.spans(0, rectangle.rows, tall, height), rectangle.rows[0]):
-            for column, x in enumerate(columns, rectangle.columns[0]):
-                if y.plain is None or x.plain is None:
-                    return False
-                (to_y, part_y), (to_x, part_x) = y.plain, x.plain
-                reader.block((row, column), bands, (part_y, part_x), out[:, to_y, to_x])
-        return True
 
     def _blocks_in(self, size: int) -> int:
         """Blocks of ``size`` bytes of pixels, at least one."""

@@ -94,7 +94,8 @@ class Reader:
     def __init__(self, blocks: StoredBlocks, file: int) -> None:
         image = blocks.image
         self._file = file
-        self._image, self._dtype, self._samples = image, blocks.dtype, blocks.samples
+        self._image, self._dtype = image, blocks.dtype
+        self._row = (image.block[1], image.bands) if image.interleaved else (image.block[1],)
         self._bytes = image.block[1] * blocks.samples * blocks.dtype.itemsize
         """Of a row of a block."""
         self._native = blocks.dtype.newbyteorder("=")
@@ -122,30 +123,39 @@ class Reader:
                 x = column * wide
                 columns = slice(max(left, x) - x, min(right, x + wide) - x)
                 to_x = slice(x + columns.start - left, x + columns.stop - left)
-                self.block((row, column), bands, (rows, columns), out[:, to_y, to_x])
+                self.block((row, column), bands, (to_y, rows), (to_x, columns), out)
 
     def block(
         self,
         place: tuple[int, int],
         bands: Sequence[int],
-        part: tuple[slice, slice],
+        y: tuple[slice, slice],
+        x: tuple[slice, slice],
         out: np.ndarray,
     ) -> None:
-        """Read a part, (rows, columns), of the block at ``place`` in the grid, as `window` does."""
+        """Read a part of the block at ``place`` in the grid, as `window` does.
+
+        Along each axis, it is said which part of ``out`` is which part of the block.
+        """
         row, column = place
+        (to_y, rows), (to_x, columns) = y, x
         index = row * self._across + column
         if self._image.interleaved:
             pixels = self._unpack(index, row)
             for i, band in enumerate(bands):
-                self._put(pixels[:, :, band - 1], part, out[i])
+                self._put(pixels[rows, :, band - 1], columns, out[i, to_y, to_x])
             return
         for i, band in enumerate(bands):
-            self._put(self._unpack((band - 1) * self._grid + index, row)[:, :, 0], part, out[i])
+            pixels = self._unpack((band - 1) * self._grid + index, row)
+            self._put(pixels[rows], columns, out[i, to_y, to_x])
 
     def _unpack(self, index: int, row: int) -> np.ndarray:
-        """Return the samples of a block (rows, columns, samples), in a buffer of the thread's."""
+        """Return the samples of a block, in a buffer of the thread's.
+
+        (rows, columns), or (rows, columns, bands) where a block holds all bands.
+        """
         image = self._image
-        tall, wide = image.block
+        tall = image.block[0]
         rows = tall if image.tiled else min(tall, image.shape[0] - row * tall)
         size, count = rows * self._bytes, int(image.counts[index])
         if self._decode is None:
@@ -164,19 +174,18 @@ class Reader:
                 raise UndecodableError from error
             if found.size != size:
                 raise UndecodableError
-        samples = unpacked.view(self._dtype).reshape(rows, wide, self._samples)
+        samples = unpacked.view(self._dtype).reshape(rows, *self._row)
         if self._dtype.isnative:
             return samples
         return samples.byteswap(inplace=True).view(self._native)
 
-    def _put(self, samples: np.ndarray, part: tuple[slice, slice], out: np.ndarray) -> None:
-        """Put a part of one band of a block to its place."""
-        rows, columns = part
+    def _put(self, samples: np.ndarray, columns: slice, out: np.ndarray) -> None:
+        """Put some columns of rows of one band of a block to their place."""
         if self._add_up is None:
-            out[...] = samples[rows, columns]
+            out[...] = samples[:, columns]
             return
         # differences wrap around, those of floats too, as if they were whole numbers
-        differences = samples.view(self._whole)[rows, : columns.stop]
+        differences = samples.view(self._whole)[:, : columns.stop]
         sums = out.view(self._whole)
         if columns.start == 0:
             self._add_up(differences, axis=1, out=sums)
