@@ -25,7 +25,7 @@ from tileconv.cluster import worker
 from tileconv.cluster.connect import make_cluster
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.keep import Keeper
-from tileconv.cluster.lanes import Lanes, missing_ranges
+from tileconv.cluster.lanes import DOWN, UP, Lanes, Next, missing_ranges
 from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
@@ -397,6 +397,32 @@ def test_a_run_decodes_what_the_plan_says(near, source, tmp_path, stride, part, 
     assert read(tmp_path / "b.tif").tobytes() == read(tmp_path / "a.tif").tobytes()
 
 
+class Upward(Lanes):
+    """All parts of a run in the other order."""
+
+    def __init__(self, missing, lanes):
+        super().__init__(missing, lanes)
+        self.last = len(self) - 1
+
+    def next(self, lane):
+        found = super().next(lane)
+        return found and Next(self.last - found.number, UP)
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
+@pytest.mark.parametrize(("stride", "part"), [(1, 64), (1, 192), (3, 64)])
+def test_a_run_upwards_decodes_as_much(near, source, tmp_path, monkeypatch, stride, part, driver):
+    monkeypatch.setattr("tileconv.cluster.submission.Lanes", Upward)
+    keys = {"stride": stride, "part": part, "driver": driver}
+    report = run(describe(source, tmp_path / "b.tif", **keys) | {"padding": 3}, near)
+    local = describe(source, tmp_path / "a.tif", **keys) | {"padding": 3}
+    local["output"]["blocksize"] = 64
+    run(local)
+    plan = cut_into_parts(tileconv.plan(tileconv.load_job(local)), 1, part=(part, part))
+    assert report.blocks_decoded == plan.blocks_decoded
+    assert pixels_of(tmp_path / "b.tif").tobytes() == pixels_of(tmp_path / "a.tif").tobytes()
+
+
 DAMAGED = []
 
 
@@ -435,6 +461,18 @@ def test_lanes_lose_and_repeat_nothing(rng):
             given.append(left.next(int(rng.choice(lanes))).number)
         assert sorted(given) == sorted({*range(60)} - there)
         assert [left.next(lane) for lane in lanes] == [None] * len(lanes)
+
+
+def test_two_lanes_meet_anywhere(rng):
+    for _ in range(50):
+        lanes, speed = Lanes([range(100)], ["a", "b"]), rng.random()
+        given = {"a": [], "b": []}
+        while len(lanes):
+            lane = "a" if rng.random() < speed else "b"
+            given[lane].append(lanes.next(lane))
+        met = len(given["a"])
+        assert given["a"] == [(i, DOWN) for i in range(met)]
+        assert given["b"] == [(i, UP) for i in range(99, met - 1, -1)]
 
 
 def test_what_is_kept_between_parts_is_bounded():
