@@ -248,6 +248,47 @@ def test_submission_is_bounded(client, monkeypatch):
     assert 3 <= most[0] <= (AHEAD + 1) * 3 + FETCH_AT_LEAST
 
 
+# ---- a quicklook
+
+
+@pytest.mark.parametrize("stride", [1, 9])
+def test_the_quicklook_is_that_of_a_local_run(client, source, tmp_path, stride):
+    pytest.importorskip("PIL")
+    keys = {"stride": stride, "quicklook": True, "part": 64, "report": True}
+    run(describe(source, tmp_path / "a.tif", **keys))
+    report = run(describe(source, tmp_path / "b.tif", **keys), client)
+    assert report.quicklook == str(tmp_path / "b_quicklook.png")
+    drawn = [(tmp_path / f"{name}_quicklook.png").read_bytes() for name in "ab"]
+    assert drawn[0] == drawn[1]
+    assert not [warning for warning in report.warnings if "quicklook" in warning]
+    told = json.loads((tmp_path / "b.tif.json").read_text())
+    assert told["quicklook"] == report.quicklook
+    again = run(describe(source, tmp_path / "b.tif", **keys), client, resume=True)
+    assert "finished already" in again.warnings[-1]
+    (tmp_path / "b.tif").unlink()
+    (tmp_path / "b.tif.json").unlink()
+    with pytest.raises(OutputExistsError, match="b_quicklook"):
+        run(describe(source, tmp_path / "b.tif", **keys), client)
+
+
+def run_without_samples(key, number, step):
+    """A task whose samples do not reach the disk."""
+    entry = worker.run_part(key, number, step)
+    if number in (2, 5):
+        worker.find_work(key).look_path(number).unlink()
+    if number == 4:
+        worker.find_work(key).look_path(number).write_bytes(b"PK")
+    return entry
+
+
+def test_a_quicklook_that_lacks_parts_says_so(near, source, tmp_path, monkeypatch):
+    pytest.importorskip("PIL")
+    monkeypatch.setattr("tileconv.cluster.run.run_part", run_without_samples)
+    report = run(describe(source, tmp_path / "b.tif", quicklook=True, part=64), near)
+    assert report.warnings[-1] == "the quicklook lacks 3 parts"
+    assert (tmp_path / "b_quicklook.png").exists()
+
+
 # ---- parts as the output
 
 

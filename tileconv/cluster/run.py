@@ -26,8 +26,8 @@ from tileconv.errors import (
     OutputError,
     OutputExistsError,
     TileconvError,
-    UnsupportedError,
 )
+from tileconv.jobs import quicklook
 from tileconv.jobs.metadata import config_hash
 from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
 from tileconv.jobs.report import ClusterUse, PartReport, Report
@@ -96,6 +96,8 @@ def run_on_cluster(
     check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
     if job.report:
         check_target(job.report_path, overwrite=job.overwrite)
+    if job.quicklook:
+        check_target(job.quicklook_path, overwrite=job.overwrite)
     manifest = Manifest(run_folder(job.target))
     _look_at_leftovers(job, manifest, resume=resume)
     with connect(job, client) as connected:
@@ -107,10 +109,9 @@ def run_on_cluster(
 
 def _check(job: Job) -> None:
     if job.quicklook:
-        raise UnsupportedError(
-            f"{job.name}: output.quicklook needs compute.scheduler threads: on a cluster no "
-            "process sees the whole; leave the key out"
-        )
+        quicklook.check_available()
+        for each in job.sources:
+            check_distinct(each, job.quicklook_path, "the quicklook")
     if job.report:
         for each in job.sources:
             check_distinct(each, job.report_path, "the report")
@@ -253,8 +254,9 @@ class _Run:
             if not manifest.parts:
                 manifest.discard()
             raise
+        picture, trouble = self._draw() if self.job.quicklook else (None, [])
         manifest.discard()
-        return self._finish(written, seconds)
+        return self._finish(written, seconds, picture, trouble)
 
     # what is there already
 
@@ -283,6 +285,7 @@ class _Run:
             spec=self.spec,
             folder=manifest.folder,
             token=manifest.header["token"],
+            looks=self.job.quicklook,
         )
         self.run_key = f"{self.work.key}-{secrets.token_hex(4)}"
         self._reach_workers()
@@ -462,7 +465,26 @@ class _Run:
         if Identity.of(*scene.files) != scene.identity:
             raise ClusterError(f"{scene.path}: changed while it was being read; start anew")
 
-    def _finish(self, written: int, assembly_seconds: float) -> Report:
+    def _draw(self) -> tuple[str | None, list[str]]:
+        """Draw the quicklook of an output that is whole; return (its path, what went wrong)."""
+        picture, trouble, lost = quicklook.Quicklook(self.plan), [], 0
+        for number in self.manifest.parts:
+            try:
+                for taken in quicklook.load_samples(self.work.look_path(number)):
+                    picture.put(taken)
+            except (OSError, ValueError):
+                lost += 1
+        if lost:
+            trouble.append(f"the quicklook lacks {plural(lost, 'part')}")
+        try:
+            picture.save(self.job.quicklook_path)
+        except OutputError as error:
+            return None, [*trouble, str(error)]
+        return str(self.job.quicklook_path), trouble
+
+    def _finish(
+        self, written: int, assembly_seconds: float, picture: str | None, trouble: list[str]
+    ) -> Report:
         entries = list(self.manifest.parts.values())
         counts = Counts().plus(*(Counts(e["missing"], e["collisions"]) for e in entries))
         names = ("part", "tiles", "seconds", "attempt", "blocks_decoded", "bytes_written", "worker")
@@ -477,6 +499,7 @@ class _Run:
         blocks = sum(entry["blocks_decoded"] for entry in entries)
         seconds = time.monotonic() - self.started
         report = _report(self.job, self.plan, counts, seconds, blocks, written, use)
+        report = replace(report, quicklook=picture, warnings=(*report.warnings, *trouble))
         if self.job.report:
             try:
                 write_sidecar(self.job.report_path, report)

@@ -8,6 +8,7 @@ import pickle
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tileconv.cluster.keep import Keeper
 from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
+from tileconv.jobs import quicklook
 from tileconv.jobs.schedule import convolve_tile
 from tileconv.planning.describe import size
 from tileconv.planning.tiles import Tile
@@ -44,6 +46,8 @@ class PartWork:
     spec: OutputSpec
     folder: Path
     token: str
+    looks: bool = False
+    """Tasks leave samples for a quicklook."""
     settings: dict[str, str] = field(default_factory=dict)
     """Environment variables of the client that workers shall have too."""
 
@@ -69,6 +73,10 @@ class PartWork:
         told = f"{self.key} {part.y} {part.x}".encode()
         name = f"{number:08d}-{hashlib.sha256(told).hexdigest()[:12]}.tif"
         return self.folder / "parts" / f"{number % 256:02x}" / name
+
+    def look_path(self, number: int) -> Path:
+        """Return the file with samples of a part for the quicklook."""
+        return self.folder / "looks" / f"{number % 256:02x}-{number}.npz"
 
     def tries_path(self, number: int) -> Path:
         """Return the file that has a byte for each time that a part was begun."""
@@ -180,10 +188,14 @@ def _run_part(
     else:
         sink, corner = PartSink(part_spec(spec, part, work.path(number))), (part.y[0], part.x[0])
     tiles = 0
+    sampler = quicklook.Sampler(plan) if work.looks else None
+    samples = []
     try:
         with source, sink, environment():
             for tile in plan.parts.tiles_of(part, step):
-                _, window, output, met = convolve_tile(plan, work.recipe, source, tile)
+                reads, window, output, met = convolve_tile(plan, work.recipe, source, tile)
+                if sampler is not None:
+                    samples.append(sampler.take(tile, reads, window, output))
                 del window
                 sink.write(_moved(tile, corner), output)
                 counts, tiles = counts.plus(met), tiles + 1
@@ -198,6 +210,9 @@ def _run_part(
             f"a worker is out of memory; a task needs about {size(plan.peak_memory_bytes)}: "
             "give workers more memory, or fewer threads"
         ) from None
+    if work.looks:
+        with suppress(OSError):  # the client tells of it
+            quicklook.save_samples(work.look_path(number), samples)
     stored = None if spec.driver == "Zarr" else checksum(work.path(number))
     return {
         "part": number,

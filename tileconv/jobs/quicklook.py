@@ -2,15 +2,16 @@
 
 Nothing is read twice and nothing is resampled: a few rows and columns of every
 window and every tile are kept, and stretched from the 2nd to the 98th percentile.
+On a cluster the tasks leave them beside the parts, and the client draws.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -38,22 +39,30 @@ def check_available() -> None:
         )
 
 
-class Quicklook:
-    """Collects samples of input and output while tiles are computed; safe for many threads."""
+class Samples(NamedTuple):
+    """Some pixels of a tile, or of its fields: rows, columns, and (bands, rows, columns)."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    """NaN where missing."""
+
+
+class Sampler:
+    """Takes the samples of input and output that lie in a tile."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._bands = _red_green_blue(plan.descriptions)
         each = plan.convolution.weights.ndim == 2  # output bands are those of the input
         self._drawn = self._bands if each else [0]
-        self._in = _Samples.of(len(self._bands), plan.layout.shape)
-        self._out = _Samples.of(len(self._drawn), plan.geometry.out_shape)
-        self._lock = threading.Lock()
+        self._in = _Grid.of(len(self._bands), plan.layout.shape)
+        self._out = _Grid.of(len(self._drawn), plan.geometry.out_shape)
 
-    def add(
+    def take(
         self, tile: Tile, reads: tuple[AxisRead, AxisRead], window: Pixels, output: np.ndarray
-    ) -> None:
-        """Take the samples that lie in one tile."""
+    ) -> tuple[Samples, Samples]:
+        """Return the samples (of the input, of the output) that lie in one tile."""
         rows, columns = self._out.inside(tile.y, 0), self._out.inside(tile.x, 1)
         drawn = output[self._drawn][:, rows - tile.y[0]][:, :, columns - tile.x[0]].astype(float)
         fill = self._plan.numbers.fill
@@ -71,15 +80,36 @@ class Quicklook:
         if window.masked is not None:
             hidden = np.broadcast_to(window.masked, window.bands.shape)
             seen[hidden[self._bands][:, at_y][:, :, at_x]] = np.nan
+        return Samples(y_samples, x_samples, seen), Samples(rows, columns, drawn)
+
+
+class Quicklook(Sampler):
+    """Collects samples while tiles are computed; safe for many threads."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._pictures = self._in.empty(), self._out.empty()
+        self._lock = threading.Lock()
+
+    def add(
+        self, tile: Tile, reads: tuple[AxisRead, AxisRead], window: Pixels, output: np.ndarray
+    ) -> None:
+        """Take the samples that lie in one tile."""
+        self.put(self.take(tile, reads, window, output))
+
+    def put(self, taken: tuple[Samples, Samples]) -> None:
+        """Put samples to their places."""
         with self._lock:
-            self._out.put(rows, columns, drawn)
-            self._in.put(y_samples, x_samples, seen)
+            for grid, picture, samples in zip(
+                (self._in, self._out), self._pictures, taken, strict=True
+            ):
+                grid.put(samples, picture)
 
     def save(self, path: Path) -> None:
         """Write the PNG, whole or not at all."""
         from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - an extra
 
-        pictures = [_enlarge(_stretch(s.values)) for s in (self._in, self._out)]
+        pictures = [_enlarge(_stretch(values)) for values in self._pictures]
         height, width = self._plan.layout.shape
         out_height, out_width = self._plan.geometry.out_shape
         kh, kw = self._plan.convolution.kernel_shape
@@ -112,6 +142,27 @@ class Quicklook:
             raise OutputError(f"{path}: the quicklook could not be written: {error}") from error
 
 
+def save_samples(path: Path, taken: Iterable[tuple[Samples, Samples]]) -> None:
+    """Write the samples of some tiles beside the part that they are of. Raises `OSError`."""
+    arrays = [array for pair in taken for samples in pair for array in samples]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, *arrays)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_samples(path: Path) -> list[tuple[Samples, Samples]]:
+    """Read what `save_samples` has written. Raises `OSError` or `ValueError`."""
+    with np.load(path, allow_pickle=False) as found:
+        arrays = [found[f"arr_{i}"] for i in range(len(found.files))]
+    six = [arrays[i : i + 6] for i in range(0, len(arrays), 6)]
+    return [(Samples(*each[:3]), Samples(*each[3:])) for each in six]
+
+
 def _red_green_blue(descriptions: Sequence[str | None]) -> list[int]:
     """Return the bands to draw: red, green and blue by name, else the first three, else one."""
     names = [(text or "").lower() for text in descriptions]
@@ -121,26 +172,33 @@ def _red_green_blue(descriptions: Sequence[str | None]) -> list[int]:
     return [0, 1, 2] if len(names) >= 3 else [0]
 
 
-class _Samples:
-    """Every n-th row and column of a raster, filled in as tiles come."""
+class _Grid(NamedTuple):
+    """Every n-th row and column of a raster."""
 
-    def __init__(self, bands: int, positions: tuple[np.ndarray, np.ndarray]) -> None:
-        self.positions = positions
-        self.values = np.full((bands, positions[0].size, positions[1].size), np.nan)
+    bands: int
+    positions: tuple[np.ndarray, np.ndarray]
 
     @classmethod
-    def of(cls, bands: int, shape: tuple[int, int]) -> _Samples:
+    def of(cls, bands: int, shape: tuple[int, int]) -> _Grid:
         every = -(-max(shape) // SIDE)
         return cls(bands, (_centres(shape[0], every), _centres(shape[1], every)))
+
+    def empty(self) -> np.ndarray:
+        """Return a picture of which nothing is known."""
+        return np.full((self.bands, *(places.size for places in self.positions)), np.nan)
 
     def inside(self, span: tuple[int, int], axis: int) -> np.ndarray:
         """Positions that lie in the half-open range ``span``."""
         positions = self.positions[axis]
         return positions[(positions >= span[0]) & (positions < span[1])]
 
-    def put(self, rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-        at = (np.searchsorted(self.positions[0], rows), np.searchsorted(self.positions[1], columns))
-        self.values[np.ix_(np.arange(self.values.shape[0]), *at)] = values
+    def put(self, samples: Samples, picture: np.ndarray) -> None:
+        """Put samples to their places in a picture."""
+        at = (
+            np.searchsorted(places, which)
+            for places, which in zip(self.positions, samples[:2], strict=True)
+        )
+        picture[np.ix_(np.arange(self.bands), *at)] = samples.values
 
 
 def _centres(size: int, every: int) -> np.ndarray:
