@@ -70,7 +70,6 @@ class Manifest:
             self.folder.mkdir(parents=True)
             (self.folder / "parts").mkdir()
             (self.folder / "tries").mkdir()
-            (self.folder / "looks").mkdir()
             self.token_path.write_text(header["token"])
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be made: {error.strerror}") from error

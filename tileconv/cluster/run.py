@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import secrets
+import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -100,7 +101,7 @@ def run_on_cluster(
         check_target(job.quicklook_path, overwrite=job.overwrite)
     manifest = Manifest(run_folder(job.target))
     _look_at_leftovers(job, manifest, resume=resume)
-    with connect(job, client) as connected:
+    with connect(job, client, watched=performance_report is not None) as connected:
         wait_for_workers(connected)
         run = _Run(job, header, connected, manifest, progress)
         with run.recorded(performance_report):
@@ -200,6 +201,7 @@ class _Run:
         self.reports: list[PartReport] = []
         self._tiles_done = self._retried = 0
         self._bytes_here = 0
+        self._leaving = threading.Thread(target=self._leave_workers, name="tileconv-leave")
 
     @contextmanager
     def recorded(self, path: Path | None) -> Iterator[None]:
@@ -249,13 +251,16 @@ class _Run:
                     self._check_unchanged(scene)
                 written = output.commit()
                 seconds = time.monotonic() - begun
+            picture, trouble = self._draw() if self.job.quicklook else (None, [])
+            manifest.discard()
         except BaseException:
             manifest.close()
             if not manifest.parts:
                 manifest.discard()
             raise
-        picture, trouble = self._draw() if self.job.quicklook else (None, [])
-        manifest.discard()
+        finally:
+            if self._leaving.ident is not None:
+                self._leaving.join()
         return self._finish(written, seconds, picture, trouble)
 
     # what is there already
@@ -373,11 +378,14 @@ class _Run:
                 "written, not the second time either; look at that disk, then --resume"
             )
         finally:
-            with ExitStack() as stack:
-                stack.callback(forget, self.run_key)
-                if self.client.status == "running":
-                    with suppress(OSError, TimeoutError, ValueError):
-                        self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
+            forget(self.run_key)
+            self._leaving.start()
+
+    def _leave_workers(self) -> None:
+        """Have workers let go of the run; meanwhile the output is finished."""
+        if self.client.status == "running":
+            with suppress(OSError, TimeoutError, ValueError):
+                self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
 
     def _compute_missing(self, output: Assembler | StoreOutput, name: str) -> None:
         assert self.plan.parts is not None

@@ -31,7 +31,8 @@ def run_anywhere(
     run = partial(run_on_cluster, resume=resume, performance_report=performance_report)
     if not isinstance(job, Batch):
         return run(job, client, progress=progress)
-    with connect(job.jobs[0], client) as connected:
+    watched = performance_report is not None
+    with connect(job.jobs[0], client, watched=watched) as connected:
         return run_batch(
             job, progress=progress, run=lambda each: run(each, connected), resume=resume
         )

@@ -189,7 +189,7 @@ class _Submission:
         while wanting:
             for lane in wanting.copy():
                 # the last ones wait for whichever lane is idle first
-                ahead = self._ahead if len(left) > len(self._lanes) else 1
+                ahead = self._ahead if len(left) >= len(self._lanes) else 1
                 full = self._busy[lane] + len(chosen[lane]) >= ahead
                 number = None if full else left.next(lane)
                 if number is None:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from tileconv.raster.source import Kept
 
 
+PARTS_A_FOLDER = 1024
+"""Part files in a folder: millions in one are slow, and to remove one takes as long as a file."""
+
+
 @dataclass(frozen=True)
 class PartWork:
     """All that the tasks of a run have in common; it reaches every worker once."""
@@ -72,7 +76,7 @@ class PartWork:
         part = self.part(number)
         told = f"{self.key} {part.y} {part.x}".encode()
         name = f"{number:08d}-{hashlib.sha256(told).hexdigest()[:12]}.tif"
-        return self.folder / "parts" / f"{number % 256:02x}" / name
+        return self.folder / "parts" / f"{number // PARTS_A_FOLDER:04}" / name
 
     def look_path(self, number: int) -> Path:
         """Return the file with samples of a part for the quicklook."""

@@ -146,6 +146,7 @@ def save_samples(path: Path, taken: Iterable[tuple[Samples, Samples]]) -> None:
     """Write the samples of some tiles beside the part that they are of. Raises `OSError`."""
     arrays = [array for pair in taken for samples in pair for array in samples]
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    path.parent.mkdir(exist_ok=True)
     try:
         with temporary.open("wb") as file:
             np.savez(file, *arrays)
