@@ -15,6 +15,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tileconv.errors import OutputError, OutputExistsError
+from tileconv.raster.durable import freed_aside
 from tileconv.raster.sink import remove
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class Manifest:
     def discard(self) -> None:
         """Remove everything."""
         self.close()
-        remove(self.folder)
+        with freed_aside((self.folder / "parts").rglob("*.tif")):
+            remove(self.folder)
 
     def _lock(self, mode: Literal["x", "r+"]) -> None:
         self._file = file = self.path.open(mode, encoding="utf-8")

@@ -6,6 +6,8 @@ entry per tile, per output of a sparsely read axis, or per block of one axis:
 thousands for a raster of 10 million pixels a side, never their product.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from tileconv.geometry import Axis
@@ -39,6 +41,7 @@ def block_uses(axis: Axis, tiles: AxisTiles, block: int, mode: PaddingMode) -> n
     return uses + _sum_fields(axis, tiles, block, np.flatnonzero(plain), blocks)
 
 
+@lru_cache(maxsize=1024)  # planning asks for the same ones again and again
 def shared_blocks(axis: Axis, tiles: AxisTiles, block: int) -> int:
     """Return the most blocks that a tile has in common with the next one (padding aside).
 

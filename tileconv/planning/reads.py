@@ -86,8 +86,13 @@ class AxisRead:
 
     def blocks(self, block: int) -> np.ndarray:
         """Return the storage blocks of ``block`` pixels that the window touches, ascending."""
-        inside = self.index[self.index >= 0]
-        return np.unique(inside // block)
+        inside = self.index[self.index >= 0] // block
+        steps = np.diff(inside)
+        if (steps < 0).any():  # padding that turns around
+            return np.unique(inside)
+        first = np.ones(inside.size, bool)  # np.unique takes five times as long
+        np.not_equal(steps, 0, out=first[1:])
+        return inside[first]
 
 
 def packs(axis: Axis, block: int | None) -> bool:

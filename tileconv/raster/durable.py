@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 EVERY = 8 << 20
 """Bytes after which the next sync begins."""
+MOST_HELD = 128
+"""Files that wait to be freed: processes may hold few."""
 
 
 class EarlySync:
@@ -84,24 +88,38 @@ def sync(path: Path) -> None:
 
 
 def replace(path: Path, target: Path) -> None:
-    """Rename ``path`` to ``target``, whose old file the system takes apart in the background.
-
-    To free the pages of a gigabyte takes it half a second, after the new file is there.
-    """
-    old = -1
-    if hasattr(os, "O_PATH"):  # holds a file without opening it
-        with contextlib.suppress(OSError):
-            old = os.open(target, os.O_PATH | os.O_NOFOLLOW)
-    try:
+    """Rename ``path`` to ``target``; the old file there is freed in the background."""
+    with freed_aside([target]):
         os.replace(path, target)
-    finally:
-        if old >= 0:
-            _close_aside(old)
 
 
-def _close_aside(descriptor: int) -> None:
-    """Close a file in a thread of its own, or here where there can be none: never an error."""
+@contextlib.contextmanager
+def freed_aside(paths: Iterable[Path]) -> Iterator[None]:
+    """Let the system take apart in the background what is removed, or replaced, meanwhile.
+
+    To free the pages and blocks of a gigabyte takes it half a second, after all is done. Of many
+    files, that holds for the first `MOST_HELD`.
+    """
+    held: list[int] = []
+    if hasattr(os, "O_PATH"):  # holds a file without opening it
+        for path in islice(paths, MOST_HELD):
+            with contextlib.suppress(OSError):
+                held.append(os.open(path, os.O_PATH | os.O_NOFOLLOW))
     try:
-        threading.Thread(target=os.close, args=(descriptor,), name="tileconv-free").start()
+        yield
+    finally:
+        if held:
+            _close_aside(held)
+
+
+def _close_aside(descriptors: list[int]) -> None:
+    """Close files in a thread of its own, or here where there can be none: never an error."""
+
+    def close() -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    try:
+        threading.Thread(target=close, name="tileconv-free").start()
     except RuntimeError:
-        os.close(descriptor)
+        close()
