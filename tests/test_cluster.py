@@ -265,6 +265,11 @@ def test_the_quicklook_is_that_of_a_local_run(client, source, tmp_path, stride):
     assert told["quicklook"] == report.quicklook
     again = run(describe(source, tmp_path / "b.tif", **keys), client, resume=True)
     assert "finished already" in again.warnings[-1]
+    assert len(again.warnings) == 1
+    (tmp_path / "b_quicklook.png").rename(tmp_path / "moved.png")
+    again = run(describe(source, tmp_path / "b.tif", **keys), client, resume=True)
+    assert again.warnings[0].startswith("there is no b_quicklook.png")
+    (tmp_path / "moved.png").rename(tmp_path / "b_quicklook.png")
     (tmp_path / "b.tif").unlink()
     (tmp_path / "b.tif.json").unlink()
     with pytest.raises(OutputExistsError, match="b_quicklook"):
@@ -276,8 +281,10 @@ def run_without_samples(key, number, step):
     entry = worker.run_part(key, number, step)
     if number in (2, 5):
         worker.find_work(key).look_path(number).unlink()
-    if number == 4:
-        worker.find_work(key).look_path(number).write_bytes(b"PK")
+    path = worker.find_work(key).look_path(number)
+    damaged = {4: b"PK", 7: b"", 8: path.read_bytes()[:300] if path.exists() else b""}
+    if number in damaged:
+        path.write_bytes(damaged[number])
     return entry
 
 
@@ -285,7 +292,7 @@ def test_a_quicklook_that_lacks_parts_says_so(near, source, tmp_path, monkeypatc
     pytest.importorskip("PIL")
     monkeypatch.setattr("tileconv.cluster.run.run_part", run_without_samples)
     report = run(describe(source, tmp_path / "b.tif", quicklook=True, part=64), near)
-    assert report.warnings[-1] == "the quicklook lacks 3 parts"
+    assert report.warnings[-1] == "the quicklook lacks 5 parts"
     assert (tmp_path / "b_quicklook.png").exists()
 
 
@@ -732,7 +739,7 @@ def run_twice(key, number, step):
     first = worker.run_part(key, number, step)
     path = worker.find_work(key).path(number)
     inode = path.stat().st_ino
-    second = worker.run_part(key, number, step)
+    second = worker.run_part(key, number, -step)
     TWINS.append((first["crc32"] == second["crc32"], path.stat().st_ino == inode))
     return second
 

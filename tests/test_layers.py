@@ -37,7 +37,7 @@ FLOORS = {
     "__main__": 13,
 }
 KNOWS = {  # outside libraries, and the only places that may know them
-    "dask": {"jobs", "arrays"},
+    "dask": {"jobs", "arrays", "cluster"},
     "distributed": {"cluster"},
     "rasterio": {"raster", "rio"},
     "tifffile": {"raster"},

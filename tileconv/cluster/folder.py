@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import time
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -71,6 +72,7 @@ class Manifest:
             self.folder.mkdir(parents=True)
             (self.folder / "parts").mkdir()
             (self.folder / "tries").mkdir()
+            (self.folder / "looks").mkdir()
             self.token_path.write_text(header["token"])
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be made: {error.strerror}") from error
@@ -103,7 +105,8 @@ class Manifest:
         """Remove everything."""
         self.close()
         with freed_aside((self.folder / "parts").rglob("*.tif")):
-            remove(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)  # NFS keeps files that are held, under other names, until they are not
 
     def _lock(self, mode: Literal["x", "r+"]) -> None:
         self._file = file = self.path.open(mode, encoding="utf-8")

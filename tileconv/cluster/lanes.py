@@ -1,14 +1,14 @@
-"""Which part comes next at which thread: runs of neighbouring numbers, one or two lanes each.
+"""Which part comes next at which thread: stretches of neighbouring numbers, for two lanes each.
 
 A worker that computes parts one below the other decodes the blocks under their
 borders once. So each lane, a thread of the cluster, goes through neighbouring
-numbers: one lane down from the begin of a run, another up from its end. Where
-they meet shows how fast they were, and costs nothing: all end together. A lane
-that comes to its end joins the run that has most left, for the price of one more
-border.
+numbers: one lane down from the begin of a stretch, another up from its end. Where
+they meet shows how fast they were, and costs no further border: all end together.
+A lane that comes to its end joins the stretch that has most left, for the price of
+one more border.
 
-    run 0   0 1 2 > . . . . < 7 8 9     lanes a and b
-    run 1   10 11 > . . . . . . . . .   lane c
+    stretch 0   0 1 2 > . . . . < 7 8 9     lanes a and b
+    stretch 1   10 11 > . . . . . . . . .   lane c
 """
 
 from __future__ import annotations
@@ -39,29 +39,30 @@ class Lanes:
     """
 
     def __init__(self, missing: Iterable[range], lanes: Sequence[Hashable]) -> None:
-        whole = _Run(missing)
+        whole = _Stretch(missing)
         count, among = len(whole), len(lanes)
-        self._runs: list[_Run] = []
-        self._at: dict[Hashable, tuple[_Run, int]] = {}
-        """The run of each lane that has one, and its direction."""
+        self._stretches: list[_Stretch] = []
+        self._at: dict[Hashable, tuple[_Stretch, int]] = {}
+        """The stretch of each lane that has one, and its direction."""
         begin = 0
         for first in range(0, among, 2):
             end = min(first + 2, among) * count // among  # as `Parts.starts` has them
-            run = whole.cut(end - begin)
+            stretch = whole.cut(end - begin)
             begin = end
-            self._runs.append(run)
+            self._stretches.append(stretch)
             for lane, step in zip(lanes[first : first + 2], (DOWN, UP), strict=False):
-                self._at[lane] = (run, step)
+                self._at[lane] = (stretch, step)
         self._lanes = set(lanes)
         if not lanes:
-            self._runs.append(whole)
+            self._stretches.append(whole)
+        self._left = count
 
     def __len__(self) -> int:
         """Numbers that are left."""
-        return sum(map(len, self._runs))
+        return self._left
 
     def change(self, lanes: Sequence[Hashable]) -> None:
-        """Have other lanes: the runs of those that are gone are taken over by the next in need."""
+        """Have other lanes: what those that are gone leave is taken over by the next in need."""
         self._lanes = set(lanes)
         for lane in [lane for lane in self._at if lane not in self._lanes]:
             del self._at[lane]
@@ -70,21 +71,22 @@ class Lanes:
         """Return the next number of a lane; None if nothing is left for it."""
         if lane not in self._lanes:
             raise KeyError(lane)
-        run, step = self._at.get(lane, (_EMPTY, DOWN))
-        if not run.ranges:
+        stretch, step = self._at.get(lane, (_EMPTY, DOWN))
+        if not stretch.ranges:
             self._at.pop(lane, None)
-            self._runs = [run for run in self._runs if run.ranges]
-            if not self._runs:
+            self._stretches = [stretch for stretch in self._stretches if stretch.ranges]
+            if not self._stretches:
                 return None
-            run, step = self._at[lane] = self._join()
-        return Next(run.pop(step), step)
+            stretch, step = self._at[lane] = self._join()
+        self._left -= 1
+        return Next(stretch.pop(step), step)
 
-    def _join(self) -> tuple[_Run, int]:
-        """Find the run where one more lane helps most, and its free end."""
-        taken: dict[int, dict[int, Hashable]] = {id(run): {} for run in self._runs}
-        for lane, (run, step) in self._at.items():
-            taken.get(id(run), {})[step] = lane
-        longest = max(self._runs, key=lambda run: len(run) / (1 + len(taken[id(run)])))
+    def _join(self) -> tuple[_Stretch, int]:
+        """Find the stretch where one more lane helps most, and its free end."""
+        taken: dict[int, dict[int, Hashable]] = {id(stretch): {} for stretch in self._stretches}
+        for lane, (stretch, step) in self._at.items():
+            taken.get(id(stretch), {})[step] = lane
+        longest = max(self._stretches, key=lambda each: len(each) / (1 + len(taken[id(each)])))
         ends = taken[id(longest)]
         if DOWN not in ends:
             return longest, DOWN
@@ -93,12 +95,12 @@ class Lanes:
         first = longest.cut(len(longest) // 2)
         if not first.ranges:  # a single number: whoever comes first takes it
             return longest, DOWN
-        self._runs.append(first)
+        self._stretches.append(first)
         self._at[ends[DOWN]] = (first, DOWN)
         return first, UP
 
 
-class _Run:
+class _Stretch:
     """Ascending numbers, as ranges."""
 
     def __init__(self, ranges: Iterable[range] = ()) -> None:
@@ -119,7 +121,7 @@ class _Run:
             self.ranges.append(last[:-1])
         return last[-1]
 
-    def cut(self, size: int) -> _Run:
+    def cut(self, size: int) -> _Stretch:
         """Take the first ``size`` numbers away."""
         taken: list[range] = []
         while size > 0 and self.ranges:
@@ -129,10 +131,10 @@ class _Run:
                 first = first[:size]
             taken.append(first)
             size -= len(first)
-        return _Run(taken)
+        return _Stretch(taken)
 
 
-_EMPTY = _Run()
+_EMPTY = _Stretch()
 
 
 def missing_ranges(count: int, there: Iterable[int]) -> list[range]:

@@ -173,11 +173,14 @@ def _finished(job: Job, header: Header) -> Report | None:
             "start anew with --overwrite"
         )
     left.discard()  # of a run that was stopped after it had renamed its output
+    warnings = ["the output was finished already: nothing was done"]
+    if job.quicklook and not job.quicklook_path.exists():
+        warnings.insert(0, f"there is no {job.quicklook_path.name}: a quicklook needs a whole run")
     size_now = stored_bytes if job.layout == "parts" else lambda path: path.stat().st_size
     return replace(
         _report(job, plan, Counts(), 0.0, 0, size_now(job.target), None),
         tiles=0,
-        warnings=("the output was finished already: nothing was done",),
+        warnings=tuple(warnings),
     )
 
 
@@ -201,6 +204,9 @@ class _Run:
         self.reports: list[PartReport] = []
         self._tiles_done = self._retried = 0
         self._bytes_here = 0
+        self._picture: str | None = None
+        self._trouble: list[str] = []
+        """What went wrong beside the output."""
         self._leaving = threading.Thread(target=self._leave_workers, name="tileconv-leave")
 
     @contextmanager
@@ -249,9 +255,10 @@ class _Run:
                 begun = time.monotonic()
                 for scene in self.header.scenes or (self.header,):
                     self._check_unchanged(scene)
+                picture = self._draw() if self.job.quicklook else None
                 written = output.commit()
                 seconds = time.monotonic() - begun
-            picture, trouble = self._draw() if self.job.quicklook else (None, [])
+            self._save(picture)
             manifest.discard()
         except BaseException:
             manifest.close()
@@ -261,7 +268,7 @@ class _Run:
         finally:
             if self._leaving.ident is not None:
                 self._leaving.join()
-        return self._finish(written, seconds, picture, trouble)
+        return self._finish(written, seconds)
 
     # what is there already
 
@@ -379,12 +386,15 @@ class _Run:
             )
         finally:
             forget(self.run_key)
-            self._leaving.start()
+            try:
+                self._leaving.start()
+            except RuntimeError:  # no thread can be started
+                self._leave_workers()
 
     def _leave_workers(self) -> None:
         """Have workers let go of the run; meanwhile the output is finished."""
         if self.client.status == "running":
-            with suppress(OSError, TimeoutError, ValueError):
+            with suppress(Exception):  # of a client that is closed meanwhile, for one
                 self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
 
     def _compute_missing(self, output: Assembler | StoreOutput, name: str) -> None:
@@ -473,26 +483,29 @@ class _Run:
         if Identity.of(*scene.files) != scene.identity:
             raise ClusterError(f"{scene.path}: changed while it was being read; start anew")
 
-    def _draw(self) -> tuple[str | None, list[str]]:
-        """Draw the quicklook of an output that is whole; return (its path, what went wrong)."""
-        picture, trouble, lost = quicklook.Quicklook(self.plan), [], 0
+    def _draw(self) -> quicklook.Quicklook:
+        """Put together what the tasks have left for the quicklook."""
+        picture, lost = quicklook.Quicklook(self.plan), 0
         for number in self.manifest.parts:
             try:
-                for taken in quicklook.load_samples(self.work.look_path(number)):
-                    picture.put(taken)
-            except (OSError, ValueError):
+                picture.put(quicklook.load_samples(self.work.look_path(number)))
+            except Exception:  # whatever is wrong with it: a picture must not cost a run
                 lost += 1
         if lost:
-            trouble.append(f"the quicklook lacks {plural(lost, 'part')}")
+            self._trouble.append(f"the quicklook lacks {plural(lost, 'part')}")
+        return picture
+
+    def _save(self, picture: quicklook.Quicklook | None) -> None:
+        """Write the quicklook of an output that is whole."""
+        if picture is None:
+            return
         try:
             picture.save(self.job.quicklook_path)
+            self._picture = str(self.job.quicklook_path)
         except OutputError as error:
-            return None, [*trouble, str(error)]
-        return str(self.job.quicklook_path), trouble
+            self._trouble.append(str(error))
 
-    def _finish(
-        self, written: int, assembly_seconds: float, picture: str | None, trouble: list[str]
-    ) -> Report:
+    def _finish(self, written: int, assembly_seconds: float) -> Report:
         entries = list(self.manifest.parts.values())
         counts = Counts().plus(*(Counts(e["missing"], e["collisions"]) for e in entries))
         names = ("part", "tiles", "seconds", "attempt", "blocks_decoded", "bytes_written", "worker")
@@ -507,7 +520,8 @@ class _Run:
         blocks = sum(entry["blocks_decoded"] for entry in entries)
         seconds = time.monotonic() - self.started
         report = _report(self.job, self.plan, counts, seconds, blocks, written, use)
-        report = replace(report, quicklook=picture, warnings=(*report.warnings, *trouble))
+        warnings = (*report.warnings, *self._trouble)
+        report = replace(report, quicklook=self._picture, warnings=warnings)
         if self.job.report:
             try:
                 write_sidecar(self.job.report_path, report)

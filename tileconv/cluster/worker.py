@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,6 @@ class PartWork:
     token: str
     looks: bool = False
     """Tasks leave samples for a quicklook."""
-    settings: dict[str, str] = field(default_factory=dict)
-    """Environment variables of the client that workers shall have too."""
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -73,14 +71,17 @@ class PartWork:
 
     def path(self, number: int) -> Path:
         """Return the file of a part, named by what is in it."""
-        part = self.part(number)
-        told = f"{self.key} {part.y} {part.x}".encode()
-        name = f"{number:08d}-{hashlib.sha256(told).hexdigest()[:12]}.tif"
-        return self.folder / "parts" / f"{number // PARTS_A_FOLDER:04}" / name
+        return self._file("parts", number, "tif")
 
     def look_path(self, number: int) -> Path:
         """Return the file with samples of a part for the quicklook."""
-        return self.folder / "looks" / f"{number % 256:02x}-{number}.npz"
+        return self._file("looks", number, "npz")
+
+    def _file(self, kind: str, number: int, ending: str) -> Path:
+        part = self.part(number)
+        told = f"{self.key} {part.y} {part.x}".encode()
+        name = f"{number:08d}-{hashlib.sha256(told).hexdigest()[:12]}.{ending}"
+        return self.folder / kind / f"{number // PARTS_A_FOLDER:04}" / name
 
     def tries_path(self, number: int) -> Path:
         """Return the file that has a byte for each time that a part was begun."""
@@ -156,7 +157,7 @@ def probe(key: str) -> tuple[str, str | None]:
     return __version__, None
 
 
-def run_part(key: str, number: int, step: int = 1) -> dict[str, Any]:
+def run_part(key: str, number: int, step: int) -> dict[str, Any]:
     """Compute a part and write it; returns its line of the manifest.
 
     The part that comes next at this thread is ``number + step``, if that one lies below or above.

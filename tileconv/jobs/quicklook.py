@@ -142,9 +142,21 @@ class Quicklook(Sampler):
             raise OutputError(f"{path}: the quicklook could not be written: {error}") from error
 
 
+def join_samples(each: Sequence[Samples]) -> Samples:
+    """Put the samples of neighbouring tiles, which form a rectangle, together."""
+    rows = np.unique(np.concatenate([samples.rows for samples in each]))
+    columns = np.unique(np.concatenate([samples.columns for samples in each]))
+    bands = len(each[0].values)
+    values = np.full((bands, rows.size, columns.size), np.nan)
+    for samples in each:
+        at = np.searchsorted(rows, samples.rows), np.searchsorted(columns, samples.columns)
+        values[np.ix_(np.arange(bands), *at)] = samples.values
+    return Samples(rows, columns, values)
+
+
 def save_samples(path: Path, taken: Iterable[tuple[Samples, Samples]]) -> None:
-    """Write the samples of some tiles beside the part that they are of. Raises `OSError`."""
-    arrays = [array for pair in taken for samples in pair for array in samples]
+    """Write the samples of the tiles of a part beside it. Raises `OSError`."""
+    arrays = [array for each in zip(*taken, strict=True) for array in join_samples(each)]
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     path.parent.mkdir(exist_ok=True)
     try:
@@ -156,12 +168,11 @@ def save_samples(path: Path, taken: Iterable[tuple[Samples, Samples]]) -> None:
         raise
 
 
-def load_samples(path: Path) -> list[tuple[Samples, Samples]]:
-    """Read what `save_samples` has written. Raises `OSError` or `ValueError`."""
+def load_samples(path: Path) -> tuple[Samples, Samples]:
+    """Read what `save_samples` has written. Raises anything if the file is damaged."""
     with np.load(path, allow_pickle=False) as found:
-        arrays = [found[f"arr_{i}"] for i in range(len(found.files))]
-    six = [arrays[i : i + 6] for i in range(0, len(arrays), 6)]
-    return [(Samples(*each[:3]), Samples(*each[3:])) for each in six]
+        arrays = [found[f"arr_{i}"] for i in range(6)]
+    return Samples(*arrays[:3]), Samples(*arrays[3:])
 
 
 def _red_green_blue(descriptions: Sequence[str | None]) -> list[int]:

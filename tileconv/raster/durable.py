@@ -101,11 +101,10 @@ def freed_aside(paths: Iterable[Path]) -> Iterator[None]:
     files, that holds for the first `MOST_HELD`.
     """
     held: list[int] = []
-    if hasattr(os, "O_PATH"):  # holds a file without opening it
-        for path in islice(paths, MOST_HELD):
-            with contextlib.suppress(OSError):
-                held.append(os.open(path, os.O_PATH | os.O_NOFOLLOW))
     try:
+        if hasattr(os, "O_PATH"):  # holds a file without opening it
+            with contextlib.suppress(OSError):
+                held.extend(os.open(p, os.O_PATH | os.O_NOFOLLOW) for p in islice(paths, MOST_HELD))
         yield
     finally:
         if held:

@@ -69,13 +69,11 @@ class PartSink(GeoTIFFSink):
     def _rename(self) -> None:
         try:
             os.link(self._temporary, self.spec.path)
-        except FileExistsError:
+        except OSError:  # there is one, or the disk has no links
             try:
                 check_complete(self.spec.path, self.spec.blocks)
-            except OutputError:  # a machine that lost power left it
+            except OSError:  # there is none, or a machine that lost power left it
                 os.replace(self._temporary, self.spec.path)
-        except OSError:  # no links on this disk
-            os.replace(self._temporary, self.spec.path)
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):

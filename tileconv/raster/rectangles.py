@@ -112,7 +112,7 @@ class Frame:
     def __init__(self, rows: AxisRead, columns: AxisRead, window: Pixels) -> None:
         self.window = window
         self._axes = rows, columns
-        self._spans: dict[tuple[int, int, int], Span] = {}
+        self._spans: dict[tuple[int, int, int], _Span] = {}
         self._blocks: tuple[dict[int, tuple[slice, slice] | None], ...] = ({}, {})
 
     def spans(
@@ -155,19 +155,19 @@ class Frame:
             else:
                 target[np.ix_(np.arange(target.shape[0]), _indices(y.to), _indices(x.to))] = picked
 
-    def _look(self, extent: Extent) -> tuple[Span, Span]:
+    def _look(self, extent: Extent) -> tuple[_Span, _Span]:
         top, left, bottom, right = extent
         return self._span(0, top, bottom), self._span(1, left, right)
 
-    def _span(self, axis: int, start: int, stop: int) -> Span:
+    def _span(self, axis: int, start: int, stop: int) -> _Span:
         """Look up pixels along one axis, once: a sparse window has many blocks in a row."""
         key = axis, start, stop
         if key not in self._spans:
-            self._spans[key] = Span.of(*self._axes[axis].places(start, stop))
+            self._spans[key] = _Span.of(*self._axes[axis].places(start, stop))
         return self._spans[key]
 
 
-class Span(NamedTuple):
+class _Span(NamedTuple):
     """Where pixels of a range along one axis go."""
 
     to: slice | np.ndarray
@@ -180,7 +180,7 @@ class Span(NamedTuple):
     """Places and pixels, where neighbouring pixels go to neighbouring places."""
 
     @classmethod
-    def of(cls, to: slice | np.ndarray, source: slice | np.ndarray) -> Span:
+    def of(cls, to: slice | np.ndarray, source: slice | np.ndarray) -> _Span:
         """Look whether pixels and places are neighbours."""
         if isinstance(source, np.ndarray):
             low, high = (int(source.min()), int(source.max()) + 1) if source.size else (0, 0)

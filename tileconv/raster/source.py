@@ -53,7 +53,8 @@ class RasterSource:
     """The pixels of a raster, for the tiles of one plan, which ``uses`` has counted.
 
     Safe to use from many threads. ``handles`` is how many of them will read:
-    each gets a handle of its own, opened and closed by the ``with`` block.
+    each gets a handle of its own, opened and closed by the ``with`` block, unless
+    GDAL is not needed, and one open file serves all.
     Whoever opens files otherwise gives ``lend``, which returns a thread's handle,
     and ``decodings`` where threads decode for many sources.
     """
@@ -77,7 +78,7 @@ class RasterSource:
         self._stack = contextlib.ExitStack()
         self._reader: Reader | None = None
         self._handles: list[DatasetReader] = []
-        self._free = handles
+        self._count = handles
         self._lock = threading.Lock()
 
     def __enter__(self) -> RasterSource:
@@ -86,7 +87,7 @@ class RasterSource:
                 self._reader = self._stack.enter_context(self._blocks.opened())
             else:
                 with gdal.environment():
-                    self._handles = [self._open() for _ in range(self._free)]
+                    self._handles = [self._open() for _ in range(self._count)]
             self.check_unchanged()  # what was opened is what was planned
         except InputError:
             self.__exit__(None, None, None)
@@ -204,9 +205,12 @@ class RasterSource:
         (tall, wide), (height, width) = layout.block, layout.shape
         left = []
         for rectangle in lot:
+            if rectangle.uses > 1:
+                left.append(rectangle)
+                continue
             ys = frame.spans(0, rectangle.rows, tall, height)
             xs = frame.spans(1, rectangle.columns, wide, width)
-            if rectangle.uses > 1 or ys is None or xs is None:
+            if ys is None or xs is None:
                 left.append(rectangle)
                 continue
             try:

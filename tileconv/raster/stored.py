@@ -41,8 +41,8 @@ PHOTOMETRIC = {1, 2, 3}
 FORMATS = {"u": 1, "i": 2, "f": 3}
 """TIFF's sample formats, by numpy's kinds."""
 BYTE = np.dtype(np.uint8)
-LARGEST_BLOCK = 8 << 20
-"""Decoded bytes; each thread has a buffer for one block, and one for its compressed bytes."""
+LARGEST_BLOCK = 7 << 20
+"""Decoded bytes; each thread has a buffer for a block and its compressed bytes, up to 16 MiB."""
 
 
 class UndecodableError(Exception):
@@ -193,6 +193,11 @@ class Reader:
             sums[...] = self._add_up(differences, axis=1)[:, columns]
 
 
+def _grid(block: tuple[int, int], shape: tuple[int, int]) -> list[int]:
+    """Return how many blocks there are; GDAL cuts a single strip of thousands of rows."""
+    return [-(-size // side) for size, side in zip(shape, block, strict=True)]
+
+
 @cache
 def _library() -> Any:
     """Return imagecodecs, None if it is not installed."""
@@ -221,5 +226,6 @@ def find_stored(header: Header) -> StoredBlocks | None:
         and image.dtype == (FORMATS.get(dtype.kind), 8 * dtype.itemsize)
         and (image.bands, image.interleaved) == (layout.bands, layout.interleaved)
         and image.shape == layout.shape
+        and _grid(image.block, image.shape) == _grid(layout.block, image.shape)
     )
     return found if plain and found.is_whole else None
