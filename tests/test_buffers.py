@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import open_files
 
 from tileconv import buffers
-from tileconv.raster.durable import replace
+from tileconv.raster.durable import MOST_HELD, freed_aside, replace
 
 
 def test_what_nobody_holds_is_taken_again_and_no_more_is_kept_than_was_held():
@@ -52,3 +54,20 @@ def test_an_old_file_is_let_go_once_the_new_one_is_there(tmp_path):
         if thread.name == "tileconv-free":
             thread.join()
     assert not [name for name in held_files() if str(tmp_path) in name]
+
+
+def test_many_files_are_removed_at_once_and_none_stays_open(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number in range(MOST_HELD + 5):
+        (folder / f"{number}.tif").write_bytes(b"x")
+    before = open_files()
+    with freed_aside(folder.iterdir()):
+        assert open_files() == before + MOST_HELD
+        shutil.rmtree(folder)
+    for thread in threading.enumerate():
+        if thread.name == "tileconv-free":
+            thread.join()
+    assert open_files() == before
+    with freed_aside([folder / "0.tif"]):  # there is none
+        pass

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from conftest import read
 
 import tileconv
 from tileconv.cluster import worker
-from tileconv.cluster.connect import make_cluster
+from tileconv.cluster.connect import connect, make_cluster
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.keep import Keeper
 from tileconv.cluster.lanes import DOWN, UP, Lanes, Next, missing_ranges
@@ -30,6 +31,7 @@ from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
 from tileconv.planning.parts import SEAMS, cut_into_parts
+from tileconv.raster.parts import Stored, checksum, crc32
 from tileconv.verify import verify
 
 distributed = pytest.importorskip("distributed")
@@ -471,6 +473,19 @@ def test_a_run_upwards_decodes_as_much(near, source, tmp_path, monkeypatch, stri
     assert pixels_of(tmp_path / "b.tif").tobytes() == pixels_of(tmp_path / "a.tif").tobytes()
 
 
+def test_the_checksum_is_the_same_by_any_library(tmp_path, rng, monkeypatch):
+    path = tmp_path / "part.tif"
+    path.write_bytes(rng.bytes(20 << 20))  # more than a step of copying
+    found = []
+    for library in ("imagecodecs", "none"):
+        if library == "none":
+            monkeypatch.setitem(sys.modules, "imagecodecs", None)
+        crc32.cache_clear()
+        found.append(checksum(path))
+    crc32.cache_clear()
+    assert found == [Stored(20 << 20, zlib.crc32(path.read_bytes()))] * 2
+
+
 DAMAGED = []
 
 
@@ -521,6 +536,17 @@ def test_two_lanes_meet_anywhere(rng):
         met = len(given["a"])
         assert given["a"] == [(i, DOWN) for i in range(met)]
         assert given["b"] == [(i, UP) for i in range(99, met - 1, -1)]
+
+
+def test_a_third_lane_joins_between_two():
+    lanes = Lanes([range(100)], ["a", "b"])
+    lanes.change(["a", "b", "c"])
+    assert (lanes.next("a"), lanes.next("b")) == ((0, DOWN), (99, UP))
+    assert lanes.next("c") == (49, UP)  # towards a, which goes on where it was
+    assert (lanes.next("a"), lanes.next("b"), lanes.next("c")) == ((1, DOWN), (98, UP), (48, UP))
+    lanes.change(["b", "c", "d"])  # what a has left has a free end
+    assert lanes.next("d") == (50, DOWN)
+    assert len(lanes) == 93
 
 
 def test_what_is_kept_between_parts_is_bounded():
@@ -875,6 +901,21 @@ def test_a_lost_scheduler_and_what_resume_refuses(source, tmp_path):
         assert "finished already" in again.warnings[-1]
         assert again.seconds == 0
         assert target.stat() == before
+
+
+def test_processes_look_at_themselves_rarely_unless_they_are_watched(source, tmp_path):
+    mapping = describe(source, tmp_path / "b.tif")
+    mapping["compute"] |= {"workers": 1, "scheduler": "processes"}
+    job = tileconv.load_job(mapping)
+
+    def profiled():
+        import dask
+
+        return dask.config.get("distributed.worker.profile.enabled")
+
+    for watched in (False, True):
+        with connect(job, watched=watched) as client:
+            assert [*client.run(profiled).values()] == [watched]
 
 
 def test_processes_are_a_cluster_too(source, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
-from conftest import read
+from conftest import open_files, read
 from rasterio.windows import Window
 from test_files import job_for
 from test_reading import LAYOUTS, OF_BYTES, SHAPE, TILED, pixels_for
@@ -128,6 +128,19 @@ def test_a_strip_that_gdal_cuts_is_left_to_gdal(tmp_path, rng, compress, bands):
     tileconv.run(job_for(source, target, kernel={"weights": np.ones((3, 3)).tolist()}))
     expected = tileconv.convolve(pixels, np.ones((3, 3), "float32"))
     assert read(target).tobytes() == expected.tobytes()
+
+
+def test_one_file_is_opened_for_all_threads_and_closed(make_raster, tmp_path, rng, monkeypatch):
+    source = make_raster(numbers(rng, "uint16"), **TILED | {"compress": "deflate"})
+    opened = []
+    real = gdal.open_dataset
+    monkeypatch.setattr(gdal, "open_dataset", lambda *a: opened.append(a) or real(*a))
+    tileconv.run(job_for(source, tmp_path / "first.tif"))
+    before = open_files()
+    opened.clear()
+    tileconv.run(job_for(source, tmp_path / "out.tif", compute={"workers": 3, "tile": 64}))
+    assert len(opened) == 1  # the header
+    assert open_files() == before
 
 
 def test_a_table_that_points_beyond_the_file_is_left_to_gdal(make_raster, tmp_path, rng):
