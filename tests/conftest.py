@@ -1,5 +1,6 @@
 """Fixtures: rasters made on the spot, the scene in the box, and shared data where it is present."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -76,9 +77,11 @@ def make_raster(tmp_path):
     return make
 
 
-def open_files():
-    """Return how many descriptors this process holds."""
-    return len(list(Path("/proc/self/fd").iterdir()))
+def held_files():
+    """Yield what the descriptors of this process are of."""
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            yield str(link.readlink())
 
 
 def read(path):

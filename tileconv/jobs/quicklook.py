@@ -146,12 +146,11 @@ def join_samples(each: Sequence[Samples]) -> Samples:
     """Put the samples of neighbouring tiles, which form a rectangle, together."""
     rows = np.unique(np.concatenate([samples.rows for samples in each]))
     columns = np.unique(np.concatenate([samples.columns for samples in each]))
-    bands = len(each[0].values)
-    values = np.full((bands, rows.size, columns.size), np.nan)
+    grid = _Grid(len(each[0].values), (rows, columns))
+    picture = grid.empty()
     for samples in each:
-        at = np.searchsorted(rows, samples.rows), np.searchsorted(columns, samples.columns)
-        values[np.ix_(np.arange(bands), *at)] = samples.values
-    return Samples(rows, columns, values)
+        grid.put(samples, picture)
+    return Samples(rows, columns, picture)
 
 
 def save_samples(path: Path, taken: Iterable[tuple[Samples, Samples]]) -> None:
