@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from conftest import read
 
 import tileconv
@@ -28,7 +29,7 @@ from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.keep import Keeper
 from tileconv.cluster.lanes import DOWN, UP, Lanes, Next, missing_ranges
 from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
-from tileconv.errors import ClusterError, ConfigError, OutputExistsError
+from tileconv.errors import ClusterError, ConfigError, InputError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
 from tileconv.planning.parts import SEAMS, cut_into_parts
 from tileconv.raster.parts import Stored, checksum, crc32
@@ -629,6 +630,36 @@ def test_an_error_that_does_not_travel_is_told_all_the_same(source, tmp_path, er
     assert child.returncode != 0
     assert told in text
     assert names(tmp_path) == ["d", "in.tif", "job.yaml"]
+
+
+def damaged(source, tmp_path):
+    """A copy of a raster with a block that cannot be decoded."""
+    path = tmp_path / "bad.tif"
+    data = bytearray(source.read_bytes())
+    with tifffile.TiffFile(source) as tiff:
+        start, size = tiff.pages[0].dataoffsets[5], tiff.pages[0].databytecounts[5]
+    data[start : start + size] = b"\xff" * size
+    path.write_bytes(data)
+    return path
+
+
+def test_a_block_that_cannot_be_decoded_is_told_as_in_a_local_run(client, source, tmp_path):
+    mapping = describe(damaged(source, tmp_path), tmp_path / "o.tif")
+    told = []
+    for where in ((), (client,)):
+        with pytest.raises(
+            InputError, match=r"block \(\d+, \d+\) of .* cannot be decoded"
+        ) as error:
+            run(mapping, *where)
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    mapping["output"]["path"] = str(tmp_path / "p.tif")
+    child = cli(mapping, tmp_path, "--scheduler", "processes")
+    text, _ = child.communicate(timeout=120)
+    assert child.returncode == 3, text
+    assert "cannot be decoded" in text
+    assert "Traceback" not in text
+    assert not {"o.tif", "p.tif"} & {*names(tmp_path)}
 
 
 # ---- what is wrong at the start

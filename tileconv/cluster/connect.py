@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ def start_processes(job: Job, *, calm: bool) -> distributed.LocalCluster:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=job.memory_limit // job.threads,
+            silence_logs=logging.CRITICAL,  # a failed task's traceback beside the message, for one
         )
 
 

@@ -164,8 +164,12 @@ def run_part(key: str, number: int, step: int) -> dict[str, Any]:
     """
     work = find_work(key)
     keeper = _keepers.get(key) or Keeper(1)
-    with keeper.task(number) as kept:
-        return _run_part(work, number, step, keeper, kept)
+    try:
+        with keeper.task(number) as kept:
+            return _run_part(work, number, step, keeper, kept)
+    except TileconvError as error:
+        told = type(error)(*error.args)
+    raise told  # without its causes: GDAL's do not pickle, nor does what has one in its chain
 
 
 def _run_part(
