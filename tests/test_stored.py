@@ -149,3 +149,83 @@ def test_a_table_that_points_beyond_the_file_is_left_to_gdal(make_raster, tmp_pa
     assert find_stored(header) is None
     with pytest.raises(tileconv.InputError, match="cannot be decoded"):
         tileconv.run(job_for(source, tmp_path / "out.tif"))
+
+
+PLAIN_TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+LARGE_BLOCKS = {
+    "tiles": PLAIN_TILES | {"compress": "deflate"},
+    "predictor": PLAIN_TILES | {"compress": "deflate", "predictor": 2},
+    "predictor, by pixel": PLAIN_TILES
+    | {"compress": "zstd", "predictor": 2, "interleave": "pixel", "ENDIANNESS": "BIG"},
+    "strips, the last one shorter": {"blockysize": 256, "compress": "zstd"},
+}
+
+
+def mostly_repeated(dtype):
+    """Blocks of one value, of one row, and almost so."""
+    pixels = np.full((2, 1000, 1024), 7, dtype)
+    pixels[:, 256:512, 256:] = np.arange(768) % 5
+    pixels[:, 300, 300] = 1
+    pixels[:, 511, 1000] = 2
+    pixels[:, 767, 1023] = 3  # the last pixel of a block
+    pixels[1, 512:768, 256:768] = 0
+    return pixels
+
+
+@pytest.mark.parametrize("name", LARGE_BLOCKS)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float64"])
+def test_blocks_of_one_row_are_unpacked_once(make_raster, rng, monkeypatch, name, dtype):
+    layout = LARGE_BLOCKS[name]
+    if dtype == "float64":
+        layout = {key: value for key, value in layout.items() if key != "predictor"}
+    pixels = mostly_repeated(dtype)
+    header = read_header(make_raster(pixels, **layout), Wanted())
+    unpacked = []
+    with find_stored(header).opened() as reader:
+        decode = reader._decode
+
+        def counted(packed, out):
+            unpacked.append(packed.tobytes())
+            return decode(packed, out=out)
+
+        monkeypatch.setattr(reader, "_decode", counted)
+        for turn in range(3):
+            found = np.zeros_like(pixels)
+            reader.window(Window(0, 0, 1024, 1000), [1, 2], found)
+            assert found.tobytes() == pixels.tobytes()
+            for _ in range(20):
+                (top, bottom), (left, right) = (
+                    sorted(rng.choice(n + 1, 2, replace=False).tolist()) for n in (1000, 1024)
+                )
+                part = np.zeros((1, bottom - top, right - left), dtype)
+                reader.window(Window(left, top, right - left, bottom - top), [2], part)
+                assert part.tobytes() == pixels[1:, top:bottom, left:right].tobytes()
+            if turn == 0:
+                unpacked.clear()
+    assert unpacked
+    assert 0 < len(reader._rows) <= stored.MOST_ROWS
+    assert not {packed for _, packed in reader._rows} & {*unpacked}
+
+
+def test_many_blocks_of_one_row_are_remembered_up_to_a_limit(make_raster):
+    pixels = np.repeat(np.arange(40), 256).astype("uint8")[None, None] * np.ones(
+        (1, 256, 1), "uint8"
+    )
+    header = read_header(make_raster(pixels, **PLAIN_TILES, compress="deflate"), Wanted())
+    with find_stored(header).opened() as reader:
+        for _ in range(2):
+            found = np.zeros_like(pixels)
+            reader.window(Window(0, 0, pixels.shape[2], 256), [1], found)
+            assert (found == pixels).all()
+    assert len(reader._rows) == stored.MOST_ROWS
+
+
+def test_a_damaged_block_beside_one_of_the_same_row_is_found(make_raster, tmp_path):
+    source = make_raster(np.full((1, 512, 1024), 3, "uint8"), **PLAIN_TILES, compress="deflate")
+    with tifffile.TiffFile(source) as tiff:
+        end = tiff.pages[0].dataoffsets[5] + tiff.pages[0].databytecounts[5]
+    data = bytearray(source.read_bytes())
+    data[end - 1] ^= 1  # of its checksum
+    source.write_bytes(data)
+    with pytest.raises(tileconv.InputError, match=r"block \(1, 1\) of .*cannot be decoded"):
+        tileconv.run(job_for(source, tmp_path / "out.tif"))

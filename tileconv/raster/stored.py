@@ -43,6 +43,10 @@ FORMATS = {"u": 1, "i": 2, "f": 3}
 BYTE = np.dtype(np.uint8)
 LARGEST_BLOCK = 7 << 20
 """Decoded bytes; each thread has a buffer for a block and its compressed bytes, up to 16 MiB."""
+PACKED_WELL = 64
+"""Times that a block is smaller packed: it may be one row again and again, like sea or nodata."""
+MOST_ROWS = 16
+"""Blocks of one row that are remembered: such a file has few different ones."""
 
 
 class UndecodableError(Exception):
@@ -106,6 +110,8 @@ class Reader:
         self._add_up = library.delta_decode if image.predictor == 2 else None
         self._across = -(-image.shape[1] // image.block[1])
         self._grid = self._across * -(-image.shape[0] // image.block[0])
+        self._rows: dict[tuple[int, bytes], np.ndarray] = {}
+        """The row that makes up all of a block, by how often it does and by the packed bytes."""
 
     def window(self, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
         """Read ``bands`` (1-based) of a window into ``out`` (bands, h, w), of the native dtype.
@@ -167,13 +173,26 @@ class Reader:
             unpacked, packed = both[:size], both[size:]
         if os.preadv(self._file, [packed.data], int(image.offsets[index])) != count:
             raise UndecodableError
-        if self._decode is not None:
-            try:
-                found = self._decode(packed, out=unpacked)
-            except (RuntimeError, ValueError) as error:  # what its errors derive from
-                raise UndecodableError from error
-            if found.size != size:
-                raise UndecodableError
+        if self._decode is None:
+            return self._samples(unpacked, rows)
+        known = (rows, packed.tobytes()) if count * PACKED_WELL <= size else None
+        if known in self._rows:
+            return np.broadcast_to(self._rows[known], (rows, *self._row))
+        try:
+            found = self._decode(packed, out=unpacked)
+        except (RuntimeError, ValueError) as error:  # what its errors derive from
+            raise UndecodableError from error
+        if found.size != size:
+            raise UndecodableError
+        samples = self._samples(unpacked, rows)
+        if known is not None and len(self._rows) < MOST_ROWS:
+            bits = samples.view(self._whole)
+            if (bits[-1] == bits[0]).all() and (bits == bits[0]).all():
+                self._rows[known] = samples[:1].copy()
+        return samples
+
+    def _samples(self, unpacked: np.ndarray, rows: int) -> np.ndarray:
+        """Return bytes as samples of the machine's byte order."""
         samples = unpacked.view(self._dtype).reshape(rows, *self._row)
         if self._dtype.isnative:
             return samples
