@@ -16,6 +16,7 @@ from tileconv.engine import columns as columns_first
 from tileconv.engine import program, streamed
 from tileconv.engine.bank import CHUNK, STREAMED_BYTES, TOGETHER
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
+from tileconv.engine.matrix import Matrix
 from tileconv.engine.program import lay_out
 from tileconv.engine.separable import factor
 from tileconv.geometry import Axis
@@ -40,6 +41,7 @@ KERNELS = {
     "separable bank": np.stack([GAUSS, np.ones_like(GAUSS)]),
     "mix": RNG.normal(size=(6, 3, 3, 3)),
     "big mix": BIG,
+    "many kernels": RNG.normal(size=(53, 3, 3, 4)),
     "sum over bands": HOLED_BANDS,
 }
 SAMPLINGS = [
@@ -156,6 +158,31 @@ def test_kernels_of_a_bank_whose_fields_lie_apart_have_the_bits_they_have_alone(
     for kernel, plane in zip(kernels, together, strict=True):
         alone = tileconv.convolve(image, kernel[None], stride=(4, 4))
         assert alone[0].tobytes() == plane.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
+@pytest.mark.parametrize("width", [640, 641, 801], ids="{} columns".format)
+@pytest.mark.parametrize("number", [50, 64, 107])
+def test_many_kernels_side_by_side_have_the_bits_they_have_alone(monkeypatch, number, width, dtype):
+    # outputs in rows that begin with a cache line, and not; groups of kernels that are full, or not
+    kernels = RNG.normal(size=(number, 3, 4, 5))
+    image = RNG.integers(0, 60000, (3, 451, width)).astype(dtype)
+    runs, run = [], Matrix.run
+    monkeypatch.setattr(Matrix, "run", lambda *args: runs.append(run(*args)))
+    together = tileconv.convolve(image, kernels, stride=(4, 5), threads=1)
+    assert runs
+    assert together.nbytes > STREAMED_BYTES / 2
+    for kernel, plane in zip(kernels, together, strict=True):
+        alone = tileconv.convolve(image, kernel[None], stride=(4, 5))
+        assert alone[0].tobytes() == plane.tobytes()
+
+
+def test_many_kernels_with_holes_pass_over_what_is_not_finite():
+    kernels = RNG.normal(size=(64, 1, 6, 6))
+    kernels[:, :, 2, 3] = 0
+    image = RNG.normal(size=(1, 60, 60)).astype(np.float32)
+    image[:, 2::6, 3::6] = np.nan
+    assert np.isfinite(tileconv.convolve(image, kernels, stride=6)).all()
 
 
 @given(st.data())

@@ -20,16 +20,14 @@ from tileconv.engine.lanes import (
     WIDE,
     address_at,
     call_at,
-    float_to,
     lanes,
-    pointer_like,
     pointer_to,
     prefetch,
 )
 from tileconv.engine.lines import UNUSED, dealer
 from tileconv.engine.memory import CACHE_LINE, address, scratch
-from tileconv.engine.panels import settle_streams, stream, sum_panel, sum_sparse_panel
-from tileconv.engine.pixels import copy_lanes, pixel_bytes
+from tileconv.engine.panels import settle_streams, sum_panel, sum_sparse_panel, write_row
+from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Program
 
 CHUNK = 192
@@ -296,21 +294,6 @@ def _sum_bank(  # type: ignore[no-untyped-def]
                         sum_sparse_panel(panel, here, own, some, place, strip, chunk > 0)
                     else:
                         sum_panel(panel, here, own, some, place, strip, chunk > 0)
-    line = CACHE_LINE // size
     for kernel in range(kernels):
         place = out + np.uintp(kernel * pitch * size)
-        own = pointer_to(sums, kernel * strip)
-        done = 0
-        if streamed != 0:
-            while done < columns and (place + np.uintp(done * size)) % np.uintp(CACHE_LINE) != 0:
-                float_to(own[done], place + np.uintp(done * size))
-                done += 1
-            while done + line <= columns:
-                for i in range(0, line, n):
-                    stream(pointer_to(own, done + i), place + np.uintp((done + i) * size))
-                done += line
-        while done + n <= columns:
-            copy_lanes(own, pointer_like(panels, place), done * size, done)
-            done += n
-        for i in range(done, columns):
-            float_to(own[i], place + np.uintp(i * size))
+        write_row(pointer_to(sums, kernel * strip), columns, place, streamed)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tileconv.convolution import Taps
+from tileconv.engine import matrix
 from tileconv.engine.bank import CHUNK, Bank, fits
 from tileconv.engine.blocks import (
     input_row,
@@ -30,6 +31,7 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, WIDE, call_at
 from tileconv.engine.lines import dealer
+from tileconv.engine.matrix import Matrix
 from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.streamed import Streamed
@@ -58,7 +60,8 @@ class Direct:
         if self.program is None:
             return 0
         if self._bank is not None:
-            return self._bank.scratch_bytes()
+            others = 0 if self._matrix is None else self._matrix.scratch_bytes()
+            return max(self._bank.scratch_bytes(), others)
         return (self.streamed or self.program).scratch_bytes(width)
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
@@ -71,6 +74,9 @@ class Direct:
         p = self.program
         if p is None:
             out[:] = 0
+            return
+        if self._matrix is not None and self._matrix.takes(planes.dtype):
+            self._matrix.run(planes, out)
             return
         if self._bank is not None:
             self._bank.run(planes, out)
@@ -121,6 +127,13 @@ class Direct:
         """The same as a matrix product; None if fields share pixels."""
         p = self.program
         return Bank.of(p) if p is not None and fits(p) else None
+
+    @cached_property
+    def _matrix(self) -> Matrix | None:
+        """The same with kernels side by side; None if they are few, or taps."""
+        if self._bank is None or not matrix.fits(self._bank.program):
+            return None
+        return Matrix.of(self._bank.program)
 
 
 @loop

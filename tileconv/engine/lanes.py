@@ -9,6 +9,7 @@ steps are built as vector instructions, of what is here:
     tileconv.engine.adders   adds to sums that rest in memory
     tileconv.engine.tall     blocks of small dense kernels
     tileconv.engine.panels   blocks of banks whose fields share no pixel
+    tileconv.engine.matrix   the same where there are many kernels
 
 Every lane is one output and does what a scalar would do, so the bits depend on
 neither the vector's width nor an output's place in it.
@@ -102,6 +103,15 @@ def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: Sequence[int
     return builder.shuffle_vector(a, b, mask)
 
 
+def fetch(builder: ir.IRBuilder, place: ir.Value) -> None:
+    """Ask for the cache line at a pointer to bytes, soon to be read; any address will do."""
+    byte = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, SHORT_TYPE, SHORT_TYPE, SHORT_TYPE])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    read, second_level, data = (ir.Constant(SHORT_TYPE, i) for i in (0, 2, 1))
+    builder.call(function, [place, read, second_level, data])
+
+
 @step_of
 def lanes(typingctx: Any, lines: Any) -> Any:
     """Return how many numbers of ``lines``, an array or a pointer, a vector holds."""
@@ -137,14 +147,10 @@ def put_at(typingctx: Any, place: Any, address: Any) -> Any:
 
 @step_of
 def prefetch(typingctx: Any, address: Any) -> Any:
-    """Ask for the cache line at ``address``, soon to be read; any address will do."""
+    """Ask for the cache line at ``address``, see `fetch`."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, SHORT_TYPE, SHORT_TYPE, SHORT_TYPE])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, second_level, data = (ir.Constant(SHORT_TYPE, i) for i in (0, 2, 1))
-        builder.call(function, [builder.inttoptr(args[0], byte), read, second_level, data])
+        fetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
     return types.void(types.uintp), generate

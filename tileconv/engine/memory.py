@@ -4,7 +4,9 @@ Numba compiles anew for every layout of an array, and for read-only ones; an
 address has neither.
 """
 
+import math
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +19,14 @@ INDEX = 8
 def address(array: np.ndarray) -> np.uintp:
     """Return where the first element of ``array`` lies."""
     return np.uintp(array.__array_interface__["data"][0])
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Return an array of zeros that begins with a cache line: no vector in it lies across two."""
+    size = math.prod(shape) * dtype.itemsize
+    owner = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -int(address(owner)) % CACHE_LINE
+    return owner[start : start + size].view(dtype).reshape(shape)
 
 
 class _Scratch(threading.local):

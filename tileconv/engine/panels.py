@@ -9,22 +9,30 @@ ROWS kernels for each tap. Every sum still adds its own taps in their one order.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from tileconv.engine.jit import loop
 from tileconv.engine.lanes import (
     INDEX_TYPE,
     ROWS,
     WIDE,
     constant_index,
+    float_to,
+    lanes,
     lanes_of,
     load_vector,
+    pointer_like,
+    pointer_to,
     splat,
     step_of,
     store_vector,
     vector_fma,
 )
+from tileconv.engine.memory import CACHE_LINE
+from tileconv.engine.pixels import copy_lanes, pixel_bytes
 
 UNROLLED = 4
 """Taps in a step of the loop: its own instructions are then few."""
@@ -133,6 +141,16 @@ sum_sparse_panel = _panel_step(_generate_panel(sparse=True))
 """`sum_panel` that passes over weights of 0: they are no taps."""
 
 
+def store_past_caches(
+    builder: ir.IRBuilder, value: ir.Value, place: ir.Value, number_bytes: int
+) -> None:
+    """Store a vector at a pointer that is aligned to all of it, past the caches."""
+    stored = builder.store(value, builder.bitcast(place, value.type.as_pointer()))
+    stored.align = value.type.count * number_bytes
+    once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+    stored.set_metadata("nontemporal", once)
+
+
 @step_of
 def stream(typingctx: Any, source: Any, target: Any) -> Any:
     """Write a vector from ``source``, a pointer to float, past the caches to an aligned address."""
@@ -140,12 +158,10 @@ def stream(typingctx: Any, source: Any, target: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
         number = signature.args[0].dtype
         vector = ir.VectorType(context.get_data_type(number), lanes_of(number))
-        value = load_vector(builder, args[0], vector, number.bitwidth // 8)
+        size = number.bitwidth // 8
+        value = load_vector(builder, args[0], vector, size)
         place = builder.inttoptr(args[1], vector.as_pointer())
-        stored = builder.store(value, place)
-        stored.align = vector.count * number.bitwidth // 8
-        once = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        stored.set_metadata("nontemporal", once)
+        store_past_caches(builder, value, place, size)
         return context.get_dummy_value()
 
     return types.void(source, types.uintp), generate
@@ -160,3 +176,25 @@ def settle_streams(typingctx: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@loop
+def write_row(sums, columns, out, streamed):  # type: ignore[no-untyped-def]
+    """Copy a row of ``columns`` sums, a pointer to float, to an address; past the caches or not."""
+    n = lanes(sums)
+    size = pixel_bytes(sums)
+    line = CACHE_LINE // size
+    done = 0
+    if streamed != 0:
+        while done < columns and (out + np.uintp(done * size)) % np.uintp(CACHE_LINE) != 0:
+            float_to(sums[done], out + np.uintp(done * size))
+            done += 1
+        while done + line <= columns:
+            for i in range(0, line, n):
+                stream(pointer_to(sums, done + i), out + np.uintp((done + i) * size))
+            done += line
+    while done + n <= columns:
+        copy_lanes(sums, pointer_like(sums, out), done * size, done)
+        done += n
+    for i in range(done, columns):
+        float_to(sums[i], out + np.uintp(i * size))

@@ -1,0 +1,433 @@
+"""Banks of many kernels whose fields share no pixel: matrix products whose lanes are kernels.
+
+A vector holds one tap's weights of neighbouring kernels, and a single pixel, spread over all of a
+second vector, is multiplied by them. So pixels are read where they lie, one by one, and need not
+be dealt out; what has to be turned round are the results, of which there are far fewer where a
+field has more taps than there are kernels.
+
+    weights    of LANES kernels a tap, side by side in memory, read in whole vectors
+    pixels     the same tap of PLACES neighbouring outputs
+    sums       PLACES times LANES of them stay in registers from the first tap to the last
+    strip      its sums lie place by place in scratch and are turned into rows of the output
+
+Every sum adds its taps in the order that all other loops have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import from_dtype, types
+from numba.core import cgutils
+
+from tileconv.engine.jit import address_of, loop
+from tileconv.engine.lanes import (
+    INDEX_TYPE,
+    VECTOR_BYTES,
+    address_at,
+    call_at,
+    constant_index,
+    fetch,
+    float_to,
+    lanes,
+    lanes_of,
+    load_vector,
+    pointer_to,
+    shuffle,
+    splat,
+    step_of,
+    store_vector,
+    vector_fma,
+)
+from tileconv.engine.lines import dealer
+from tileconv.engine.memory import CACHE_LINE, address, aligned, scratch
+from tileconv.engine.panels import settle_streams, store_past_caches, write_row
+from tileconv.engine.pixels import pixel_bytes
+from tileconv.engine.program import Program
+
+PLACES = 6
+"""Outputs of a kernel that are summed up side by side."""
+VECTORS = 4 if VECTOR_BYTES == 64 else 2
+"""Vectors of kernels; with PLACES, 24 of 32 registers, or 12 of 16."""
+UNROLLED = 4
+"""Taps in a step of the loop."""
+STRIP_BYTES = 3 << 17
+"""Pixels of a strip: they stay in the second-level cache while all kernels go over them."""
+STRIP_UNIT, MOST_UNITS = 48, 2
+"""Outputs in a strip: a multiple of PLACES and of any vector's lanes."""
+STREAMED_BYTES = 1 << 22
+"""Results of this size and more are written past the caches, which would not hold them."""
+LEAST_TAPS = 32
+"""With fewer, results take longer to turn than pixels to deal out."""
+MOST_SPARE = 2
+"""One lane in so many may be without a kernel."""
+
+
+def fits(program: Program) -> bool:
+    """Say whether a bank whose fields share no pixel is better off so."""
+    p = program
+    kernels, together = p.weights.shape[0], VECTORS * p.lanes
+    spare = -kernels % together
+    return not p.sparse and p.weights[0].size >= LEAST_TAPS and spare * MOST_SPARE <= kernels
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A program that `fits`, laid out with its kernels side by side."""
+
+    program: Program
+    weights: np.ndarray
+    """(groups, taps, LANES), zero where there is no kernel."""
+
+    @classmethod
+    def of(cls, program: Program) -> "Matrix":
+        """Lay a program out."""
+        weights = program.weights
+        kernels, together = weights.shape[0], VECTORS * program.lanes
+        groups = -(-kernels // together)
+        padded = np.zeros((groups * together, weights[0].size), weights.dtype)
+        padded[:kernels] = weights.reshape(kernels, -1)
+        turned = padded.reshape(groups, together, -1).transpose(0, 2, 1)
+        beside = aligned(turned.shape, turned.dtype)
+        beside[...] = turned
+        return cls(program, beside)
+
+    @property
+    def columns(self) -> int:
+        """Outputs in a row of a strip."""
+        size = self.program.weights[0].nbytes * STRIP_UNIT
+        return STRIP_UNIT * min(max(STRIP_BYTES // size, 1), MOST_UNITS)
+
+    @property
+    def _sums_size(self) -> int:
+        return self.columns * (VECTORS + 1) * self.program.lanes
+
+    @property
+    def _row_size(self) -> int:
+        """Numbers of a strip's row of pixels, where they have to be converted."""
+        p = self.program
+        return (self.columns - 1) * p.stride[1] + int(p.offsets.max()) + 1
+
+    @property
+    def _converts(self) -> bool:
+        """Few pixels between fields have to be converted with those of other dtypes."""
+        return self.program.offsets.size * 2 >= self.program.stride[1]
+
+    def takes(self, dtype: np.dtype) -> bool:
+        """Say whether pixels of a dtype are better off so."""
+        return dtype == self.weights.dtype or self._converts
+
+    def scratch_bytes(self) -> int:
+        """Return the memory that a run takes beside in- and output, per thread."""
+        p = self.program
+        _, bands, height, _ = p.weights.shape
+        pixels = bands * height * self._row_size if self._converts else 0
+        return (self._sums_size + pixels) * p.weights.itemsize
+
+    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+        """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
+        p = self.program
+        _, bands, height, _ = p.weights.shape
+        converted = planes.dtype != out.dtype
+        row_size = self._row_size if converted else 0
+        sums, owner = scratch(self._sums_size + bands * height * row_size, out.dtype)
+        lines = sums + np.uintp(self._sums_size * out.itemsize)
+        if converted:
+            plane, row, step = (n * out.itemsize for n in (height * row_size, row_size, 1))
+        else:
+            plane, row, step = planes.strides[0], planes.strides[1] * p.row_step, planes.strides[2]
+        rows = np.arange(bands)[:, None] * plane + np.arange(height) * row
+        offsets = (rows[:, :, None] + p.offsets * step).astype(np.intp)
+        correlate_matrix(
+            (dealer(planes.dtype, out.dtype, 1), matrix_summer(out.dtype)),
+            address(planes),
+            planes.shape,
+            planes.strides,
+            address(out),
+            out.shape,
+            (out.strides[0] // out.itemsize, out.strides[1] // out.itemsize, out.itemsize),
+            (bands, height, offsets.size),
+            p.sampling,
+            (self.columns, row_size, p.stride[1] * step, int(out.nbytes >= STREAMED_BYTES)),
+            (sums, lines, address(offsets), address(self.weights)),
+        )
+        del owner  # until here the loops used its memory
+
+
+@loop
+def correlate_matrix(  # type: ignore[no-untyped-def]
+    functions,
+    source,
+    shape,
+    strides,
+    target,
+    out_shape,
+    out_pitch,
+    field,
+    sampling,
+    layout,
+    tables,
+):
+    """Compute all outputs of all kernels, row by row and strip by strip.
+
+    functions  addresses from `dealer` for stride 1 and from `matrix_summer`
+    field      bands, rows of taps, taps in all
+    layout     columns of a strip; numbers in a row of converted pixels, 0 if they are read where
+               they lie; bytes from one output's pixels to the next's; write past the caches
+    tables     addresses: sums; converted pixels; bytes from an output's first pixel to that of
+               each tap; weights
+
+    What is not named here is as for `tileconv.engine.direct.correlate`.
+    """
+    deal, sum_strip = functions
+    stride_y, stride_x, classes, row_step, hop, _ = sampling
+    most_columns, row_size, apart, streamed = layout
+    sums_at, lines_at, offsets_at, weights_at = tables
+    _, _, in_width = shape
+    kernels, out_height, out_width = out_shape
+    kernel_pitch, row_pitch, size = out_pitch
+    bands, height, taps = field
+    for c in range(classes):
+        rows = (out_height - c + classes - 1) // classes
+        for i in range(rows):
+            row = source + np.uintp((c * stride_y + i * hop * row_step) * strides[1])
+            for x in range(0, out_width, most_columns):
+                columns = min(most_columns, out_width - x)
+                left = x * stride_x
+                pixels = row + np.uintp(left * strides[2])
+                to_next = columns * apart
+                if row_size:
+                    for band in range(bands):
+                        for y in range(height):
+                            call_at(
+                                deal,
+                                pixels + np.uintp(band * strides[0] + y * row_step * strides[1]),
+                                strides[2],
+                                in_width - left,
+                                1,
+                                np.uintp(0),
+                                np.uintp(0),
+                                row_size,
+                                lines_at + np.uintp((band * height + y) * row_size * size),
+                                np.uintp(0),
+                            )
+                    pixels = lines_at
+                    to_next = 0
+                elif x + columns == out_width:
+                    to_next = hop * row_step * strides[1] - left * strides[2]
+                call_at(
+                    sum_strip,
+                    pixels,
+                    apart,
+                    columns,
+                    offsets_at,
+                    taps,
+                    weights_at,
+                    kernels,
+                    sums_at,
+                    target + np.uintp(((c + i * classes) * row_pitch + x) * size),
+                    kernel_pitch,
+                    streamed,
+                    to_next,
+                )
+    settle_streams()
+
+
+@cache
+def matrix_summer(number: np.dtype) -> np.uintp:
+    """Return the address of `_sum_strip` for a dtype."""
+    floats, i, u = types.CPointer(from_dtype(number)), types.intp, types.uintp
+    kinds = (u, i, i, types.CPointer(i), i, floats, i, floats, u, i, i, i)
+    return address_of(_sum_strip, types.void(*kinds))
+
+
+@loop
+def _sum_strip(  # type: ignore[no-untyped-def]
+    pixels,
+    apart,
+    columns,
+    offsets,
+    taps,
+    weights,
+    kernels,
+    sums,
+    out,
+    pitch,
+    streamed,
+    to_next,
+):
+    """Sum up a strip of one row of outputs of all kernels.
+
+    pixels   address of the first output's first pixel, a float; those of the next output lie
+             ``apart`` bytes on
+    offsets  pointer to intp: bytes from there to the pixel of each tap
+    sums     pointer to float, room for those of a group of kernels, and then for rows of as many
+             kernels as a vector holds
+    out      address of the first output; the next kernel's lies ``pitch`` numbers further on
+    to_next  bytes from ``pixels`` to those of the strip that comes next
+    """
+    n = lanes(sums)
+    size = pixel_bytes(sums)
+    together = VECTORS * n
+    aligned = (out % np.uintp(CACHE_LINE) == 0) & (pitch * size % CACHE_LINE == 0)
+    past = (streamed != 0) & aligned
+    turned_pitch = (columns + n - 1) // n * n
+    turned = pointer_to(sums, turned_pitch * together)
+    aside = address_at(turned)
+    for first in range(0, kernels, together):
+        own = pointer_to(weights, first * taps)
+        for x in range(0, columns, PLACES):
+            reach = PLACES * apart if x + PLACES < columns else to_next - x * apart
+            last = min(PLACES, columns - x) - 1
+            here = pixels + np.uintp(x * apart)
+            sum_places(here, apart, last, offsets, taps, own, pointer_to(sums, x * together), reach)
+        some = min(together, kernels - first)
+        for k in range(0, some, n):
+            number = min(n, some - k)
+            place = out + np.uintp((first + k) * pitch * size)
+            beside = (streamed != 0 and not aligned) or number < n
+            there, there_pitch = (aside, turned_pitch) if beside else (place, pitch)
+            for x in range(0, columns, n):
+                square = pointer_to(sums, x * together + k)
+                at = there + np.uintp(x * size)
+                if beside or x + n <= columns:
+                    turn_square(square, together, at, there_pitch, past and not beside)
+                else:
+                    for j in range(n):
+                        for i in range(columns - x):
+                            float_to(
+                                square[i * together + j], at + np.uintp((j * pitch + i) * size)
+                            )
+            if beside:
+                for j in range(number):
+                    row = pointer_to(turned, j * turned_pitch)
+                    write_row(row, columns, place + np.uintp(j * pitch * size), streamed)
+
+
+@step_of
+def sum_places(
+    typingctx: Any,
+    pixels: Any,
+    apart: Any,
+    last: Any,
+    offsets: Any,
+    count: Any,
+    weights: Any,
+    sums: Any,
+    reach: Any,
+) -> Any:
+    """Write the sums of PLACES outputs of LANES kernels, place by place.
+
+    ``last`` says which place is the last one: those beyond it become what it is. Pixels ``reach``
+    bytes on are asked for meanwhile. All else is as for `_sum_strip`.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
+        pixels, apart, last, offsets, count, weights, sums_at, reach = args
+        number = signature.args[6].dtype
+        kind, size = context.get_data_type(number), number.bitwidth // 8
+        vector = ir.VectorType(kind, lanes_of(number))
+        fma = vector_fma(builder, vector)
+        byte = ir.IntType(8).as_pointer()
+        bases = []
+        for place in range(PLACES):
+            at = constant_index(place)
+            at = builder.select(builder.icmp_signed("<", at, last), at, last)
+            here = builder.add(pixels, builder.mul(at, apart))
+            bases.append(builder.inttoptr(here, byte))
+        nought = ir.Constant(vector, [ir.Constant(kind, 0.0)] * vector.count)
+        sums = [
+            [cgutils.alloca_once(builder, vector) for _ in range(VECTORS)] for _ in range(PLACES)
+        ]
+        for register in (register for row in sums for register in row):
+            builder.store(nought, register)
+        offsets_at = cgutils.alloca_once_value(builder, offsets)
+        weights_at = cgutils.alloca_once_value(builder, weights)
+
+        def add_taps(taps: int) -> None:
+            offset_at, weight_at = builder.load(offsets_at), builder.load(weights_at)
+            for tap in range(taps):
+                offset = builder.load(builder.gep(offset_at, [constant_index(tap)]))
+                if tap == 0:
+                    coming = builder.add(offset, reach)
+                    for base in bases:
+                        fetch(builder, builder.gep(base, [coming]))
+                factors = []
+                for i in range(VECTORS):
+                    at = constant_index((tap * VECTORS + i) * vector.count)
+                    factors.append(load_vector(builder, builder.gep(weight_at, [at]), vector, size))
+                for base, row in zip(bases, sums, strict=True):
+                    place = builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+                    scalar = builder.load(place)
+                    scalar.align = 1
+                    pixel = splat(builder, scalar, vector)
+                    for register, factor in zip(row, factors, strict=True):
+                        done = builder.call(fma, [factor, pixel, builder.load(register)])
+                        builder.store(done, register)
+            builder.store(builder.gep(offset_at, [constant_index(taps)]), offsets_at)
+            on = constant_index(taps * VECTORS * vector.count)
+            builder.store(builder.gep(weight_at, [on]), weights_at)
+
+        steps = builder.udiv(count, constant_index(UNROLLED))
+        with cgutils.for_range(builder, steps, intp=INDEX_TYPE):
+            add_taps(UNROLLED)
+        left = builder.urem(count, constant_index(UNROLLED))
+        with cgutils.for_range(builder, left, intp=INDEX_TYPE):
+            add_taps(1)
+        for place, row in enumerate(sums):
+            for i, register in enumerate(row):
+                at = constant_index((place * VECTORS + i) * vector.count)
+                store_vector(builder, builder.load(register), builder.gep(sums_at, [at]), size)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(types.uintp, i, i, offsets, i, weights, sums, i), generate
+
+
+@step_of
+def turn_square(
+    typingctx: Any, source: Any, source_pitch: Any, target: Any, target_pitch: Any, past: Any
+) -> Any:
+    """Turn as many vectors of numbers as each has lanes: rows become columns.
+
+    source        pointer to float; the next vector lies ``source_pitch`` numbers further on
+    target        address of the first number; the next row lies ``target_pitch`` further on
+    past          write past the caches; each row is aligned then
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
+        source, source_pitch, target, target_pitch, past = args
+        number = signature.args[0].dtype
+        kind, size = context.get_data_type(number), number.bitwidth // 8
+        vector = ir.VectorType(kind, lanes_of(number))
+        n = vector.count
+        rows = []
+        for _ in range(n):
+            rows.append(load_vector(builder, source, vector, size))
+            source = builder.gep(source, [source_pitch])
+        step = n // 2
+        while step:  # exchange ever smaller squares that lie across the diagonal
+            low = [k if not k & step else n + k - step for k in range(n)]
+            high = [k + step if not k & step else n + k for k in range(n)]
+            for i in (i for i in range(n) if not i & step):
+                a, b = rows[i], rows[i + step]
+                rows[i], rows[i + step] = (shuffle(builder, a, b, pick) for pick in (low, high))
+            step //= 2
+        with builder.if_else(past) as (streamed, plain):
+            for branch, store in ((streamed, store_past_caches), (plain, _store_plain)):
+                with branch:
+                    place = builder.inttoptr(target, kind.as_pointer())
+                    for row in rows:
+                        store(builder, row, place, size)
+                        place = builder.gep(place, [target_pitch])
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(source, i, types.uintp, i, types.boolean), generate
+
+
+def _store_plain(builder: ir.IRBuilder, value: ir.Value, place: ir.Value, size: int) -> None:
+    store_vector(builder, value, place, size)
