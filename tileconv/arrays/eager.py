@@ -22,6 +22,10 @@ TILE_PIXELS = 1 << 20
 cache."""
 FEWEST_ROWS = 64
 """Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""
+FEWEST_APART = 8
+"""The same where fields share no pixel, and nothing is laid out again."""
+READ_AGAIN = 10
+"""Rows of tiles between those whose fields share few: so many times the input that tiles share."""
 MOST_ROWS = 2048
 """Most rows of a tile, so that threads finish together."""
 FEW = 16
@@ -120,12 +124,14 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     wide = TILE if copies else columns
     pieces = threads if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
-    most = min(max(share, FEWEST_ROWS), MOST_ROWS, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))
-    if not copies:
-        most = min(max(share, FEWEST_ROWS), MOST_ROWS)
+    axis = geometry.y
+    fewest = min(FEWEST_ROWS, max(FEWEST_APART, READ_AGAIN * axis.halo // axis.stride))
+    most = min(max(share, fewest), MOST_ROWS)
+    if copies:
+        most = min(most, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))
     cuts = []
-    for y in _ranges(geometry.y, most):
-        read_y = read_axis(geometry.y, *y, c.padding_mode)
+    for y in _ranges(axis, most):
+        read_y = read_axis(axis, *y, c.padding_mode)
         for x in _ranges(geometry.x, wide):
             reads = read_y, read_axis(geometry.x, *x, c.padding_mode)
             cuts.append((slice(*y), slice(*x), reads))

@@ -50,6 +50,31 @@ def fits(program: Program) -> bool:
     return p.weights.shape[0] > 1 and p.reach == 0 and p.hop >= p.height
 
 
+def _row_size(program: Program) -> int:
+    """Return the numbers of a panel for one row of pixels."""
+    return program.line_count * WIDE * program.lanes
+
+
+def _panels(program: Program) -> int:
+    """Return the panels of a strip."""
+    _, bands, height, _ = program.weights.shape
+    panel_bytes = bands * height * _row_size(program) * program.weights.itemsize
+    return min(max(PANEL_BYTES // panel_bytes, 1), MOST_PANELS)
+
+
+def _sizes(program: Program) -> tuple[int, int]:
+    """Return the numbers in the panels and in the sums of a strip."""
+    kernels, bands, height, _ = program.weights.shape
+    line, panels = CACHE_LINE // program.weights.itemsize, _panels(program)
+    pixels = -(-bands * height * _row_size(program) * panels // line) * line
+    return pixels, -(-kernels // ROWS) * ROWS * panels * WIDE * program.lanes
+
+
+def scratch_bytes(program: Program) -> int:
+    """Return the memory that a program laid out as a bank takes beside in- and output."""
+    return sum(_sizes(program)) * program.weights.itemsize
+
+
 @dataclass(frozen=True, eq=False)
 class Bank:
     """A program that `fits`, laid out for panels."""
@@ -61,10 +86,6 @@ class Bank:
     """Where in the panel's part for one row of pixels the line of each phase begins."""
     places: np.ndarray
     """(taps,) intp, where in a panel each tap lies."""
-    row_size: int
-    """Numbers of a panel for one row of pixels."""
-    panels: int
-    """Panels of a strip."""
 
     @classmethod
     def of(cls, program: Program) -> "Bank":
@@ -72,43 +93,23 @@ class Bank:
         p = program
         kernels, bands, height, _ = p.weights.shape
         line = WIDE * p.lanes
-        row_size = p.line_count * line
+        row_size = _row_size(p)
         groups = -(-kernels // ROWS)
         weights = np.zeros((groups * ROWS, p.weights[0].size), p.weights.dtype)
         weights[:kernels] = p.weights.reshape(kernels, -1)
         along = p.phases[p.offsets % p.stride[1]] * line
         rows = np.arange(bands * height)[:, None] * row_size
-        panel_bytes = bands * height * row_size * p.weights.itemsize
         return cls(
             program=p,
             weights=np.ascontiguousarray(weights.reshape(groups, ROWS, -1).transpose(0, 2, 1)),
             line_places=np.where(p.phases == UNUSED, p.line_count - 1, p.phases) * line,
             places=(rows + along).ravel(),
-            row_size=row_size,
-            panels=min(max(PANEL_BYTES // panel_bytes, 1), MOST_PANELS),
         )
-
-    @property
-    def _columns(self) -> int:
-        """Outputs in a row of a strip."""
-        return self.panels * WIDE * self.program.lanes
-
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        """Numbers in the panels and in the sums of a strip."""
-        _, bands, height, _ = self.program.weights.shape
-        line = CACHE_LINE // self.weights.itemsize
-        panels = -(-bands * height * self.row_size * self.panels // line) * line
-        return panels, len(self.weights) * ROWS * self._columns
-
-    def scratch_bytes(self) -> int:
-        """Return the memory that a run takes beside in- and output, per thread."""
-        return sum(self._sizes) * self.weights.itemsize
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
         """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
         p = self.program
-        sizes = self._sizes
+        sizes = _sizes(p)
         panels, owner = scratch(sum(sizes), out.dtype)
         sums = panels + np.uintp(sizes[0] * out.itemsize)
         ahead = np.empty(planes.shape[0] * p.height, np.uintp)
@@ -124,8 +125,8 @@ class Bank:
             p.weights.shape,
             p.sampling,
             (
-                self.row_size,
-                self._columns,
+                _row_size(p),
+                _panels(p) * WIDE * p.lanes,
                 WIDE * p.lanes,
                 int(p.sparse),
                 int(out.nbytes >= STREAMED_BYTES),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine import matrix
+from tileconv.engine import bank, matrix
 from tileconv.engine.bank import CHUNK, Bank, fits
 from tileconv.engine.blocks import (
     input_row,
@@ -59,9 +59,10 @@ class Direct:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         if self.program is None:
             return 0
+        if self._matrix is not None:  # some dtypes of pixels are left to the other one
+            return max(self._matrix.scratch_bytes(), bank.scratch_bytes(self.program))
         if self._bank is not None:
-            others = 0 if self._matrix is None else self._matrix.scratch_bytes()
-            return max(self._bank.scratch_bytes(), others)
+            return bank.scratch_bytes(self.program)
         return (self.streamed or self.program).scratch_bytes(width)
 
     def run(self, planes: np.ndarray, out: np.ndarray) -> None:
@@ -131,9 +132,8 @@ class Direct:
     @cached_property
     def _matrix(self) -> Matrix | None:
         """The same with kernels side by side; None if they are few, or taps."""
-        if self._bank is None or not matrix.fits(self._bank.program):
-            return None
-        return Matrix.of(self._bank.program)
+        p = self.program
+        return Matrix.of(p) if p is not None and fits(p) and matrix.fits(p) else None
 
 
 @loop
