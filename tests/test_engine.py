@@ -13,10 +13,11 @@ from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.engine import columns as columns_first
-from tileconv.engine import program, streamed
-from tileconv.engine.bank import CHUNK, STREAMED_BYTES, TOGETHER
+from tileconv.engine import direct, program, separable, streamed
+from tileconv.engine.bank import CHUNK, TOGETHER
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
 from tileconv.engine.matrix import Matrix
+from tileconv.engine.memory import STREAMED_BYTES
 from tileconv.engine.program import lay_out
 from tileconv.engine.separable import factor
 from tileconv.geometry import Axis
@@ -116,6 +117,20 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     monkeypatch.setattr(eager, "_recipes", {})
     monkeypatch.setattr(eager, "_cuts_of", {})
     assert tileconv.convolve(array, kernel, stride=stride).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("name", ["3x3", "row", "column", "separable", "box"])
+def test_bits_do_not_depend_on_whether_caches_are_passed_by(name, dtype, monkeypatch):
+    # strips that hold several buffers of outputs, and less than one; rows that begin anywhere
+    for width, dilation in ((1601, 1), (197, (2, 1)), (40, 1)):
+        array = RNG.integers(0, 250, (61, width)).astype(dtype)
+        plain = tileconv.convolve(array, KERNELS[name], dilation=dilation)
+        with monkeypatch.context() as patch:
+            for module in (direct, separable):
+                patch.setattr(module, "STREAMED_BYTES", 0)
+            past = tileconv.convolve(array, KERNELS[name], dilation=dilation)
+        assert past.tobytes() == plain.tobytes()
 
 
 def layouts(array):

@@ -136,7 +136,7 @@ def compute_tile(
         for group in recipe.groups:
             planes = window[group.bands[0] : group.bands[-1] + 1]
             sums = out[group.outputs[0] : group.outputs[-1] + 1]
-            recipe.prepared(group, reads).run(planes, sums)
+            recipe.prepared(group, reads).run(planes, sums, final=True)
         return Counts()
     counts = Counts()
     if share is not None:

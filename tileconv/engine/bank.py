@@ -25,7 +25,7 @@ from tileconv.engine.lanes import (
     prefetch,
 )
 from tileconv.engine.lines import UNUSED, dealer
-from tileconv.engine.memory import CACHE_LINE, address, scratch
+from tileconv.engine.memory import CACHE_LINE, STREAMED_BYTES, address, scratch
 from tileconv.engine.panels import settle_streams, sum_panel, sum_sparse_panel, write_row
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Program
@@ -40,8 +40,6 @@ MOST_PANELS = 4
 """Panels of a strip: results are written in runs of so many times 96 bytes."""
 PANEL_BYTES = 3 << 16
 """Panels of a strip together: a part of a second-level cache of 512 KiB."""
-STREAMED_BYTES = 1 << 22
-"""Results of this size and more are written past the caches, which would not hold them."""
 
 
 def fits(program: Program) -> bool:

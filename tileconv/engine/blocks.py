@@ -6,8 +6,18 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import ROWS, WIDE, address_at, float_to, lanes, pointer_like, prefetch
+from tileconv.engine.lanes import (
+    ROWS,
+    WIDE,
+    address_at,
+    float_to,
+    lanes,
+    pointer_like,
+    pointer_to,
+    prefetch,
+)
 from tileconv.engine.memory import CACHE_LINE
+from tileconv.engine.panels import write_row
 from tileconv.engine.pixels import pixel_at, pixel_bytes
 from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
 from tileconv.engine.sums import (
@@ -86,6 +96,17 @@ sum_chosen_block = chosen_block(_GENERATORS)
 """`sum_block`, of the kind that its last argument, a literal, says."""
 
 
+AFRESH, GOING_ON, PAST = range(3)
+"""Where sums begin and go, see `_sum_rows`."""
+PAST_BLOCKS = 10
+"""Blocks in a row of what is written past the caches together: a part of a first-level cache."""
+
+
+def buffer_size(lanes: int) -> int:
+    """Return the numbers in the buffer of `_sum_rows`, for vectors of ``lanes``."""
+    return ROWS * PAST_BLOCKS * WIDE * lanes
+
+
 @cache
 def summer(number: np.dtype, which: int) -> np.uintp:
     """Return the address of `_sum_rows` for lines of a dtype and a kind of block.
@@ -118,22 +139,25 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     ahead,
     ahead_count,
     step,
-    more,
+    mode,
 ):
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
     lines .. apart  see `tileconv.engine.sums.sum_block`
     which           see `tileconv.engine.program.Program.block`
     out             address of the first output; the next row lies ``pitch`` numbers further on
-    buffer          pointer to float, room for a block: those that stick out go there first
+    buffer          pointer to float, `buffer_size` of them: blocks that stick out go there first
     ahead           pointer to addresses of input rows to fetch into the cache meanwhile, ``step``
                     bytes for each column
-    more            not 0: the sums go on from what lies at ``out``
+    mode            AFRESH; GOING_ON: the sums go on from what lies at ``out``; PAST: afresh, and
+                    written past the caches
     """
     n = lanes(lines)
     size = pixel_bytes(lines)
     wide = WIDE * n
     aside = address_at(buffer)
+    more, past = mode == GOING_ON, mode == PAST
+    kept, kept_from = PAST_BLOCKS * wide, 0  # outputs of a row that ``buffer`` holds; its first one
     x = 0
     while x < columns:
         left = columns - x
@@ -143,10 +167,12 @@ def _sum_rows(  # type: ignore[no-untyped-def]
             for byte in range(0, taken * step, CACHE_LINE):
                 prefetch(here + np.uintp(byte))
         place = out + np.uintp(x * size)
-        whole = count == ROWS and left >= taken
+        whole = (count == ROWS and left >= taken) or past
         where, next_row = (place, pitch) if whole else (aside, taken)
+        if past:
+            where, next_row = aside + np.uintp((x - kept_from) * size), kept
         some = min(taken, left)
-        if more != 0 and not whole:
+        if more and not whole:
             for j in range(count):
                 for i in range(some):
                     here = place + np.uintp((j * pitch + i) * size)
@@ -166,7 +192,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
                 apart,
                 where,
                 next_row,
-                more != 0,
+                more,
             )
         else:
             sum_chosen_block(
@@ -180,7 +206,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
                 apart,
                 where,
                 next_row,
-                more != 0,
+                more,
                 which,
             )
         if not whole:
@@ -188,6 +214,11 @@ def _sum_rows(  # type: ignore[no-untyped-def]
                 for i in range(some):
                     float_to(buffer[j * taken + i], place + np.uintp((j * pitch + i) * size))
         x += taken
+        if past and (x == kept_from + kept or x >= columns):
+            for j in range(count):
+                at = out + np.uintp((j * pitch + kept_from) * size)
+                write_row(pointer_to(buffer, j * kept), min(x, columns) - kept_from, at, 1)
+            kept_from = x
 
 
 @cache

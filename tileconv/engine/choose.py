@@ -32,8 +32,11 @@ Pair = tuple[int, int]
 class Prepared(Protocol):
     """Kernels laid out for the loops."""
 
-    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
-        """Write the "valid" correlations of planes (bands, H, W) into out (kernels, OH, OW)."""
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
+        """Write the "valid" correlations of planes (bands, H, W) into out (kernels, OH, OW).
+
+        ``final`` says that nobody reads them soon.
+        """
 
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""

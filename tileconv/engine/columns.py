@@ -59,7 +59,7 @@ class ColumnsFirst:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         return max(kernel.scratch_bytes(width) for kernel in self.kernels)
 
-    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
         for kernel, target in zip(self.kernels, out, strict=True):
             kernel.run(planes[0], target)

@@ -22,6 +22,10 @@ from tileconv.convolution import Taps
 from tileconv.engine import bank, matrix
 from tileconv.engine.bank import CHUNK, Bank, fits
 from tileconv.engine.blocks import (
+    AFRESH,
+    GOING_ON,
+    PAST,
+    buffer_size,
     input_row,
     part_of,
     summer,
@@ -29,12 +33,16 @@ from tileconv.engine.blocks import (
     write_row_steps,
 )
 from tileconv.engine.jit import loop
-from tileconv.engine.lanes import ROWS, WIDE, call_at
+from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.matrix import Matrix
-from tileconv.engine.memory import INDEX, address, scratch
+from tileconv.engine.memory import INDEX, STREAMED_BYTES, address, scratch
+from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.streamed import Streamed
+
+PAST_TAPS = 12
+"""Sums of so few taps are made faster than lines of the output come to be overwritten."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +73,13 @@ class Direct:
             return bank.scratch_bytes(self.program)
         return (self.streamed or self.program).scratch_bytes(width)
 
-    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``.
 
         planes  (bands, H, W), native byte order, any real dtype but float16, any strides
         out     (kernels, OH, OW) of the dtype of the weights, rows contiguous, overwritten; must
                 fit: nothing is checked here
+        final   nobody reads the outputs soon: many of them are written past the caches
         """
         p = self.program
         if p is None:
@@ -87,7 +96,8 @@ class Direct:
             return
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
-        lines, owner = scratch(ring_size + ROWS * WIDE * p.lanes, out.dtype)
+        lines, owner = scratch(ring_size + buffer_size(p.lanes), out.dtype)
+        past = final and out.nbytes >= STREAMED_BYTES and p.weights[0].size <= PAST_TAPS
         counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
@@ -106,7 +116,16 @@ class Direct:
             p.weights.shape,
             tables[2],
             p.sampling,
-            (p.ring, p.row_size(columns), columns, p.reach, p.block, ring_size, counts[0]),
+            (
+                p.ring,
+                p.row_size(columns),
+                columns,
+                p.reach,
+                p.block,
+                ring_size,
+                counts[0],
+                PAST if past else AFRESH,
+            ),
             numbers,
             (lines, address(numbers), *fixed),
         )
@@ -163,7 +182,8 @@ def correlate(  # type: ignore[no-untyped-def]
     taps       (T,) intp, where along the lines of a row each tap of output column 0 lies
     sampling   stride along y and x, classes, row_step, hop, overlap
     layout     input rows in the ring, numbers in all lines of a row, columns in a strip, reach, one
-               of DENSE, SPARSE and DENSE_3X3, numbers in the ring, most numbers of all steps
+               of DENSE, SPARSE and DENSE_3X3, numbers in the ring, most numbers of all steps; how
+               sums of a single kernel are written, see `tileconv.engine.blocks`
     numbers    intp, overwritten: steps; addresses of coming input rows (bands * ROWS * overlap);
                where all taps of a bank lie
     tables     addresses: the ring and then room for a block, float; numbers; phases and places
@@ -171,7 +191,7 @@ def correlate(  # type: ignore[no-untyped-def]
     """
     deal, sum_whole, sum_part = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
-    ring, row_size, most_columns, reach, which, ring_size, first_ahead = layout
+    ring, row_size, most_columns, reach, which, ring_size, first_ahead, mode = layout
     lines_at, steps_at, phases_at, places_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     kernels, out_height, out_width = out_shape
@@ -248,7 +268,7 @@ def correlate(  # type: ignore[no-untyped-def]
                                 ahead_at,
                                 coming,
                                 stride_x * strides[2],
-                                chunk,
+                                GOING_ON if chunk else AFRESH,
                             )
                             coming = 0
                 else:
@@ -273,5 +293,6 @@ def correlate(  # type: ignore[no-untyped-def]
                         ahead_at,
                         coming,
                         stride_x * strides[2],
-                        0,
+                        mode,
                     )
+    settle_streams()

@@ -43,7 +43,7 @@ from tileconv.engine.lanes import (
     vector_fma,
 )
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, address, aligned, scratch
+from tileconv.engine.memory import CACHE_LINE, STREAMED_BYTES, address, aligned, scratch
 from tileconv.engine.panels import settle_streams, store_past_caches, write_row
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Program
@@ -58,8 +58,6 @@ STRIP_BYTES = 3 << 17
 """Pixels of a strip: they stay in the second-level cache while all kernels go over them."""
 STRIP_UNIT, MOST_UNITS = 48, 2
 """Outputs in a strip: a multiple of PLACES and of any vector's lanes."""
-STREAMED_BYTES = 1 << 22
-"""Results of this size and more are written past the caches, which would not hold them."""
 LEAST_TAPS = 32
 """With fewer, results take longer to turn than pixels to deal out."""
 MOST_SPARE = 2

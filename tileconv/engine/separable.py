@@ -15,6 +15,9 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine.blocks import (
+    AFRESH,
+    PAST,
+    buffer_size,
     input_row,
     part_of,
     row_summer,
@@ -22,14 +25,17 @@ from tileconv.engine.blocks import (
     write_row_steps,
 )
 from tileconv.engine.jit import loop
-from tileconv.engine.lanes import ROWS, WIDE, call_at
+from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import address, scratch
+from tileconv.engine.memory import STREAMED_BYTES, address, scratch
+from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.sums import LONG
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
+PAST_TAPS = 40
+"""Taps of both passes up to which outputs are written past the caches."""
 SET_UP = 4
 """Multiply-adds that pay for the second pass, per output."""
 
@@ -121,7 +127,7 @@ class Separable:
         numbers += down.ring * down.line_size(_padded(down, columns))
         return numbers * down.weights.itemsize
 
-    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
         for pair, target in zip(self.passes, out, strict=True):
             along, down = pair
@@ -131,6 +137,8 @@ class Separable:
             sums = lines + np.uintp(sizes[0] * dtype.itemsize)
             buffer = sums + np.uintp(sizes[1] * dtype.itemsize)
             steps = np.empty(3 * down.ring, np.intp)
+            taps = along.offsets.size + down.height
+            past = final and target.nbytes >= STREAMED_BYTES and taps <= PAST_TAPS
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             correlate(
                 (
@@ -148,7 +156,13 @@ class Separable:
                 down.weights.shape,
                 (along.stride[1], along.reach, along.offsets.size),
                 down.sampling,
-                (down.ring, sizes[1] // down.ring, columns, down.block),
+                (
+                    down.ring,
+                    sizes[1] // down.ring,
+                    columns,
+                    down.block,
+                    PAST if past else AFRESH,
+                ),
                 steps,
                 ahead,
                 (lines, *fixed[:5]),
@@ -164,8 +178,8 @@ class Separable:
             along, down = pair
             columns = _columns(along, down, width)
             padded = _padded(along, columns)
-            block = ROWS * WIDE * down.lanes
-            sizes = along.row_size(padded), down.ring * down.line_size(padded), block
+            buffer = buffer_size(down.lanes)
+            sizes = along.row_size(padded), down.ring * down.line_size(padded), buffer
             taps, places = along.tables(padded)
             tables = (along.phases, places, taps, along.weights, _ONE_STEP, _HERE, down.weights)
             found = columns, sizes, tuple(address(table) for table in tables), tables
@@ -230,7 +244,8 @@ def correlate(  # type: ignore[no-untyped-def]
     weights_shape   (1, 1, height, 1), of the pass down the columns
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column
-    layout          rows of sums in the ring, numbers in each, columns in a strip, which block
+    layout          rows of sums in the ring, numbers in each, columns in a strip, which block, how
+                    outputs are written (see `tileconv.engine.blocks`)
     along_tables    addresses: the lines of an input row; phases, places, taps and weights of the
                     pass along the rows; its one step
     tables          addresses: the ring of sums; steps; ahead; room for a block; where along a row
@@ -243,7 +258,7 @@ def correlate(  # type: ignore[no-untyped-def]
     sums_at, steps_at, ahead_at, buffer_at, here_at, weights_at = tables
     stride_x, reach, row_taps = along
     stride_y, _, classes, row_step, hop, overlap = sampling
-    ring, row_size, most_columns, which = layout
+    ring, row_size, most_columns, which, mode = layout
     _, _, in_width = shape
     out_height, out_width = out_shape
     pitch, size = out_pitch
@@ -310,5 +325,6 @@ def correlate(  # type: ignore[no-untyped-def]
                     ahead_at,
                     coming,
                     stride_x * strides[2],
-                    0,
+                    mode,
                 )
+    settle_streams()
