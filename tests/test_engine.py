@@ -304,3 +304,49 @@ def test_memory_of_a_result_is_used_again_only_when_nobody_holds_it(monkeypatch)
     address = third.ctypes.data
     del third
     np.testing.assert_array_equal(second, tileconv.convolve(image + 1, KERNELS["3x3"]))
+
+
+def patches(shape, *, rows):
+    """Say which pixels lie in patches, some of them wide, or are missing one by one."""
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    lost = np.sin(x / 40) * np.cos(y / rows) > 0.4
+    return lost | (RNG.random(shape) < 0.002)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
+@pytest.mark.parametrize("stride", [1, 2, (1, 5)], ids=str)
+@pytest.mark.parametrize("name", ["3x3", "holes", "separable", "row", "column"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"missing": "renormalize"},
+        {"missing": "renormalize", "min_valid_fraction": 0.4},
+        {"missing": "skip"},
+        {"missing": "fill", "fill_value": 3.0, "min_valid_fraction": 0.7},
+    ],
+    ids=lambda policy: " ".join(map(str, policy.values())),
+)
+def test_missing_pixels_of_wide_rows_are_those_of_narrow_ones(policy, name, stride, dtype):
+    # wide rows are looked at 64 marks and outputs at a time, narrow ones singly
+    kernel = np.abs(KERNELS[name])
+    array = RNG.integers(1, 60000, (70, 391)).astype(dtype)
+    array[patches(array.shape, rows=21)] = 0
+    options = {"stride": stride, "nodata": 0, **policy}
+    wide = tileconv.convolve(array, kernel, **options)
+    pair = stride if isinstance(stride, tuple) else (stride, stride)
+    reference = naive.convolve(
+        array,
+        kernel,
+        stride=pair,
+        nodata=0,
+        policy=policy["missing"],
+        **{key: value for key, value in policy.items() if key != "missing"},
+    )
+    naive.assert_close(wide, reference, wide.dtype)
+    assert np.isnan(wide).any()
+    assert np.isfinite(wide).any()
+    for first in range(0, wide.shape[1], 8):
+        left, end = first * pair[1], min(first + 8, wide.shape[1])
+        part = array[:, left : (end - 1) * pair[1] + kernel.shape[1]]
+        narrow = tileconv.convolve(part, kernel, **options)
+        assert narrow.tobytes() == wide[:, first:end].tobytes()

@@ -1,4 +1,4 @@
-"""Steps that add products to sums which rest in memory: rows of sums, columns of pixels, weights.
+"""Steps that add products to sums which rest in memory: rows of sums and columns of pixels.
 
 What is not said here is as in `tileconv.engine.lanes`.
 """
@@ -11,7 +11,6 @@ from numba.core import cgutils
 
 from tileconv.engine.lanes import (
     INDEX_TYPE,
-    SHORT_TYPE,
     constant_index,
     lanes_of,
     load_vector,
@@ -22,8 +21,6 @@ from tileconv.engine.lanes import (
 )
 from tileconv.engine.pixels import to_floats
 
-BESIDE = 16
-"""Neighbouring fields that are weighed at a time."""
 ADDED = (0, 8, 4, 3, 3)
 """Vectors of each row in a block of as many rows: 8 to 12 chains of additions at a time, with room
 for their pixels in 16 registers."""
@@ -178,31 +175,3 @@ DOWN = 8
 sum_down_block = _downward(DOWN)
 sum_down_narrow = _downward(1)
 sum_down_pixel = _downward(1, lanes=1)
-
-
-@step_of
-def weigh_block(
-    typingctx: Any, valid: Any, taps: Any, sizes: Any, tap_count: Any, weights: Any
-) -> Any:
-    """Write the sums of ``sizes`` over the valid pixels of BESIDE fields at stride 1, tap by tap.
-
-    All are pointers: ``valid`` to uint8, 0 or 1; ``taps`` to intp, where the pixel of each tap of
-    the first field lies; ``sizes`` and ``weights`` to float64.
-    """
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        valid, taps, sizes, count, weights = args
-        numbers = ir.VectorType(ir.DoubleType(), BESIDE)
-        fma = vector_fma(builder, numbers)
-        sums = cgutils.alloca_once(builder, numbers)
-        builder.store(ir.Constant(numbers, [ir.Constant(ir.DoubleType(), 0.0)] * BESIDE), sums)
-        with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
-            place = builder.gep(valid, [builder.load(builder.gep(taps, [loop.index]))])
-            seen = load_vector(builder, place, ir.VectorType(ir.IntType(8), BESIDE), 1)
-            there = builder.sitofp(builder.zext(seen, ir.VectorType(SHORT_TYPE, BESIDE)), numbers)
-            size = splat(builder, builder.load(builder.gep(sizes, [loop.index])), numbers)
-            builder.store(builder.call(fma, [size, there, builder.load(sums)]), sums)
-        store_vector(builder, builder.load(sums), weights, 8)
-        return context.get_dummy_value()
-
-    return types.void(valid, taps, sizes, types.intp, weights), generate

@@ -5,9 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.adders import BESIDE, weigh_block
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import pointer_for, pointer_to
+from tileconv.engine.marks import (
+    BESIDE,
+    WIDE_MARKS,
+    all_missing,
+    all_valid,
+    gather_rows,
+    lose_block,
+    settle_block,
+    weigh_block,
+)
 from tileconv.engine.memory import address
 
 
@@ -62,6 +71,10 @@ def take_out(
     )
 
 
+FAR = 4 * BESIDE
+"""Neighbouring outputs whose marks are looked at together first."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """What becomes of the sum of a field with missing pixels."""
@@ -102,7 +115,10 @@ def settle(
     block = np.empty(BESIDE)
     span = int(x.max()) + 1
     reach = (min(BESIDE, sums.shape[1]) - 1) * stride_x + span  # a stride may be huge
-    rows_of_pixels = np.empty((4, valid.shape[2] + 2 * reach), np.uint8)
+    marks = np.empty((3, valid.shape[2] + reach + WIDE_MARKS), np.uint8)
+    bands = np.unique(taps.band).astype(np.intp) * valid.shape[1]
+    rows = (bands[:, None] + np.unique(y)).ravel() * valid.shape[2]
+    rows_here = np.empty_like(rows)
     _settle(
         sums[:0, 0].copy(),
         address(sums),
@@ -111,13 +127,13 @@ def settle(
         valid,
         address(valid),
         (stride_y, stride_x, span, reach),
-        np.unique(y),
-        np.unique(taps.band).astype(np.intp),
+        rows,
+        rows_here,
         places,
         sizes,
         block,
         address(block),
-        (address(places), address(sizes), address(rows_of_pixels)),
+        (address(places), address(sizes), address(marks), address(rows_here)),
         total,
         rule is not None,
         rule is not None and rule.scale,
@@ -182,7 +198,7 @@ def _settle(  # type: ignore[no-untyped-def]
     valid_at,
     layout,
     rows,
-    bands,
+    rows_here,
     taps,
     sizes,
     block,
@@ -198,52 +214,50 @@ def _settle(  # type: ignore[no-untyped-def]
 ):
     stride_y, stride_x, span, reach = layout
     width = valid.shape[2]
-    padded = width + 2 * reach  # what lies beyond the row's end is spread over some of it below
+    padded = width + reach + WIDE_MARKS
     pixels = pointer_for(valid, valid_at)  # no slices: each would count its references
     low = pointer_for(valid, tables_at[2])
-    high, other_low = pointer_to(low, padded), pointer_to(low, 2 * padded)
-    other_high = pointer_to(low, 3 * padded)
+    high, other_high = pointer_to(low, padded), pointer_to(low, 2 * padded)
     weights, weights_at = block, pointer_for(block, block_at)
     taps_at, sizes_at = pointer_for(taps, tables_at[0]), pointer_for(sizes, tables_at[1])
     presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
-    presence &= sizes.size == bands.size * rows.size * span  # and taps lie everywhere in a field
-    high_reach = span if presence else reach
+    presence &= sizes.size == rows.size * span  # and taps lie everywhere in a field
+    loses_empty = ruled and (empty or least > 0)
+    far_empty = loses_empty and not (presence or shared)
+    for x in range(width, padded):  # what is beyond the row is spread over some of it below
+        low[x] = 1
+        high[x] = 0
     for y in range(shape[0]):
         top = y * stride_y
-        for x in range(padded):
-            low[x] = 1
-            high[x] = 0
-        for band in bands:
-            for r in rows:
-                seen = pointer_to(pixels, (band * valid.shape[1] + top + r) * width)
-                for x in range(width):
-                    low[x] &= seen[x]
-                for x in range(width):
-                    high[x] |= seen[x]
-        whole = np.uint8(1)
-        for x in range(width):
-            whole &= low[x]
-        if whole:
+        for r in range(rows.size):
+            rows_here[r] = rows[r] + top * width
+        if _gather(pixels, rows_here, tables_at[3], width, low, high):
             continue
-        # Low and high of all that neighbouring outputs read: of twice as many pixels each time.
-        near = 1
-        while 2 * near <= reach:
-            for x in range(padded - near):  # to another array: the compiler fears for this one
-                other_low[x] = low[x] & low[x + near]
-            low, other_low = other_low, low
-            near *= 2
         there = 1
-        while 2 * there <= high_reach:
-            for x in range(padded - there):
+        while presence and 2 * there <= span:  # of twice as many pixels each time
+            for x in range(padded - there):  # to another array: the compiler fears for this one
                 other_high[x] = high[x] | high[x + there]
             high, other_high = other_high, high
             there *= 2
         sums = pointer_for(like, target + np.uintp(y * pitch))
+        settled = 0  # outputs up to here are done
         for first in range(0, shape[1], BESIDE):
-            number = min(BESIDE, shape[1] - first)
+            if first < settled:
+                continue
             left = first * stride_x
+            if first + FAR <= shape[1]:
+                reads = (FAR - 1) * stride_x + span
+                if all_valid(pointer_to(low, left), reads):
+                    settled = first + FAR
+                    continue
+                if far_empty and all_missing(pointer_to(high, left), reads):
+                    for x in range(first, first + FAR, BESIDE):
+                        lose_block(pointer_to(sums, x))
+                    settled = first + FAR
+                    continue
+            number = min(BESIDE, shape[1] - first)
             reads = (number - 1) * stride_x + span
-            if low[left] & low[left + max(reads - near, 0)]:
+            if all_valid(pointer_to(low, left), reads):
                 continue
             here = top * width + left
             beside = pointer_to(sums, first)
@@ -255,11 +269,11 @@ def _settle(  # type: ignore[no-untyped-def]
                     somewhere_none |= (high[x] | high[x + span - there]) == 0
                 if not somewhere_none:
                     continue
-            elif not high[left] | high[left + max(reads - there, 0)]:
+            elif all_missing(pointer_to(high, left), reads):
                 if shared:
                     for i in range(number):
                         share[y, first + i] = 0
-                if ruled and (empty or least > 0):
+                if loses_empty:
                     for i in range(number):
                         beside[i] = np.nan
                     continue
@@ -276,11 +290,41 @@ def _settle(  # type: ignore[no-untyped-def]
             if shared:
                 for i in range(number):
                     share[y, first + i] = min(share[y, first + i], weights_at[i] / total)
-            if ruled and scale:
+            if ruled and number == BESIDE:
+                settle_block(beside, weights_at, total, scale, least, empty)
+            elif ruled:
                 for i in range(number):
-                    scaled = beside[i] * (total / weights_at[i])
-                    beside[i] = beside[i] if weights_at[i] == total else scaled
-            if ruled:
-                for i in range(number):
-                    lost = (weights_at[i] < least) | (empty & (weights_at[i] == 0))
-                    beside[i] = np.nan if lost else beside[i]
+                    if scale and weights_at[i] != total:
+                        beside[i] = beside[i] * (total / weights_at[i])
+                    if (weights_at[i] < least) | (empty & (weights_at[i] == 0)):
+                        beside[i] = np.nan
+
+
+@loop
+def _gather(pixels, rows, rows_at, width, low, high):  # type: ignore[no-untyped-def]
+    """Write the least and the greatest mark of each column of some rows; say whether all are 1.
+
+    ``rows`` (R,) intp, at the address ``rows_at``, says where in ``pixels`` each row begins; the
+    others are pointers to uint8.
+    """
+    whole = True
+    done = 0
+    if width >= WIDE_MARKS:
+        at = pointer_for(rows, rows_at)
+        while done < width:
+            done = min(done, width - WIDE_MARKS)  # the last ones overlap
+            marks = pointer_to(pixels, done)
+            whole &= gather_rows(
+                marks, at, rows.size, pointer_to(low, done), pointer_to(high, done)
+            )
+            done += WIDE_MARKS
+        return whole
+    for x in range(width):
+        low[x] = 1
+        high[x] = 0
+        for r in range(rows.size):
+            seen = pixels[rows[r] + x]
+            low[x] &= seen
+            high[x] |= seen
+        whole &= low[x] == 1
+    return whole

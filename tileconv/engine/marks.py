@@ -1,0 +1,181 @@
+"""Steps over marks, bytes that are 1 where a pixel is valid and 0 where it is missing.
+
+What is not said here is as in `tileconv.engine.lanes`.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from tileconv.engine.jit import loop
+from tileconv.engine.lanes import (
+    INDEX_TYPE,
+    SHORT_TYPE,
+    load_vector,
+    pointer_to,
+    splat,
+    step_of,
+    store_vector,
+    vector_fma,
+)
+
+BESIDE = 16
+"""Neighbouring fields that are weighed at a time."""
+WIDE_MARKS = 64
+"""Marks that `gather_rows` gathers at a time."""
+BYTE = ir.IntType(8)
+
+
+@step_of
+def gather_rows(
+    typingctx: Any, marks: Any, rows: Any, count: Any, least: Any, greatest: Any
+) -> Any:
+    """Write the least and the greatest of WIDE_MARKS columns; say whether all marks are 1.
+
+    All are pointers: ``marks`` to uint8; ``rows`` to intp, where each of ``count`` rows begins;
+    ``least`` and ``greatest`` to uint8, overwritten.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        marks, rows, count, least, greatest = args
+        vector = ir.VectorType(BYTE, WIDE_MARKS)
+        low = cgutils.alloca_once_value(builder, ir.Constant(vector, [1] * WIDE_MARKS))
+        high = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * WIDE_MARKS))
+        with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
+            place = builder.gep(marks, [builder.load(builder.gep(rows, [loop.index]))])
+            seen = load_vector(builder, place, vector, 1)
+            builder.store(builder.and_(builder.load(low), seen), low)
+            builder.store(builder.or_(builder.load(high), seen), high)
+        store_vector(builder, builder.load(low), least, 1)
+        store_vector(builder, builder.load(high), greatest, 1)
+        return _all_are(builder, builder.load(low), 1)
+
+    return types.boolean(marks, rows, types.intp, least, greatest), generate
+
+
+def _all_are(builder: ir.IRBuilder, marks: ir.Value, value: int) -> ir.Value:
+    """Return whether all lanes of a vector of bytes hold a value."""
+    count = marks.type.count
+    same = builder.icmp_unsigned("==", marks, ir.Constant(marks.type, [value] * count))
+    return builder.icmp_unsigned(
+        "==", builder.bitcast(same, ir.IntType(count)), ir.Constant(ir.IntType(count), -1)
+    )
+
+
+def _test(value: int) -> Any:
+    """Return a function of Numba's that says whether BESIDE marks at a pointer hold a value."""
+
+    def typer(typingctx: Any, marks: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            seen = load_vector(builder, args[0], ir.VectorType(BYTE, BESIDE), 1)
+            return _all_are(builder, seen, value)
+
+        return types.boolean(marks), generate
+
+    return step_of(typer)
+
+
+_are_ones, _are_noughts = _test(1), _test(0)
+
+
+@loop
+def all_valid(marks, count):  # type: ignore[no-untyped-def]
+    """Say whether ``count`` marks at a pointer are 1; of fewer than BESIDE, whether BESIDE are."""
+    for i in range(0, count - BESIDE, BESIDE):
+        if not _are_ones(pointer_to(marks, i)):
+            return False
+    return _are_ones(pointer_to(marks, max(count - BESIDE, 0)))
+
+
+@loop
+def all_missing(marks, count):  # type: ignore[no-untyped-def]
+    """Say whether ``count`` marks at a pointer are 0; of fewer than BESIDE, whether BESIDE are."""
+    for i in range(0, count - BESIDE, BESIDE):
+        if not _are_noughts(pointer_to(marks, i)):
+            return False
+    return _are_noughts(pointer_to(marks, max(count - BESIDE, 0)))
+
+
+@step_of
+def weigh_block(
+    typingctx: Any, valid: Any, taps: Any, sizes: Any, tap_count: Any, weights: Any
+) -> Any:
+    """Write the sums of ``sizes`` over the valid pixels of BESIDE fields at stride 1, tap by tap.
+
+    All are pointers: ``valid`` to marks; ``taps`` to intp, where the pixel of each tap of the
+    first field lies; ``sizes`` and ``weights`` to float64.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        valid, taps, sizes, count, weights = args
+        numbers = ir.VectorType(ir.DoubleType(), BESIDE)
+        fma = vector_fma(builder, numbers)
+        sums = cgutils.alloca_once(builder, numbers)
+        builder.store(ir.Constant(numbers, [ir.Constant(ir.DoubleType(), 0.0)] * BESIDE), sums)
+        with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
+            place = builder.gep(valid, [builder.load(builder.gep(taps, [loop.index]))])
+            seen = load_vector(builder, place, ir.VectorType(BYTE, BESIDE), 1)
+            there = builder.sitofp(builder.zext(seen, ir.VectorType(SHORT_TYPE, BESIDE)), numbers)
+            size = splat(builder, builder.load(builder.gep(sizes, [loop.index])), numbers)
+            builder.store(builder.call(fma, [size, there, builder.load(sums)]), sums)
+        store_vector(builder, builder.load(sums), weights, 8)
+        return context.get_dummy_value()
+
+    return types.void(valid, taps, sizes, types.intp, weights), generate
+
+
+@step_of
+def settle_block(
+    typingctx: Any, sums: Any, weights: Any, total: Any, scale: Any, least: Any, empty: Any
+) -> Any:
+    """Settle BESIDE sums by the weights of their valid pixels, float64.
+
+    A sum is multiplied by ``total / weight`` if ``scale``, and becomes NaN where the weight is
+    less than ``least``, or 0 and ``empty``. A sum whose weight is ``total`` keeps its bits.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        at, weights, total, scale, least, empty = args
+        kind = context.get_data_type(signature.args[0].dtype)
+        size = signature.args[0].dtype.bitwidth // 8
+        narrow, wide = ir.VectorType(kind, BESIDE), ir.VectorType(ir.DoubleType(), BESIDE)
+        sums = load_vector(builder, at, narrow, size)
+        weight = load_vector(builder, weights, wide, 8)
+        whole = splat(builder, total, wide)
+        numbers = sums if kind == wide.element else builder.fpext(sums, wide)
+        scaled = builder.fmul(numbers, builder.fdiv(whole, weight))
+        scaled = scaled if kind == wide.element else builder.fptrunc(scaled, narrow)
+        kept = builder.fcmp_ordered("==", weight, whole)
+        kept = builder.or_(kept, _splat_flag(builder, builder.not_(scale)))
+        done = builder.select(kept, sums, scaled)
+        nothing = builder.fcmp_ordered("==", weight, ir.Constant(wide, [0.0] * BESIDE))
+        nothing = builder.and_(nothing, _splat_flag(builder, empty))
+        lost = builder.fcmp_ordered("<", weight, splat(builder, least, wide))
+        lost = builder.or_(lost, nothing)
+        nan = ir.Constant(narrow, [float("nan")] * BESIDE)
+        store_vector(builder, builder.select(lost, nan, done), at, size)
+        return context.get_dummy_value()
+
+    f, b = types.float64, types.boolean
+    return types.void(sums, weights, f, b, f, b), generate
+
+
+def _splat_flag(builder: ir.IRBuilder, flag: ir.Value) -> ir.Value:
+    if flag.type.width != 1:
+        flag = builder.icmp_unsigned("!=", flag, ir.Constant(flag.type, 0))
+    return splat(builder, flag, ir.VectorType(ir.IntType(1), BESIDE))
+
+
+@step_of
+def lose_block(typingctx: Any, sums: Any) -> Any:
+    """Write BESIDE times NaN."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(context.get_data_type(signature.args[0].dtype), BESIDE)
+        nan = ir.Constant(vector, [float("nan")] * BESIDE)
+        store_vector(builder, nan, args[0], signature.args[0].dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(sums), generate
