@@ -1,7 +1,8 @@
 """How tileconv's time follows the number of threads and the stride; how many loops it compiled."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from numba.core.dispatcher import Dispatcher
 
@@ -10,7 +11,7 @@ from benchmarks.images import image
 from benchmarks.machine import THREADS, pin
 from benchmarks.race import Settings, ours
 from benchmarks.tables import Row, print_table
-from benchmarks.turns import take_turns
+from benchmarks.turns import take_turns, timed
 
 THREADED = (
     Case("dense", "float32", (7, 7)),
@@ -21,6 +22,8 @@ THREADED = (
     Case("bank", "float32", (3, 3), bands=4, kernels=64, side=2048),
 )
 """Cases that multiply and add more than they move."""
+APART_SIDE = 1024
+APART_SECONDS = 0.05
 STRIDED = (("float32", 7), ("uint16", 7), ("float32", 31))
 """(dtype, kernel)"""
 
@@ -30,7 +33,8 @@ def scaling(settings: Settings) -> dict[str, list[Row]]:
     pin()
     return {
         "threads": print_table(
-            "scaling: milliseconds with 1 thread and with more, and how many times faster",
+            "scaling: milliseconds with 1 thread and with more, and how many times faster; "
+            "apart: the same of threads that share no call and no pixel, each with a small array",
             thread_rows(settings),
             26,
         ),
@@ -56,7 +60,24 @@ def thread_rows(settings: Settings) -> Iterator[Row]:
             "1 thread": 1e3 * one,
             f"{THREADS} threads": 1e3 * more,
             "faster": one / more,
+            "apart": apart(case, settings.rounds),
         }
+
+
+def apart(case: Case, rounds: int) -> float:
+    """Return how much more threads do that share nothing but the machine's caches and clock."""
+    pixels = image(case.dtype, case.bands, APART_SIDE)
+    jobs = [ours(case, pixels.copy(), 1) for _ in range(THREADS)]
+    repeats = max(1, round(APART_SECONDS / min(timed(jobs[0]) for _ in range(3))))
+
+    def work(job: Callable[[], object]) -> None:
+        for _ in range(repeats):
+            job()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        ways = {"one": lambda: work(jobs[0]), "all": lambda: list(pool.map(work, jobs))}
+        taken = take_turns(ways, rounds)
+    return THREADS * taken["one"] / taken["all"]
 
 
 def stride_rows(settings: Settings) -> Iterator[Row]:
