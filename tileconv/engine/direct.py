@@ -97,6 +97,7 @@ class Direct:
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
         lines, owner = scratch(ring_size + buffer_size(p.lanes), out.dtype)
+        whole = len(p.weights) == 1 and out.shape[1] >= ROWS * p.classes
         past = final and out.nbytes >= STREAMED_BYTES and p.weights[0].size <= PAST_TAPS
         counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
         numbers = np.empty(sum(counts), np.intp)
@@ -105,7 +106,7 @@ class Direct:
             (
                 dealer(planes.dtype, out.dtype, p.stride[1]),
                 summer(out.dtype, p.block),
-                summer(out.dtype, part_of(p.block)),
+                summer(out.dtype, p.block if whole else part_of(p.block)),
             ),
             address(planes),
             planes.shape,
@@ -210,8 +211,9 @@ def correlate(  # type: ignore[no-untyped-def]
         for c in range(classes):
             rows = (out_height - c + classes - 1) // classes
             ready = 0  # lines of the class that are in the ring, or were
-            for i in range(0, rows, together):
-                count = min(together, rows - i)
+            for first in range(0, rows, together):
+                count = min(together, rows)
+                i = min(first, rows - count)  # the last rows of one kernel may be made again
                 ready = max(ready, i * overlap)
                 while ready < (i + count - 1) * overlap + height:
                     row = c * stride_y + input_row(ready, hop, height, overlap) * row_step

@@ -137,6 +137,7 @@ class Separable:
             sums = lines + np.uintp(sizes[0] * dtype.itemsize)
             buffer = sums + np.uintp(sizes[1] * dtype.itemsize)
             steps = np.empty(3 * down.ring, np.intp)
+            whole = target.shape[0] >= ROWS * down.classes
             taps = along.offsets.size + down.height
             past = final and target.nbytes >= STREAMED_BYTES and taps <= PAST_TAPS
             ahead = np.empty(ROWS * down.overlap, np.uintp)
@@ -145,7 +146,7 @@ class Separable:
                     dealer(planes.dtype, dtype, along.stride[1]),
                     row_summer(dtype),
                     summer(dtype, down.block),
-                    summer(dtype, part_of(down.block)),
+                    summer(dtype, down.block if whole else part_of(down.block)),
                 ),
                 address(planes),
                 planes.shape,
@@ -270,8 +271,9 @@ def correlate(  # type: ignore[no-untyped-def]
         for c in range(classes):
             rows = (out_height - c + classes - 1) // classes
             ready = 0  # lines of the class that are in the ring, or were
-            for i in range(0, rows, ROWS):
-                count = min(ROWS, rows - i)
+            for first in range(0, rows, ROWS):
+                count = min(ROWS, rows)
+                i = min(first, rows - count)  # the last rows may be made again
                 ready = max(ready, i * overlap)
                 while ready < (i + count - 1) * overlap + height:
                     row = c * stride_y + input_row(ready, hop, height, overlap) * row_step
