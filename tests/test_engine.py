@@ -13,11 +13,11 @@ from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.engine import columns as columns_first
-from tileconv.engine import direct, program, separable, streamed
+from tileconv.engine import direct, gaps, program, separable, streamed
 from tileconv.engine.bank import CHUNK, TOGETHER
+from tileconv.engine.blocks import AFRESH, PAST
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
 from tileconv.engine.matrix import Matrix
-from tileconv.engine.memory import STREAMED_BYTES
 from tileconv.engine.program import lay_out
 from tileconv.engine.separable import factor
 from tileconv.geometry import Axis
@@ -123,13 +123,21 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
 @pytest.mark.parametrize("name", ["3x3", "row", "column", "separable", "box"])
 def test_bits_do_not_depend_on_whether_caches_are_passed_by(name, dtype, monkeypatch):
     # strips that hold several buffers of outputs, and less than one; rows that begin anywhere
+    modes = set()
+    for module in (direct, separable):
+        run = module.correlate
+        spy = lambda *args, run=run: (modes.add(args[10][-1]), run(*args))  # noqa: E731
+        monkeypatch.setattr(module, "correlate", spy)
     for width, dilation in ((1601, 1), (197, (2, 1)), (40, 1)):
         array = RNG.integers(0, 250, (61, width)).astype(dtype)
+        modes.clear()
         plain = tileconv.convolve(array, KERNELS[name], dilation=dilation)
+        assert modes == {AFRESH}
         with monkeypatch.context() as patch:
-            for module in (direct, separable):
-                patch.setattr(module, "STREAMED_BYTES", 0)
+            patch.setattr(eager, "PAST_BYTES", 0)
+            modes.clear()
             past = tileconv.convolve(array, KERNELS[name], dilation=dilation)
+        assert modes == {PAST}
         assert past.tobytes() == plain.tobytes()
 
 
@@ -162,14 +170,17 @@ def test_a_dense_kernel_has_the_bits_of_its_place_in_a_bank(shape, dtype):
 
 
 @pytest.mark.parametrize("holes", [False, True], ids=["dense", "holes"])
-def test_kernels_of_a_bank_whose_fields_lie_apart_have_the_bits_they_have_alone(holes):
-    # more kernels than go over a strip together, and results that are written past the caches
+@pytest.mark.parametrize("past", [0, 1 << 60], ids=["past the caches", "to the caches"])
+def test_kernels_of_a_bank_whose_fields_lie_apart_have_the_bits_they_have_alone(
+    holes, past, monkeypatch
+):
+    # more kernels than go over a strip together
+    monkeypatch.setattr(eager, "PAST_BYTES", past)
     kernels = RNG.normal(size=(4 * TOGETHER + 3, 2, 3, 4))
     if holes:
         kernels *= RNG.random(kernels.shape) < 0.7
     image = RNG.integers(0, 60000, (2, 530, 601)).astype(np.uint16)
     together = tileconv.convolve(image, kernels, stride=(4, 4), threads=1)
-    assert together.nbytes > STREAMED_BYTES
     for kernel, plane in zip(kernels, together, strict=True):
         alone = tileconv.convolve(image, kernel[None], stride=(4, 4))
         assert alone[0].tobytes() == plane.tobytes()
@@ -178,15 +189,20 @@ def test_kernels_of_a_bank_whose_fields_lie_apart_have_the_bits_they_have_alone(
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
 @pytest.mark.parametrize("width", [640, 641, 801], ids="{} columns".format)
 @pytest.mark.parametrize("number", [50, 64, 107])
-def test_many_kernels_side_by_side_have_the_bits_they_have_alone(monkeypatch, number, width, dtype):
+@pytest.mark.parametrize("past", [0, 1 << 60], ids=["past the caches", "to the caches"])
+def test_many_kernels_side_by_side_have_the_bits_they_have_alone(
+    monkeypatch, past, number, width, dtype
+):
     # outputs in rows that begin with a cache line, and not; groups of kernels that are full, or not
     kernels = RNG.normal(size=(number, 3, 4, 5))
-    image = RNG.integers(0, 60000, (3, 451, width)).astype(dtype)
+    image = RNG.integers(0, 60000, (3, 91, width)).astype(dtype)
     runs, run = [], Matrix.run
-    monkeypatch.setattr(Matrix, "run", lambda *args: runs.append(run(*args)))
+    monkeypatch.setattr(
+        Matrix, "run", lambda *args, final: (runs.append(final), run(*args, final=final))
+    )
+    monkeypatch.setattr(eager, "PAST_BYTES", past)
     together = tileconv.convolve(image, kernels, stride=(4, 5), threads=1)
-    assert runs
-    assert together.nbytes > STREAMED_BYTES / 2
+    assert {*runs} == {past == 0}
     for kernel, plane in zip(kernels, together, strict=True):
         alone = tileconv.convolve(image, kernel[None], stride=(4, 5))
         assert alone[0].tobytes() == plane.tobytes()
@@ -350,3 +366,25 @@ def test_missing_pixels_of_wide_rows_are_those_of_narrow_ones(policy, name, stri
         part = array[:, left : (end - 1) * pair[1] + kernel.shape[1]]
         narrow = tileconv.convolve(part, kernel, **options)
         assert narrow.tobytes() == wide[:, first:end].tobytes()
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize(
+    "rule",
+    [None, gaps.Rule(scale=True, least=0.0, empty=True), gaps.Rule(False, 0.3, True)],
+    ids=["no rule", "renormalize", "least"],
+)
+def test_shares_of_wide_rows_are_those_of_their_pixels(rule, stride):
+    kernel = np.abs(KERNELS["dense"])
+    valid = ~patches((60, 430), rows=21)
+    valid[:, 100:290] = False  # whole looks of missing pixels
+    taps = Convolution.of(kernel).plan_groups(1, np.dtype(np.float32))[0].taps[0]
+    shape = tuple((n - k) // stride + 1 for n, k in zip(valid.shape, kernel.shape, strict=True))
+    sums, share = RNG.normal(size=shape).astype(np.float32), np.ones(shape)
+    marks = valid[None].astype(np.uint8)
+    gaps.settle(sums, marks, taps, ((stride, stride), (1, 1)), rule, share)
+    fields = np.lib.stride_tricks.sliding_window_view(valid, kernel.shape)[::stride, ::stride]
+    expected = (fields * kernel).sum(axis=(2, 3)) / kernel.sum()
+    np.testing.assert_allclose(share, expected, rtol=1e-12, atol=1e-15)
+    if rule is not None:
+        np.testing.assert_array_equal(np.isnan(sums), expected <= rule.least)

@@ -229,3 +229,14 @@ def test_a_damaged_block_beside_one_of_the_same_row_is_found(make_raster, tmp_pa
     source.write_bytes(data)
     with pytest.raises(tileconv.InputError, match=r"block \(1, 1\) of .*cannot be decoded"):
         tileconv.run(job_for(source, tmp_path / "out.tif"))
+
+
+def test_long_rows_and_strips_of_one_row_are_not_remembered(make_raster):
+    for rows, layout in ((40, {"blockysize": 1}), (8, {"blockysize": 4})):
+        pixels = np.full((1, rows, 90_000), 2.5, "float64")
+        header = read_header(make_raster(pixels, **layout, compress="deflate"), Wanted())
+        found = np.zeros_like(pixels)
+        with find_stored(header).opened() as reader:
+            reader.window(Window(0, 0, 90_000, rows), [1], found)
+            assert not reader._rows
+        assert (found == pixels).all()

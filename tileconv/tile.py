@@ -109,6 +109,8 @@ def compute_tile(
     masked: np.ndarray | None,
     out: np.ndarray,
     share: np.ndarray | None = None,
+    *,
+    final: bool = False,
 ) -> Counts:
     """Compute all planes of one tile into ``out``.
 
@@ -125,6 +127,9 @@ def compute_tile(
     share
         (rows.outputs, columns.outputs) float, overwritten with the least share of ``sum |w|``
         that lies on valid pixels, over all outputs; None if nobody asks.
+    final
+        ``out`` is a part of more than the caches hold, and nobody reads it soon: it may be written
+        past them.
     """
     rows, columns = reads
     if (
@@ -136,7 +141,7 @@ def compute_tile(
         for group in recipe.groups:
             planes = window[group.bands[0] : group.bands[-1] + 1]
             sums = out[group.outputs[0] : group.outputs[-1] + 1]
-            recipe.prepared(group, reads).run(planes, sums, final=True)
+            recipe.prepared(group, reads).run(planes, sums, final=final)
         return Counts()
     counts = Counts()
     if share is not None:

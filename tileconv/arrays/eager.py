@@ -24,13 +24,13 @@ FEWEST_ROWS = 64
 """Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""
 FEWEST_APART = 8
 """The same where fields share no pixel, and nothing is laid out again."""
-READ_AGAIN = 10
-"""Rows of tiles between those whose fields share few: so many times the input that tiles share."""
 MOST_ROWS = 2048
 """Most rows of a tile, so that threads finish together."""
 FEW = 16
 """Tiles of an array that are worth keeping for the next one of its shape: Python's share of a call
 shows for small arrays."""
+PAST_BYTES = 1 << 22
+"""Results of this size and more are written past the caches, which would not hold them."""
 REMEMBERED = 64
 """Recipes and cuts that are kept."""
 SMALL_KERNEL_BYTES = 1 << 16
@@ -69,6 +69,7 @@ def convolve_numpy(
     threads = threads if out.size * convolution.tap_count > SMALL else 1
     recipe = _recipe(convolution, numbers, bands)
     source, target = _readable(array), out.reshape(*lead, -1, *out.shape[-2:])
+    final = out.nbytes >= PAST_BYTES
     cuts = _cut(recipe, array.shape[-2:], threads)
 
     def compute(item: tuple[tuple[int, ...], Cut]) -> None:
@@ -76,7 +77,7 @@ def convolve_numpy(
         planes = source[index]
         planes = planes if planes.ndim == 3 else planes[None]
         window = take_window(planes, reads, numbers.source)
-        compute_tile(recipe, reads, window, None, target[index][:, y, x])
+        compute_tile(recipe, reads, window, None, target[index][:, y, x], final=final)
 
     run_all(compute, itertools.product(np.ndindex(*lead), cuts), threads)
     return out
@@ -125,7 +126,7 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     pieces = threads if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
     axis = geometry.y
-    fewest = min(FEWEST_ROWS, max(FEWEST_APART, READ_AGAIN * axis.halo // axis.stride))
+    fewest = FEWEST_ROWS if axis.halo > 0 else min(FEWEST_ROWS, FEWEST_APART)
     most = min(max(share, fewest), MOST_ROWS)
     if copies:
         most = min(most, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))

@@ -25,7 +25,7 @@ from tileconv.engine.lanes import (
     prefetch,
 )
 from tileconv.engine.lines import UNUSED, dealer
-from tileconv.engine.memory import CACHE_LINE, STREAMED_BYTES, address, scratch
+from tileconv.engine.memory import CACHE_LINE, address, scratch
 from tileconv.engine.panels import settle_streams, sum_panel, sum_sparse_panel, write_row
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Program
@@ -104,7 +104,7 @@ class Bank:
             places=(rows + along).ravel(),
         )
 
-    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
         """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
         p = self.program
         sizes = _sizes(p)
@@ -127,7 +127,7 @@ class Bank:
                 _panels(p) * WIDE * p.lanes,
                 WIDE * p.lanes,
                 int(p.sparse),
-                int(out.nbytes >= STREAMED_BYTES),
+                int(final),
             ),
             ahead,
             (panels, sums, *(address(table) for table in tables)),

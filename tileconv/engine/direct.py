@@ -36,7 +36,7 @@ from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.matrix import Matrix
-from tileconv.engine.memory import INDEX, STREAMED_BYTES, address, scratch
+from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.streamed import Streamed
@@ -67,11 +67,15 @@ class Direct:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         if self.program is None:
             return 0
-        if self._matrix is not None:  # some dtypes of pixels are left to the other one
-            return max(self._matrix.scratch_bytes(), bank.scratch_bytes(self.program))
-        if self._bank is not None:
-            return bank.scratch_bytes(self.program)
-        return (self.streamed or self.program).scratch_bytes(width)
+        if fits(self.program):
+            panels = bank.scratch_bytes(self.program)
+            if not matrix.fits(self.program):
+                return panels
+            return max(panels, matrix.scratch_bytes(self.program))  # dtypes of pixels choose
+        if self.streamed is not None:
+            return self.streamed.scratch_bytes(width)
+        buffer = buffer_size(self.program.lanes) * self.program.weights.itemsize
+        return self.program.scratch_bytes(width) + buffer
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``.
@@ -79,17 +83,18 @@ class Direct:
         planes  (bands, H, W), native byte order, any real dtype but float16, any strides
         out     (kernels, OH, OW) of the dtype of the weights, rows contiguous, overwritten; must
                 fit: nothing is checked here
-        final   nobody reads the outputs soon: many of them are written past the caches
+        final   the outputs are more than the caches hold, with others, and nobody reads them
+                soon: they are written past the caches where that pays
         """
         p = self.program
         if p is None:
             out[:] = 0
             return
         if self._matrix is not None and self._matrix.takes(planes.dtype):
-            self._matrix.run(planes, out)
+            self._matrix.run(planes, out, final=final)
             return
         if self._bank is not None:
-            self._bank.run(planes, out)
+            self._bank.run(planes, out, final=final)
             return
         if self.streamed is not None:
             self.streamed.run(planes, out)
@@ -98,7 +103,7 @@ class Direct:
         bands = planes.shape[0]
         lines, owner = scratch(ring_size + buffer_size(p.lanes), out.dtype)
         whole = len(p.weights) == 1 and out.shape[1] >= ROWS * p.classes
-        past = final and out.nbytes >= STREAMED_BYTES and p.weights[0].size <= PAST_TAPS
+        past = final and p.weights[0].size <= PAST_TAPS
         counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
@@ -187,7 +192,7 @@ def correlate(  # type: ignore[no-untyped-def]
                sums of a single kernel are written, see `tileconv.engine.blocks`
     numbers    intp, overwritten: steps; addresses of coming input rows (bands * ROWS * overlap);
                where all taps of a bank lie
-    tables     addresses: the ring and then room for a block, float; numbers; phases and places
+    tables     addresses: the ring and then `buffer_size` numbers, float; numbers; phases and places
                (see `tileconv.engine.lines`); taps; weights
     """
     deal, sum_whole, sum_part = functions

@@ -322,9 +322,12 @@ def _gather(pixels, rows, rows_at, width, low, high):  # type: ignore[no-untyped
     for x in range(width):
         low[x] = 1
         high[x] = 0
-        for r in range(rows.size):
-            seen = pixels[rows[r] + x]
-            low[x] &= seen
-            high[x] |= seen
+    for r in range(rows.size):
+        seen = pointer_to(pixels, rows[r])
+        for x in range(width):
+            low[x] &= seen[x]
+        for x in range(width):
+            high[x] |= seen[x]
+    for x in range(width):
         whole &= low[x] == 1
     return whole

@@ -22,7 +22,7 @@ from numba import from_dtype, types
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import address_at, call_at, float_to, lanes, pointer_to
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, STREAMED_BYTES, address, aligned, scratch
+from tileconv.engine.memory import CACHE_LINE, address, aligned, scratch
 from tileconv.engine.panels import settle_streams, write_row
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.places import PLACES, VECTORS, sum_places, turn_square
@@ -46,6 +46,34 @@ def fits(program: Program) -> bool:
     return not p.sparse and p.weights[0].size >= LEAST_TAPS and spare * MOST_SPARE <= kernels
 
 
+def _columns(program: Program) -> int:
+    """Return the outputs in a row of a strip."""
+    size = program.weights[0].nbytes * STRIP_UNIT
+    return STRIP_UNIT * min(max(STRIP_BYTES // size, 1), MOST_UNITS)
+
+
+def _sums_size(program: Program) -> int:
+    """Return the numbers in the sums of a strip, and in those that are turned."""
+    return _columns(program) * (VECTORS + 1) * program.lanes
+
+
+def _row_size(program: Program) -> int:
+    """Return the numbers of a strip's row of pixels, where they have to be converted."""
+    return (_columns(program) - 1) * program.stride[1] + int(program.offsets.max()) + 1
+
+
+def _converts(program: Program) -> bool:
+    """Say whether few pixels between fields have to be converted with those of other dtypes."""
+    return program.offsets.size * 2 >= program.stride[1]
+
+
+def scratch_bytes(program: Program) -> int:
+    """Return the memory that a program laid out so takes beside in- and output, per thread."""
+    _, bands, height, _ = program.weights.shape
+    pixels = bands * height * _row_size(program) if _converts(program) else 0
+    return (_sums_size(program) + pixels) * program.weights.itemsize
+
+
 @dataclass(frozen=True, eq=False)
 class Matrix:
     """A program that `fits`, laid out with its kernels side by side."""
@@ -67,46 +95,18 @@ class Matrix:
         beside[...] = turned
         return cls(program, beside)
 
-    @property
-    def columns(self) -> int:
-        """Outputs in a row of a strip."""
-        size = self.program.weights[0].nbytes * STRIP_UNIT
-        return STRIP_UNIT * min(max(STRIP_BYTES // size, 1), MOST_UNITS)
-
-    @property
-    def _sums_size(self) -> int:
-        return self.columns * (VECTORS + 1) * self.program.lanes
-
-    @property
-    def _row_size(self) -> int:
-        """Numbers of a strip's row of pixels, where they have to be converted."""
-        p = self.program
-        return (self.columns - 1) * p.stride[1] + int(p.offsets.max()) + 1
-
-    @property
-    def _converts(self) -> bool:
-        """Few pixels between fields have to be converted with those of other dtypes."""
-        return self.program.offsets.size * 2 >= self.program.stride[1]
-
     def takes(self, dtype: np.dtype) -> bool:
         """Say whether pixels of a dtype are better off so."""
-        return dtype == self.weights.dtype or self._converts
+        return dtype == self.weights.dtype or _converts(self.program)
 
-    def scratch_bytes(self) -> int:
-        """Return the memory that a run takes beside in- and output, per thread."""
-        p = self.program
-        _, bands, height, _ = p.weights.shape
-        pixels = bands * height * self._row_size if self._converts else 0
-        return (self._sums_size + pixels) * p.weights.itemsize
-
-    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
         """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
         p = self.program
         _, bands, height, _ = p.weights.shape
         converted = planes.dtype != out.dtype
-        row_size = self._row_size if converted else 0
-        sums, owner = scratch(self._sums_size + bands * height * row_size, out.dtype)
-        lines = sums + np.uintp(self._sums_size * out.itemsize)
+        row_size = _row_size(p) if converted else 0
+        sums, owner = scratch(_sums_size(p) + bands * height * row_size, out.dtype)
+        lines = sums + np.uintp(_sums_size(p) * out.itemsize)
         if converted:
             plane, row, step = (n * out.itemsize for n in (height * row_size, row_size, 1))
         else:
@@ -123,7 +123,7 @@ class Matrix:
             (out.strides[0] // out.itemsize, out.strides[1] // out.itemsize, out.itemsize),
             (bands, height, offsets.size),
             p.sampling,
-            (self.columns, row_size, p.stride[1] * step, int(out.nbytes >= STREAMED_BYTES)),
+            (_columns(p), row_size, p.stride[1] * step, int(final)),
             (sums, lines, address(offsets), address(self.weights)),
         )
         del owner  # until here the loops used its memory

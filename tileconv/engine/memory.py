@@ -14,8 +14,6 @@ CACHE_LINE = 64
 """Bytes that the caches take at a time."""
 INDEX = 8
 """Bytes of an intp."""
-STREAMED_BYTES = 1 << 22
-"""Results of this size and more are written past the caches, which would not hold them."""
 
 
 def address(array: np.ndarray) -> np.uintp:

@@ -27,7 +27,7 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import STREAMED_BYTES, address, scratch
+from tileconv.engine.memory import address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.sums import LONG
@@ -124,7 +124,7 @@ class Separable:
         along, down = pair
         columns = _columns(along, down, width)
         numbers = along.row_size(_padded(along, columns))
-        numbers += down.ring * down.line_size(_padded(down, columns))
+        numbers += down.ring * down.line_size(_padded(down, columns)) + buffer_size(down.lanes)
         return numbers * down.weights.itemsize
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
@@ -139,7 +139,7 @@ class Separable:
             steps = np.empty(3 * down.ring, np.intp)
             whole = target.shape[0] >= ROWS * down.classes
             taps = along.offsets.size + down.height
-            past = final and target.nbytes >= STREAMED_BYTES and taps <= PAST_TAPS
+            past = final and taps <= PAST_TAPS
             ahead = np.empty(ROWS * down.overlap, np.uintp)
             correlate(
                 (
@@ -249,8 +249,8 @@ def correlate(  # type: ignore[no-untyped-def]
                     outputs are written (see `tileconv.engine.blocks`)
     along_tables    addresses: the lines of an input row; phases, places, taps and weights of the
                     pass along the rows; its one step
-    tables          addresses: the ring of sums; steps; ahead; room for a block; where along a row
-                    of sums the one tap lies; weights of the pass down the columns
+    tables          addresses: the ring of sums; steps; ahead; `buffer_size` numbers; where along a
+                    row of sums the one tap lies; weights of the pass down the columns
 
     What is not named here is as for `tileconv.engine.direct.correlate`.
     """

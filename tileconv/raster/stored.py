@@ -47,6 +47,8 @@ PACKED_WELL = 64
 """Times that a block is smaller packed: it may be one row again and again, like sea or nodata."""
 MOST_ROWS = 16
 """Blocks of one row that are remembered: such a file has few different ones."""
+LONGEST_ROW = 1 << 16
+"""Bytes of a row that is remembered."""
 
 
 class UndecodableError(Exception):
@@ -175,7 +177,8 @@ class Reader:
             raise UndecodableError
         if self._decode is None:
             return self._samples(unpacked, rows)
-        known = (rows, packed.tobytes()) if count * PACKED_WELL <= size else None
+        again = count * PACKED_WELL <= size and rows > 1 and size <= rows * LONGEST_ROW
+        known = (rows, packed.tobytes()) if again else None
         if known in self._rows:
             return np.broadcast_to(self._rows[known], (rows, *self._row))
         try:
