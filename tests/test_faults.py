@@ -3,6 +3,8 @@
 One claim lies behind all of it: at the output's path is a whole file, or what was there before.
 """
 
+import asyncio
+import errno
 import json
 import os
 import random
@@ -731,3 +733,29 @@ def test_no_place_for_a_cache_is_no_obstacle(filled_cache, tmp_path):
     assert code == 0, printed
     np.testing.assert_array_equal(read(job.with_name("out.tif")), before)
     assert not [*tmp_path.rglob("*.nb?")]
+
+
+def test_what_zarr_still_writes_after_a_failure_is_not_left_behind(small, tmp_path, monkeypatch):
+    """To make an array, zarr writes several files at once, and goes on when one of them fails."""
+    zarr = pytest.importorskip("zarr")
+    store, late = zarr.storage.LocalStore, []
+
+    async def fail(self, key, value):
+        if key.startswith("band_data/"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        await put(self, key, value)
+
+    async def put_late(self, key, value):
+        await asyncio.sleep(0.3)
+        await put(self, key, value)
+        late.append(key)
+
+    put = store.set
+    monkeypatch.setattr(store, "set", fail)
+    monkeypatch.setattr(store, "set_if_not_exists", put_late)
+    job = tileconv.load_job(small(driver="Zarr", compress="none"))
+    with pytest.raises(tileconv.OutputError, match="No space left"):
+        tileconv.run(job)
+    time.sleep(0.6)
+    assert late
+    assert not [*job.target.parent.iterdir()]

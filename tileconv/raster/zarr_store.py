@@ -7,6 +7,7 @@ read back and compared with it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import ctypes
@@ -28,6 +29,7 @@ try:
     import google_crc32c
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
+    from zarr.core.sync import sync as run_on_loop
 except ImportError as error:
     raise ConfigError(
         "output.driver: Zarr needs the package zarr: pip install 'tileconv[zarr]'"
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "band_data"
 """What rioxarray calls the pixels of a raster."""
+LONGEST_WRITE = 10.0
+"""Seconds after which a write that still goes on is given up."""
 _Coordinate = tuple[str, np.ndarray, dict[str, Any]]
 _EXCHANGE = 2
 _HERE = -100
@@ -128,7 +132,24 @@ class ZarrSink(Sink):
 
     def _discard(self) -> None:
         self._array = None
+        if os.path.lexists(self._temporary):
+            _let_writes_end()
         self._remove()
+
+
+def _let_writes_end() -> None:
+    """Wait for what zarr still writes behind our back.
+
+    To make an array it writes several files at once; where one fails, it tells so and goes on with
+    the others, even into a folder that is being removed.
+    """
+
+    async def wait() -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=LONGEST_WRITE)
+
+    run_on_loop(wait())
 
 
 class SharedStore(ZarrSink):
