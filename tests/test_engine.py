@@ -93,7 +93,7 @@ def test_bits_depend_on_no_tiling_thread_or_layout(name, sampling, monkeypatch):
             assert again.tobytes() == expected.tobytes()
         for small, threads in itertools.product((3, 40), (1, 2, 5)):
             with monkeypatch.context() as patch:
-                for limit in ("FEWEST_ROWS", "MOST_ROWS", "TILE", "SMALL"):
+                for limit in ("FEWEST_ROWS", "FEWEST_APART", "MOST_ROWS", "TILE", "SMALL"):
                     patch.setattr(eager, limit, small)
                 patch.setattr(eager, "_recipes", {})
                 patch.setattr(eager, "_cuts_of", {})

@@ -126,7 +126,7 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     pieces = threads if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
     axis = geometry.y
-    fewest = FEWEST_ROWS if axis.halo > 0 else min(FEWEST_ROWS, FEWEST_APART)
+    fewest = FEWEST_ROWS if axis.halo > 0 else FEWEST_APART
     most = min(max(share, fewest), MOST_ROWS)
     if copies:
         most = min(most, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))

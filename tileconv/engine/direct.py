@@ -20,7 +20,7 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine import bank, matrix
-from tileconv.engine.bank import CHUNK, Bank, fits
+from tileconv.engine.bank import CHUNK, Bank
 from tileconv.engine.blocks import (
     AFRESH,
     GOING_ON,
@@ -67,7 +67,7 @@ class Direct:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         if self.program is None:
             return 0
-        if fits(self.program):
+        if bank.fits(self.program):
             panels = bank.scratch_bytes(self.program)
             if not matrix.fits(self.program):
                 return panels
@@ -152,13 +152,13 @@ class Direct:
     def _bank(self) -> Bank | None:
         """The same as a matrix product; None if fields share pixels."""
         p = self.program
-        return Bank.of(p) if p is not None and fits(p) else None
+        return Bank.of(p) if p is not None and bank.fits(p) else None
 
     @cached_property
     def _matrix(self) -> Matrix | None:
         """The same with kernels side by side; None if they are few, or taps."""
         p = self.program
-        return Matrix.of(p) if p is not None and fits(p) and matrix.fits(p) else None
+        return Matrix.of(p) if p is not None and bank.fits(p) and matrix.fits(p) else None
 
 
 @loop

@@ -10,8 +10,7 @@ from tileconv.engine.lanes import pointer_for, pointer_to
 from tileconv.engine.marks import (
     BESIDE,
     WIDE_MARKS,
-    all_missing,
-    all_valid,
+    all_are,
     gather_rows,
     lose_block,
     settle_block,
@@ -247,17 +246,17 @@ def _settle(  # type: ignore[no-untyped-def]
             left = first * stride_x
             if first + FAR <= shape[1]:
                 reads = (FAR - 1) * stride_x + span
-                if all_valid(pointer_to(low, left), reads):
+                if all_are(pointer_to(low, left), reads, 1):
                     settled = first + FAR
                     continue
-                if far_empty and all_missing(pointer_to(high, left), reads):
+                if far_empty and all_are(pointer_to(high, left), reads, 0):
                     for x in range(first, first + FAR, BESIDE):
                         lose_block(pointer_to(sums, x))
                     settled = first + FAR
                     continue
             number = min(BESIDE, shape[1] - first)
             reads = (number - 1) * stride_x + span
-            if all_valid(pointer_to(low, left), reads):
+            if all_are(pointer_to(low, left), reads, 1):
                 continue
             here = top * width + left
             beside = pointer_to(sums, first)
@@ -269,7 +268,7 @@ def _settle(  # type: ignore[no-untyped-def]
                     somewhere_none |= (high[x] | high[x + span - there]) == 0
                 if not somewhere_none:
                     continue
-            elif all_missing(pointer_to(high, left), reads):
+            elif all_are(pointer_to(high, left), reads, 0):
                 if shared:
                     for i in range(number):
                         share[y, first + i] = 0

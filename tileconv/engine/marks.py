@@ -5,6 +5,7 @@ What is not said here is as in `tileconv.engine.lanes`.
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -50,52 +51,40 @@ def gather_rows(
             builder.store(builder.or_(builder.load(high), seen), high)
         store_vector(builder, builder.load(low), least, 1)
         store_vector(builder, builder.load(high), greatest, 1)
-        return _all_are(builder, builder.load(low), 1)
+        return _are_same(builder, builder.load(low), ir.Constant(vector, [1] * WIDE_MARKS))
 
     return types.boolean(marks, rows, types.intp, least, greatest), generate
 
 
-def _all_are(builder: ir.IRBuilder, marks: ir.Value, value: int) -> ir.Value:
-    """Return whether all lanes of a vector of bytes hold a value."""
+def _are_same(builder: ir.IRBuilder, marks: ir.Value, values: ir.Value) -> ir.Value:
+    """Return whether two vectors of bytes are the same."""
     count = marks.type.count
-    same = builder.icmp_unsigned("==", marks, ir.Constant(marks.type, [value] * count))
+    same = builder.icmp_unsigned("==", marks, values)
     return builder.icmp_unsigned(
         "==", builder.bitcast(same, ir.IntType(count)), ir.Constant(ir.IntType(count), -1)
     )
 
 
-def _test(value: int) -> Any:
-    """Return a function of Numba's that says whether BESIDE marks at a pointer hold a value."""
+@step_of
+def _are(typingctx: Any, marks: Any, value: Any) -> Any:
+    """Say whether BESIDE marks at a pointer hold a value."""
 
-    def typer(typingctx: Any, marks: Any) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            seen = load_vector(builder, args[0], ir.VectorType(BYTE, BESIDE), 1)
-            return _all_are(builder, seen, value)
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(BYTE, BESIDE)
+        seen = load_vector(builder, args[0], vector, 1)
+        return _are_same(builder, seen, splat(builder, args[1], vector))
 
-        return types.boolean(marks), generate
-
-    return step_of(typer)
-
-
-_are_ones, _are_noughts = _test(1), _test(0)
+    return types.boolean(marks, types.uint8), generate
 
 
 @loop
-def all_valid(marks, count):  # type: ignore[no-untyped-def]
-    """Say whether ``count`` marks at a pointer are 1; of fewer than BESIDE, whether BESIDE are."""
+def all_are(marks, count, value):  # type: ignore[no-untyped-def]
+    """Say whether ``count`` marks at a pointer hold a value; of fewer than BESIDE, BESIDE do."""
+    value = np.uint8(value)
     for i in range(0, count - BESIDE, BESIDE):
-        if not _are_ones(pointer_to(marks, i)):
+        if not _are(pointer_to(marks, i), value):
             return False
-    return _are_ones(pointer_to(marks, max(count - BESIDE, 0)))
-
-
-@loop
-def all_missing(marks, count):  # type: ignore[no-untyped-def]
-    """Say whether ``count`` marks at a pointer are 0; of fewer than BESIDE, whether BESIDE are."""
-    for i in range(0, count - BESIDE, BESIDE):
-        if not _are_noughts(pointer_to(marks, i)):
-            return False
-    return _are_noughts(pointer_to(marks, max(count - BESIDE, 0)))
+    return _are(pointer_to(marks, max(count - BESIDE, 0)), value)
 
 
 @step_of
@@ -163,8 +152,6 @@ def settle_block(
 
 
 def _splat_flag(builder: ir.IRBuilder, flag: ir.Value) -> ir.Value:
-    if flag.type.width != 1:
-        flag = builder.icmp_unsigned("!=", flag, ir.Constant(flag.type, 0))
     return splat(builder, flag, ir.VectorType(ir.IntType(1), BESIDE))
 
 

@@ -244,8 +244,8 @@ def _sum_strip(  # type: ignore[no-untyped-def]
     n = lanes(sums)
     size = pixel_bytes(sums)
     together = VECTORS * n
-    aligned = (out % np.uintp(CACHE_LINE) == 0) & (pitch * size % CACHE_LINE == 0)
-    past = (streamed != 0) & aligned
+    in_lines = (out % np.uintp(CACHE_LINE) == 0) & (pitch * size % CACHE_LINE == 0)
+    past = (streamed != 0) & in_lines
     turned_pitch = (columns + n - 1) // n * n
     turned = pointer_to(sums, turned_pitch * together)
     aside = address_at(turned)
@@ -260,7 +260,7 @@ def _sum_strip(  # type: ignore[no-untyped-def]
         for k in range(0, some, n):
             number = min(n, some - k)
             place = out + np.uintp((first + k) * pitch * size)
-            beside = (streamed != 0 and not aligned) or number < n
+            beside = (streamed != 0 and not in_lines) or number < n
             there, there_pitch = (aside, turned_pitch) if beside else (place, pitch)
             for x in range(0, columns, n):
                 square = pointer_to(sums, x * together + k)
