@@ -168,10 +168,13 @@ def test_the_bits_are_those_of_a_local_run(client, source, tmp_path, driver, str
     assert names(tmp_path) == ["a.tif", "b.tif", "in.tif"]
     plan = tileconv.plan(tileconv.load_job(describe(source, tmp_path / "c.tif", **keys)))
     parts = cut_into_parts(plan, 3, part=(64, 64))
-    alone = replace(parts, parts=replace(parts.parts, runs=parts.parts.count))
-    # a thread that has come to its end takes over a run, at the price of one more border
-    assert plan.blocks_needed <= parts.blocks_decoded <= report.blocks_decoded
-    assert report.blocks_decoded <= alone.blocks_decoded
+    one, alone = (
+        replace(parts, parts=replace(parts.parts, runs=runs)) for runs in (1, parts.parts.count)
+    )
+    # where runs meet shows only while they run: at the edge of a panel they share no block,
+    # and a thread that takes over what is left of another's run costs one more border
+    assert plan.blocks_needed <= one.blocks_decoded <= parts.blocks_decoded
+    assert one.blocks_decoded <= report.blocks_decoded <= alone.blocks_decoded
     assert report.cluster.parts == parts.parts.count
     assert report.cluster.retries == report.cluster.resumed == 0
     assert sum(part.tiles for part in report.cluster.timings) == report.tiles == plan.tiles.count
@@ -248,7 +251,9 @@ def test_submission_is_bounded(client, monkeypatch):
     monkeypatch.setattr(client, "map", counted)
     submit_bounded(client, first, [range(150), range(160, 210)], done=done, name="bounded")
     assert sorted(results) == [(i, i) for i in [*range(150), *range(160, 210)]]
-    assert 3 <= most[0] <= (AHEAD + 1) * 3 + FETCH_AT_LEAST
+    # all that are in flight may end at once beside results that were one too few to be fetched,
+    # and threads get new work before these are
+    assert 3 <= most[0] < FETCH_AT_LEAST + 3 + 2 * AHEAD * 3
 
 
 # ---- a quicklook
