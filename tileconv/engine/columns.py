@@ -21,9 +21,10 @@ from tileconv.engine.lanes import call_at, lanes, pointer_to, put_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.pixels import pixel_bytes
+from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.separable import passes
-from tileconv.engine.streamed import row_adder
+from tileconv.engine.streamed import COPIED, COPIED_PAST, row_adder
 
 SUM_BYTES = 5 << 12
 """A row of sums of a strip: most of a first-level cache of 32 KiB."""
@@ -62,7 +63,7 @@ class ColumnsFirst:
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
         for kernel, target in zip(self.kernels, out, strict=True):
-            kernel.run(planes[0], target)
+            kernel.run(planes[0], target, final=final)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ class _Kernel:
             self._layouts[width] = found
         return found
 
-    def run(self, plane: np.ndarray, out: np.ndarray) -> None:
+    def run(self, plane: np.ndarray, out: np.ndarray, *, final: bool) -> None:
         columns, sizes, fixed, tables = self._laid_out(out.shape[1])
         dtype = out.dtype
         pixels, owner = scratch(sum(sizes), dtype)
@@ -133,7 +134,7 @@ class _Kernel:
             out.shape,
             (out.strides[0] // out.itemsize, out.itemsize),
             (self.stride, self.along.stride[1], int(self.along.offsets[-1]), self.along.reach),
-            (columns, *sizes),
+            (columns, *sizes, COPIED_PAST if final else COPIED),
             (address(rows), self.rows.size, address(self.weights)),
             (pixels, *fixed),
         )
@@ -161,7 +162,7 @@ def correlate(  # type: ignore[no-untyped-def]
                 to the next, bytes of a number
     along       stride along y and x, pixels from the left of a field to its last tap, reach
     layout      columns in a strip; numbers in a row of sums of pixels, in its lines, in a row of
-                sums of outputs, and in an address
+                sums of outputs, and in an address; COPIED or COPIED_PAST
     down        address of the bytes from the top of a field to each tap; taps; address of their
                 weights
     tables      addresses: scratch for all of layout; phases and places of a row of sums (see
@@ -170,7 +171,7 @@ def correlate(  # type: ignore[no-untyped-def]
     """
     sum_down, deal, add_row = functions
     stride_y, stride_x, last_tap, reach = along
-    most_columns, pixels_size, lines_size, sums_size, _ = layout
+    most_columns, pixels_size, lines_size, sums_size, _, copied = layout
     rows_at, taps, weights_at = down
     pixels_at, phases_at, places_at, starts_at, taps_at, row_weights_at = tables
     out_height, out_width = out_shape
@@ -221,8 +222,9 @@ def correlate(  # type: ignore[no-untyped-def]
                 target + np.uintp((y * pitch + x) * size),
                 0,
                 1,
-                1,
+                copied,
             )
+    settle_streams()
 
 
 @cache

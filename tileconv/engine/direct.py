@@ -97,7 +97,7 @@ class Direct:
             self._bank.run(planes, out, final=final)
             return
         if self.streamed is not None:
-            self.streamed.run(planes, out)
+            self.streamed.run(planes, out, final=final)
             return
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]

@@ -20,15 +20,25 @@ from numba import from_dtype, types
 from tileconv.engine.adders import ADDED, add_narrow_to_rows, add_to_rows
 from tileconv.engine.blocks import input_row
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import call_at, lanes, pointer_like, pointer_to, put_at
+from tileconv.engine.lanes import (
+    address_at,
+    call_at,
+    lanes,
+    pointer_like,
+    pointer_to,
+    put_at,
+)
 from tileconv.engine.lines import NEAR, dealer
 from tileconv.engine.memory import INDEX, address, scratch
+from tileconv.engine.panels import settle_streams, write_row
 from tileconv.engine.program import LONG_REACH, Program
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
 TOGETHER = len(ADDED) - 1
 """Most rows of sums that a line is added to at a time."""
+COPIED, COPIED_PAST = 1, 2
+"""How a row of sums goes to the output, see `_add_rows`."""
 MARGIN = max(ADDED)
 """Vectors that the last block of a row may come to be too long."""
 
@@ -94,8 +104,8 @@ class Streamed:
             self._layouts[width] = found
         return found
 
-    def run(self, planes: np.ndarray, out: np.ndarray) -> None:
-        """Write the "valid" correlation of ``planes`` into ``out`` (1, OH, OW)."""
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
+        """Write the "valid" correlation of ``planes`` into ``out`` (1, OH, OW); see `Direct.run`."""
         p = self.program
         strip, size, fixed, tables = self._laid_out(out.shape[2])
         lines, owner = scratch(size, out.dtype)
@@ -109,7 +119,7 @@ class Streamed:
             (out.strides[1] // out.itemsize, out.itemsize),
             p.height,
             p.sampling,
-            strip,
+            (*strip, COPIED_PAST if final else COPIED),
             (lines, *fixed),
         )
         del owner, tables  # until here the loops used their memory
@@ -138,14 +148,15 @@ def correlate(  # type: ignore[no-untyped-def]
     height     rows of taps
     sampling   stride along y and x, classes, row_step, hop, overlap
     strip      columns, numbers in a row of sums, reach, output rows in flight, numbers in all
-               lines of a row, taps in every row of the kernel, or 0 if rows hold different ones
+               lines of a row, taps in every row of the kernel, or 0 if rows hold different ones;
+               COPIED or COPIED_PAST
     tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
                phases and places (see `tileconv.engine.lines`); where the taps of each row of the
                kernel begin; where along the lines each tap lies; weights
     """
     deal, add_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
-    most_columns, sums_size, reach, in_flight, row_size, dense = strip
+    most_columns, sums_size, reach, in_flight, row_size, dense, copied = strip
     lines_at, phases_at, places_at, starts_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     out_height, out_width = out_shape
@@ -204,8 +215,9 @@ def correlate(  # type: ignore[no-untyped-def]
                             out,
                             classes * pitch,
                             (2 if band else 1) if r == (count - 1) * overlap else 0,
-                            int(r == height - 1),
+                            copied if r == height - 1 else 0,
                         )
+    settle_streams()
 
 
 @cache
@@ -229,7 +241,8 @@ def _add_rows(  # type: ignore[no-untyped-def]
     weights  pointer to float; those of the next row of sums lie ``apart`` further on
     out      pointer to the outputs of the first row; those of the next lie ``pitch`` further on
     begin    not 0: the last row of sums begins, 1: with 0, 2: with what lies in ``out``
-    last     not 0: the first row of sums ends: copy it to ``out``
+    last     not 0: the first row of sums ends, and is copied to ``out``: COPIED, or COPIED_PAST
+             the caches
     """
     n = lanes(lines)
     first, tap_count = starts[0], starts[1] - starts[0]
@@ -247,6 +260,4 @@ def _add_rows(  # type: ignore[no-untyped-def]
             add_narrow_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
             x += n
     if last:
-        sums = pointer_like(lines, rows[0])
-        for i in range(columns):
-            out[i] = sums[i]
+        write_row(pointer_like(lines, rows[0]), columns, address_at(out), last == COPIED_PAST)
