@@ -24,7 +24,7 @@ from tileconv.engine.lanes import (
     pointer_to,
     prefetch,
 )
-from tileconv.engine.lines import UNUSED, dealer
+from tileconv.engine.lines import dealer
 from tileconv.engine.memory import CACHE_LINE, address, scratch
 from tileconv.engine.panels import settle_streams, sum_panel, sum_sparse_panel, write_row
 from tileconv.engine.pixels import pixel_bytes
@@ -95,13 +95,12 @@ class Bank:
         groups = -(-kernels // ROWS)
         weights = np.zeros((groups * ROWS, p.weights[0].size), p.weights.dtype)
         weights[:kernels] = p.weights.reshape(kernels, -1)
-        along = p.phases[p.offsets % p.stride[1]] * line
         rows = np.arange(bands * height)[:, None] * row_size
         return cls(
             program=p,
             weights=np.ascontiguousarray(weights.reshape(groups, ROWS, -1).transpose(0, 2, 1)),
-            line_places=np.where(p.phases == UNUSED, p.line_count - 1, p.phases) * line,
-            places=(rows + along).ravel(),
+            line_places=p.places(line),
+            places=(rows + p.taps(line)).ravel(),
         )
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
@@ -111,7 +110,7 @@ class Bank:
         panels, owner = scratch(sum(sizes), out.dtype)
         sums = panels + np.uintp(sizes[0] * out.itemsize)
         ahead = np.empty(planes.shape[0] * p.height, np.uintp)
-        tables = (p.phases, self.line_places, self.places, self.weights, ahead)
+        tables = (self.line_places, self.places, self.weights, ahead)
         correlate_bank(
             (dealer(planes.dtype, out.dtype, p.stride[1]), bank_summer(out.dtype)),
             address(planes),
@@ -156,7 +155,7 @@ def correlate_bank(  # type: ignore[no-untyped-def]
     layout     numbers of a panel for one row of pixels, columns of a strip and of a panel, whether
                weights may be 0, whether to write past the caches
     ahead      (bands * height,) uintp, overwritten
-    tables     addresses: the panels and the sums of a strip; phases and where their lines begin
+    tables     addresses: the panels and the sums of a strip; where lines of phases begin
                (see `tileconv.engine.lines`); where in a panel the taps lie; weights; ahead
 
     What is not named here is as for `tileconv.engine.direct.correlate`.
@@ -164,7 +163,7 @@ def correlate_bank(  # type: ignore[no-untyped-def]
     deal, sum_bank = functions
     stride_y, stride_x, classes, row_step, hop, _ = sampling
     row_size, strip, panel_columns, sparse, streamed = layout
-    panels_at, sums_at, phases_at, line_places_at, places_at, weights_at, ahead_at = tables
+    panels_at, sums_at, line_places_at, places_at, weights_at, ahead_at = tables
     bands, _, in_width = shape
     kernels, out_height, out_width = out_shape
     kernel_pitch, row_pitch, size = out_pitch
@@ -194,7 +193,6 @@ def correlate_bank(  # type: ignore[no-untyped-def]
                                 strides[2],
                                 in_width - (x + part) * stride_x,
                                 stride_x,
-                                phases_at,
                                 line_places_at,
                                 min(panel_columns, columns - part),
                                 panels_at + np.uintp(line * size),

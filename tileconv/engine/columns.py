@@ -110,7 +110,7 @@ class _Kernel:
             taps, places = p.tables(sizes[2])
             row_weights = np.ascontiguousarray(p.weights.ravel())
             starts = np.array([0, row_weights.size], np.intp)
-            tables = p.phases, places, starts, taps, row_weights
+            tables = places, starts, taps, row_weights
             addresses = tuple(address(table) for table in tables)
             found = columns, sizes, addresses, tables
             self._layouts[width] = found
@@ -165,7 +165,7 @@ def correlate(  # type: ignore[no-untyped-def]
                 sums of outputs, and in an address; COPIED or COPIED_PAST
     down        address of the bytes from the top of a field to each tap; taps; address of their
                 weights
-    tables      addresses: scratch for all of layout; phases and places of a row of sums (see
+    tables      addresses: scratch for all of layout; places of a row of sums (see
                 `tileconv.engine.lines`); where its taps begin and end; where along the lines each
                 tap lies; weights
     """
@@ -173,7 +173,7 @@ def correlate(  # type: ignore[no-untyped-def]
     stride_y, stride_x, last_tap, reach = along
     most_columns, pixels_size, lines_size, sums_size, _, copied = layout
     rows_at, taps, weights_at = down
-    pixels_at, phases_at, places_at, starts_at, taps_at, row_weights_at = tables
+    pixels_at, places_at, starts_at, taps_at, row_weights_at = tables
     out_height, out_width = out_shape
     pitch, size = out_pitch
     lines_at = pixels_at + np.uintp(pixels_size * size)
@@ -203,7 +203,6 @@ def correlate(  # type: ignore[no-untyped-def]
                     size,
                     width,
                     stride_x,
-                    phases_at,
                     places_at,
                     columns + reach,
                     lines_at,

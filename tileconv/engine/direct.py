@@ -120,7 +120,7 @@ class Direct:
             out.shape,
             (out.strides[0] // out.itemsize, row_pitch, out.itemsize),
             p.weights.shape,
-            tables[2],
+            tables[1],
             p.sampling,
             (
                 p.ring,
@@ -143,7 +143,7 @@ class Direct:
         if found is None:
             columns = p.columns(width)
             taps, places = p.tables(columns)
-            tables = (p.phases, places, taps, p.weights)
+            tables = (places, taps, p.weights)
             found = columns, p.ring_size(columns), tuple(address(t) for t in tables), tables
             self._layouts[width] = found
         return found
@@ -192,13 +192,13 @@ def correlate(  # type: ignore[no-untyped-def]
                sums of a single kernel are written, see `tileconv.engine.blocks`
     numbers    intp, overwritten: steps; addresses of coming input rows (bands * ROWS * overlap);
                where all taps of a bank lie
-    tables     addresses: the ring and then `buffer_size` numbers, float; numbers; phases and places
+    tables     addresses: the ring and then `buffer_size` numbers, float; numbers; places
                (see `tileconv.engine.lines`); taps; weights
     """
     deal, sum_whole, sum_part = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
     ring, row_size, most_columns, reach, which, ring_size, first_ahead, mode = layout
-    lines_at, steps_at, phases_at, places_at, taps_at, weights_at = tables
+    lines_at, steps_at, places_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     kernels, out_height, out_width = out_shape
     kernel_pitch, row_pitch, size = out_pitch
@@ -231,7 +231,6 @@ def correlate(  # type: ignore[no-untyped-def]
                             strides[2],
                             width,
                             stride_x,
-                            phases_at,
                             places_at,
                             columns + reach,
                             lines_at + np.uintp((at + band * row_size) * size),

@@ -22,11 +22,12 @@ from tileconv.engine.lanes import lanes, pointer_to, prefetch
 from tileconv.engine.memory import CACHE_LINE
 from tileconv.engine.pixels import (
     copy_lanes,
+    deal_fields,
+    field_words,
     pixel_at,
     pixel_bytes,
     quad_size,
     turn_quads,
-    unzip_lanes,
 )
 
 NEAR = 16
@@ -34,33 +35,31 @@ NEAR = 16
 BLOCK = 8
 """Vectors' lanes of fields that are dealt out at a time: while they lie in the first-level cache,
 one quad of all of them, then the next."""
+KNOWN = (8, 16)
+"""Strides that have their own loops: with distances for registers."""
 UNUSED, END = -1, -2
-"""In a table of phases: no tap reads this one; nor any from here on."""
+"""In a table of places: no tap reads this phase; nor any from here on."""
 
 
 @cache
 def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
     """Return the address of what lays out pixels of one dtype as lines of another.
 
-    It is `_copy_row` for stride 1, and `_deal_row`, which takes longer to compile, for any other.
+    It is `_copy_row` for stride 1, `_deal_near` for strides that it can do, which it knows as
+    constants, and `_deal_row` for any other.
     """
-    index = types.CPointer(types.intp)
-    signature = types.void(
-        types.CPointer(from_dtype(pixel)),
-        types.intp,
-        types.intp,
-        types.intp,
-        index,
-        index,
-        types.intp,
-        types.CPointer(from_dtype(number)),
-        types.uintp,
-    )
-    return address_of(_copy_row if stride == 1 else _deal_row, signature)
+    i, index = types.intp, types.CPointer(types.intp)
+    source, lines = types.CPointer(from_dtype(pixel)), types.CPointer(from_dtype(number))
+    near = field_words(pixel.itemsize * 8, number.itemsize * 8, stride)
+    kind = types.literal(stride) if near or stride in KNOWN else i
+    signature = types.void(source, i, i, kind, index, i, lines, types.uintp)
+    if stride == 1:
+        return address_of(_copy_row, signature)
+    return address_of(_deal_near if near else _deal_row, signature)
 
 
 @loop
-def _copy_row(source, step, width, stride, phases, places, count, lines, ahead):  # type: ignore[no-untyped-def]
+def _copy_row(source, step, width, stride, places, count, lines, ahead):  # type: ignore[no-untyped-def]
     """Write one row of pixels as floats, a single line. Arguments are those of `_deal_row`."""
     n = lanes(lines)
     done = 0
@@ -74,57 +73,78 @@ def _copy_row(source, step, width, stride, phases, places, count, lines, ahead):
 
 
 @loop
-def _deal_row(source, step, width, stride, phases, places, count, lines, ahead):  # type: ignore[no-untyped-def]
+def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type: ignore[no-untyped-def]
     """Write the stride phases of one row of pixels as floats, for a stride from 2 on.
 
     source   pointer to the row's first pixel
     step     bytes from one pixel to the next
     width    pixels that the row has
     stride   pixels between outputs
-    phases   pointer to intp, one for each phase in groups of a quad: the line of each, or UNUSED;
-             END after the last group
-    places   pointer to intp, where the line of each phase begins; unused ones have a line to waste
+    places   pointer to intp, where the line of each phase begins, or UNUSED; END, as often as there
+             are pixels in 128 bits, after the last phase that is used
     count    most numbers wanted of each phase
-    lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it
+    lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it,
+             and what lies between the count-th number and the next whole vector anything
     ahead    address of a row to fetch into the cache meanwhile, or 0; it pays for strides of up to
              NEAR bytes, and costs for others, whose pixels are dealt out faster than they come
     """
     n = lanes(lines)
-    plain = step == pixel_bytes(source)
     done = 0
-    apart = stride * step
-    if plain and stride == 2:
-        even, odd = places[0], places[1]
-        whole = min(count + n - 1, width // 2) // n * n
-        while done < whole:
-            stop = min(whole, done + BLOCK * n)
-            if ahead:
-                _fetch_ahead(ahead, done * apart, stop * apart)
-            while done < stop:
-                unzip_lanes(source, lines, done * apart, even + done, odd + done)
-                done += n
-    elif plain:
-        quad = quad_size(lines)
-        end = 0
-        while phases[end] != END:
-            end += quad
+    if step == pixel_bytes(source):
+        apart = stride * pixel_bytes(source)
+        quad = quad_size(source, lines)
+        used = 0
+        while places[used] != END:
+            used += 1
+        end = (used + quad - 1) // quad * quad
         last = (width - end) // stride - n + 1  # from here on the row ends within fields
         while done < count and done <= last:
             begin, stop = done, min(count, done + BLOCK * n)
             if ahead:
                 _fetch_ahead(ahead, begin * apart, stop * apart)
-            for first in range(0, end, quad):
+            for first in range(0, used, quad):
                 group, at = pointer_to(places, first), begin
+                whole = used - first > quad // 2
                 while at < stop and at <= last:
-                    turn_quads(source, lines, at * apart + first * step, apart, group, at)
+                    turn_quads(source, lines, at * apart + first * step, apart, group, at, whole)
                     at += n
                 if at < stop and last >= 0:
-                    turn_quads(source, lines, last * apart + first * step, apart, group, last)
+                    turn_quads(source, lines, last * apart + first * step, apart, group, last, whole)
                     at = last + n
                 done = at
+    _deal_rest(source, step, width, np.intp(stride), places, count, lines, done)
+
+
+@loop
+def _deal_near(source, step, width, stride, places, count, lines, ahead):  # type: ignore[no-untyped-def]
+    """Do what `_deal_row` does for a stride that is known as a constant.
+
+    Fields that lie side by side are read in whole vectors.
+    """
+    n = lanes(lines)
+    done = 0
+    apart = stride * step
+    if step == pixel_bytes(source):
+        last = width // stride - n
+        while done < count and done <= last:
+            stop = min(count, done + BLOCK * n)
+            if ahead:
+                _fetch_ahead(ahead, done * apart, stop * apart)
+            while done < stop and done <= last:
+                deal_fields(source, lines, done * apart, places, done, stride)
+                done += n
+        if done < count and last >= 0:
+            deal_fields(source, lines, last * apart, places, last, stride)
+            done = last + n
+    _deal_rest(source, step, width, np.intp(stride), places, count, lines, done)
+
+
+@loop
+def _deal_rest(source, step, width, stride, places, count, lines, done):  # type: ignore[no-untyped-def]
+    """Write the numbers from ``done`` on of each phase, one by one; see `_deal_row`."""
     p = 0
-    while phases[p] != END:
-        if phases[p] != UNUSED:
+    while places[p] != END:
+        if places[p] != UNUSED:
             place = places[p]
             for i in range(done, min(count, (width - p + stride - 1) // stride)):
                 lines[place + i] = pixel_at(source, (p + i * stride) * step)

@@ -181,7 +181,6 @@ def correlate_matrix(  # type: ignore[no-untyped-def]
                                 in_width - left,
                                 1,
                                 np.uintp(0),
-                                np.uintp(0),
                                 row_size,
                                 lines_at + np.uintp((band * height + y) * row_size * size),
                                 np.uintp(0),

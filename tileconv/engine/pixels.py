@@ -1,4 +1,9 @@
-"""Steps that lay pixels out as floats: `copy_lanes`, `unzip_lanes` and `turn_quads`.
+"""Steps that lay pixels out as floats: `copy_lanes`, `deal_fields` and `turn_quads`.
+
+Pixels move about in words that have the bits of a float: two of uint16 in each,
+four of uint8. Only where each word belongs to one field, and neighbouring ones
+to neighbouring fields, are they taken apart, by shifts: the machine has one
+unit for moving numbers between lanes, and it is what dealing out is bound by.
 
 What is not said here is as in `tileconv.engine.lanes`.
 """
@@ -12,6 +17,7 @@ from numba import types
 from tileconv.engine.lanes import (
     QUAD_BYTES,
     SHORT_TYPE,
+    VECTOR_BYTES,
     constant_index,
     lanes_of,
     load_vector,
@@ -19,6 +25,9 @@ from tileconv.engine.lanes import (
     step_of,
     store_vector,
 )
+
+WHOLE_TURN = VECTOR_BYTES == 64
+"""The machine takes numbers from anywhere in two vectors at once."""
 
 
 def to_floats(
@@ -52,11 +61,34 @@ class _Deal:
         self._source = builder.bitcast(args[0], ir.IntType(8).as_pointer())
         self._lines = args[1]
 
-    def load_raw(self, offset: ir.Value, count: int | None = None) -> ir.Value:
-        """Load a vector of pixels, or ``count`` of them, ``offset`` bytes on."""
+    def load_raw(self, offset: ir.Value) -> ir.Value:
+        """Load a vector of pixels, ``offset`` bytes on."""
+        return self.load_words(offset, self._pixel, self.lanes)
+
+    def load_words(self, offset: ir.Value, kind: ir.Type, count: int) -> ir.Value:
+        """Load some words, ``offset`` bytes on; each holds whole pixels."""
         place = self.builder.gep(self._source, [offset])
-        kind = ir.VectorType(self._pixel, count or self.lanes)
-        return load_vector(self.builder, place, kind, self.pixel_bytes)
+        return load_vector(self.builder, place, ir.VectorType(kind, count), self.pixel_bytes)
+
+    def split(self, word: ir.Value, places: ir.Value, first: int, at: ir.Value) -> None:
+        """Take words apart and store pixel ``first`` of their fields, and so on, if it has a place.
+
+        A line's place is a negative number if no tap reads it.
+        """
+        builder, bits = self.builder, self.pixel_bytes * 8
+        kind = ir.VectorType(ir.IntType(bits), self.lanes)
+        for p in range(word.type.element.width // bits):
+            place = builder.load(builder.gep(places, [constant_index(first + p)]))
+            with builder.if_then(builder.icmp_signed(">=", place, constant_index(0))):
+                pixel = word
+                if p:
+                    by = ir.Constant(word.type.element, p * bits)
+                    pixel = builder.lshr(pixel, ir.Constant(word.type, [by] * self.lanes))
+                if pixel.type != kind:
+                    pixel = builder.trunc(pixel, kind)
+                if isinstance(self.dtype, types.Float):
+                    pixel = builder.bitcast(pixel, ir.VectorType(self._pixel, self.lanes))
+                self.store(pixel, builder.add(place, at))
 
     def store(self, value: ir.Value, at: ir.Value) -> None:
         """Store floats, or pixels as floats."""
@@ -99,52 +131,113 @@ def copy_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, at: Any) ->
     return types.void(source, lines, types.intp, types.intp), generate
 
 
+def field_words(pixel_bits: int, float_bits: int, stride: int) -> int:
+    """Return the words of a field that `deal_fields` deals out: 1, 2 or 4; 0 if it cannot.
+
+    A word has the bits of the floats. Where fields are smaller, one is a word by itself.
+    """
+    bits = pixel_bits * stride
+    if stride > 1 and bits <= float_bits:
+        return int(bits & (bits - 1) == 0)
+    words = bits // float_bits
+    # words that lie four apart are put together by the one instruction that AVX-512 has for it
+    return words if words * float_bits == bits and words in ((2, 4) if WHOLE_TURN else (2,)) else 0
+
+
 @step_of
-def unzip_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, even: Any, odd: Any) -> Any:
-    """Write two vectors of pixels one by turns to ``lines[even:]`` and to ``lines[odd:]``."""
+def deal_fields(
+    typingctx: Any, source: Any, lines: Any, offset: Any, places: Any, at: Any, stride: Any
+) -> Any:
+    """Deal out a vector's lanes of fields that lie side by side, ``stride`` pixels each.
+
+    They begin ``offset`` bytes on. Pixel ``p`` of field ``i`` goes to ``lines[places[p] + at + i]``
+    if ``places[p]``, of a pointer to intp, is not negative. ``stride`` is a literal.
+    """
+    if not isinstance(stride, types.IntegerLiteral):
+        return None  # Numba asks again with the literal
+    size = stride.literal_value
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         deal = _Deal(context, builder, signature, args)
-        n = deal.lanes
-        low = deal.load_raw(args[2])
-        high = deal.load_raw(builder.add(args[2], constant_index(n * deal.pixel_bytes)))
-        for phase, at in enumerate(args[3:]):
-            deal.store(shuffle(builder, low, high, range(phase, 2 * n, 2)), at)
+        _, _, offset, places, at, _ = args
+        bits, float_bits = deal.pixel_bytes * 8, deal.float_bytes * 8
+        words = field_words(bits, float_bits, size)
+        kind = ir.IntType(min(bits * size, float_bits))
+        step = constant_index(deal.lanes * kind.width // 8)
+        vectors = []
+        for _ in range(words):
+            vectors.append(deal.load_words(offset, kind, deal.lanes))
+            offset = builder.add(offset, step)
+        for w, word in enumerate(_deal_words(builder, vectors)):
+            deal.split(word, places, w * (kind.width // bits), at)
         return context.get_dummy_value()
 
-    return types.void(source, lines, types.intp, types.intp, types.intp), generate
+    i = types.intp
+    return types.void(source, lines, i, places, i, stride), generate
+
+
+def _deal_words(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> Sequence[ir.Value]:
+    """Deal the words of vectors out to as many as there are: the first, second, ... of all fields."""
+    if len(vectors) == 1:
+        return vectors
+    n = vectors[0].type.count
+    if len(vectors) == 2:
+        return [shuffle(builder, *vectors, range(w, 2 * n, 2)) for w in range(2)]
+    halves = [  # two vectors' first and second words, and their third and fourth ones
+        [
+            shuffle(builder, a, b, [*range(w, 2 * n, 4), *range(w + 1, 2 * n, 4)])
+            for a, b in (vectors[:2], vectors[2:])
+        ]
+        for w in (0, 2)
+    ]
+    half = n // 2
+    return [
+        shuffle(builder, a, b, [*range(start, start + half), *range(n + start, n + start + half)])
+        for a, b in halves
+        for start in (0, half)
+    ]
 
 
 @step_of
-def quad_size(typingctx: Any, lines: Any) -> Any:
-    """Return how many pixels of a field `turn_quads` turns: the numbers in 128 bits."""
+def quad_size(typingctx: Any, source: Any, lines: Any) -> Any:
+    """Return how many pixels of a field `turn_quads` turns: those in 128 bits."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return constant_index(QUAD_BYTES * 8 // signature.args[0].dtype.bitwidth)
 
-    return types.intp(lines), generate
+    return types.intp(source, lines), generate
 
 
 @step_of
 def turn_quads(
-    typingctx: Any, source: Any, lines: Any, offset: Any, apart: Any, places: Any, at: Any
+    typingctx: Any,
+    source: Any,
+    lines: Any,
+    offset: Any,
+    apart: Any,
+    places: Any,
+    at: Any,
+    whole: Any,
 ) -> Any:
-    """Turn a few pixels of each of a vector's lanes of fields, to as many lines as pixels.
+    """Deal out 128 bits of each of a vector's lanes of fields that lie ``apart`` bytes apart.
 
-    Field ``i`` lies ``offset + i * apart`` bytes on; its pixel ``p``, of `quad_size`, goes to
-    ``lines[places[p] + at + i]``. ``places`` is a pointer to intp.
+    Pixel ``p`` of field ``i``, which begins ``offset + i * apart`` bytes on, goes to
+    ``lines[places[p] + at + i]`` if ``places[p]``, of a pointer to intp, is not negative. Where
+    ``whole`` is false, only the first half of the pixels does.
 
-    The quads of fields that come to lie in the same lanes of the 128-bit parts of vectors are
-    loaded into one vector, so that no pixel moves from part to part: such steps are dear.
+    The parts of fields that come to lie in the same lanes of the 128-bit parts of vectors are
+    loaded into one vector, so that no word moves from part to part: such steps are dear. Words
+    have the bits of the floats, whatever pixels they hold, which are taken apart at the end.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         deal = _Deal(context, builder, signature, args)
         n, size = deal.lanes, QUAD_BYTES // deal.float_bytes
-        _, _, offset, apart, places, at = args
+        _, _, offset, apart, places, at, whole = args
+        kind, each = ir.IntType(deal.float_bytes * 8), deal.float_bytes // deal.pixel_bytes
         quads = []
         for _ in range(n):
-            quads.append(deal.load_raw(offset, size))
+            quads.append(deal.load_words(offset, kind, size))
             offset = builder.add(offset, apart)
         rows = []
         for j in range(size):
@@ -154,17 +247,24 @@ def turn_quads(
                     shuffle(builder, a, b, range(2 * a.type.count))
                     for a, b in zip(parts[::2], parts[1::2], strict=True)
                 ]
-            rows.append(to_floats(builder, parts[0], deal.dtype, deal.vector))
-        for p, row in enumerate(_turn_parts(builder, rows)):
-            place = builder.load(builder.gep(places, [constant_index(p)]))
-            deal.store(row, builder.add(place, at))
+            rows.append(parts[0])
+        half = size // 2
+        for w, word in enumerate(_turn_parts(builder, rows, first=True)):
+            deal.split(word, places, w * each, at)
+        with builder.if_then(whole):
+            for w, word in enumerate(_turn_parts(builder, rows, first=False), half):
+                deal.split(word, places, w * each, at)
         return context.get_dummy_value()
 
-    return types.void(source, lines, types.intp, types.intp, places, types.intp), generate
+    i = types.intp
+    return types.void(source, lines, i, i, places, i, types.boolean), generate
 
 
-def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Value]:
-    """Turn squares of as many numbers as there are rows, each in its own part of the vectors."""
+def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value], *, first: bool) -> list[ir.Value]:
+    """Turn squares of as many numbers as there are rows, each in its own part of the vectors.
+
+    Returned are the first half of the turned rows, or the second.
+    """
     size, n = len(rows), rows[0].type.count
     starts = range(0, n, size)
 
@@ -174,9 +274,7 @@ def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value]) -> list[ir.Valu
         )
 
     if size == 2:
-        return [both(rows[0], rows[1], lanes) for lanes in ((0, 2), (1, 3))]
-    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
-    a, b = (both(rows[0], rows[1], lanes) for lanes in (low, high))
-    c, d = (both(rows[2], rows[3], lanes) for lanes in (low, high))
-    low, high = (0, 1, 4, 5), (2, 3, 6, 7)
-    return [both(x, y, lanes) for x, y in ((a, c), (b, d)) for lanes in (low, high)]
+        return [both(rows[0], rows[1], (0, 2) if first else (1, 3))]
+    lanes = (0, 4, 1, 5) if first else (2, 6, 3, 7)
+    a, b = both(rows[0], rows[1], lanes), both(rows[2], rows[3], lanes)
+    return [both(a, b, lanes) for lanes in ((0, 1, 4, 5), (2, 3, 6, 7))]

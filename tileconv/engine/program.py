@@ -100,23 +100,29 @@ class Program:
 
     @cached_property
     def phases(self) -> np.ndarray:
-        """(S + 1,) intp, S a multiple of a quad's pixels: the line of each phase, or UNUSED; END.
+        """Phases that some tap reads, each a line of its own; a stride may be huge."""
+        return np.unique(self.offsets % self.stride[1])
 
-        It ends with the last phase that is used: a stride may be huge.
-        """
-        used = np.unique(self.offsets % self.stride[1])
-        quad = QUAD_BYTES // self.weights.itemsize
-        size = -(-(int(used[-1]) + 1) // quad) * quad
-        lines = np.full(size + 1, UNUSED, np.intp)
-        lines[used] = np.arange(used.size)
-        lines[size] = END
-        return lines
-
-    @cached_property
+    @property
     def line_count(self) -> int:
-        """Lines of an input row, with one for what turning squares of pixels brings up besides."""
-        used = int(self.phases.max()) + 1
-        return used if used == self.phases.size - 1 else used + 1
+        """Lines of an input row."""
+        return int(self.phases.size)
+
+    def places(self, line: int) -> np.ndarray:
+        """Return where each phase's line begins, for lines of ``line`` numbers.
+
+        As `tileconv.engine.lines` takes them: UNUSED where no tap reads a phase, END after the last
+        one that a tap reads.
+        """
+        places = np.full(int(self.phases[-1]) + 1 + QUAD_BYTES, END, np.intp)
+        places[: -QUAD_BYTES] = UNUSED
+        places[self.phases] = np.arange(self.line_count) * line
+        return places
+
+    def taps(self, line: int) -> np.ndarray:
+        """Return where in lines of ``line`` numbers each column of taps of output 0 lies."""
+        phase, start = self.offsets % self.stride[1], self.offsets // self.stride[1]
+        return (np.searchsorted(self.phases, phase) * line + start).astype(np.intp)
 
     @cached_property
     def reach(self) -> int:
@@ -157,11 +163,9 @@ class Program:
         return self.line_count * self.line_size(columns)
 
     def tables(self, columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (where in the lines of a row each column of taps lies, and each phase begins)."""
+        """Return (taps, places) for lines that serve ``columns`` outputs."""
         line = self.line_size(columns)
-        places = np.where(self.phases == UNUSED, self.line_count - 1, self.phases) * line
-        phase, start = self.offsets % self.stride[1], self.offsets // self.stride[1]
-        return self.phases[phase] * line + start, places
+        return self.taps(line), self.places(line)
 
     def ring_size(self, columns: int) -> int:
         """Return the numbers in the ring."""

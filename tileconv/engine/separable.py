@@ -166,8 +166,8 @@ class Separable:
                 ),
                 steps,
                 ahead,
-                (lines, *fixed[:5]),
-                (sums, address(steps), address(ahead), buffer, *fixed[5:]),
+                (lines, *fixed[:4]),
+                (sums, address(steps), address(ahead), buffer, *fixed[4:]),
             )
             del owner, tables  # until here the loops used their memory
 
@@ -182,7 +182,7 @@ class Separable:
             buffer = buffer_size(down.lanes)
             sizes = along.row_size(padded), down.ring * down.line_size(padded), buffer
             taps, places = along.tables(padded)
-            tables = (along.phases, places, taps, along.weights, _ONE_STEP, _HERE, down.weights)
+            tables = (places, taps, along.weights, _ONE_STEP, _HERE, down.weights)
             found = columns, sizes, tuple(address(table) for table in tables), tables
             self._layouts[key] = found
         return found
@@ -247,7 +247,7 @@ def correlate(  # type: ignore[no-untyped-def]
     sampling        as of a kernel of one column
     layout          rows of sums in the ring, numbers in each, columns in a strip, which block, how
                     outputs are written (see `tileconv.engine.blocks`)
-    along_tables    addresses: the lines of an input row; phases, places, taps and weights of the
+    along_tables    addresses: the lines of an input row; places, taps and weights of the
                     pass along the rows; its one step
     tables          addresses: the ring of sums; steps; ahead; `buffer_size` numbers; where along a
                     row of sums the one tap lies; weights of the pass down the columns
@@ -255,7 +255,7 @@ def correlate(  # type: ignore[no-untyped-def]
     What is not named here is as for `tileconv.engine.direct.correlate`.
     """
     deal, sum_row, sum_whole, sum_part = functions
-    lines_at, phases_at, places_at, taps_at, row_weights_at, one_step_at = along_tables
+    lines_at, places_at, taps_at, row_weights_at, one_step_at = along_tables
     sums_at, steps_at, ahead_at, buffer_at, here_at, weights_at = tables
     stride_x, reach, row_taps = along
     stride_y, _, classes, row_step, hop, overlap = sampling
@@ -283,7 +283,6 @@ def correlate(  # type: ignore[no-untyped-def]
                         strides[2],
                         width,
                         stride_x,
-                        phases_at,
                         places_at,
                         columns + reach,
                         lines_at,

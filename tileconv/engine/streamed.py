@@ -96,7 +96,7 @@ class Streamed:
             padded = self._padded(columns)
             taps, places = p.tables(padded)
             starts, which, weights = self.rows_of_taps
-            tables = p.phases, places, starts, np.ascontiguousarray(taps[which]), weights
+            tables = places, starts, np.ascontiguousarray(taps[which]), weights
             dense = 0 if p.sparse else p.offsets.size
             strip = columns, padded, p.reach, self.in_flight, p.row_size(padded), dense
             addresses = tuple(address(table) for table in tables)
@@ -151,13 +151,13 @@ def correlate(  # type: ignore[no-untyped-def]
                lines of a row, taps in every row of the kernel, or 0 if rows hold different ones;
                COPIED or COPIED_PAST
     tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
-               phases and places (see `tileconv.engine.lines`); where the taps of each row of the
+               places (see `tileconv.engine.lines`); where the taps of each row of the
                kernel begin; where along the lines each tap lies; weights
     """
     deal, add_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
     most_columns, sums_size, reach, in_flight, row_size, dense, copied = strip
-    lines_at, phases_at, places_at, starts_at, taps_at, weights_at = tables
+    lines_at, places_at, starts_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     out_height, out_width = out_shape
     pitch, size = out_pitch
@@ -187,7 +187,6 @@ def correlate(  # type: ignore[no-untyped-def]
                         strides[2],
                         width,
                         stride_x,
-                        phases_at,
                         places_at,
                         columns + reach,
                         lines_at,
