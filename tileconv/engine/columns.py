@@ -222,6 +222,8 @@ def correlate(  # type: ignore[no-untyped-def]
                 0,
                 1,
                 copied,
+                np.uintp(0),
+                0,
             )
     settle_streams()
 

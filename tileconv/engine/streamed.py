@@ -26,10 +26,11 @@ from tileconv.engine.lanes import (
     lanes,
     pointer_like,
     pointer_to,
+    prefetch,
     put_at,
 )
 from tileconv.engine.lines import NEAR, dealer
-from tileconv.engine.memory import INDEX, address, scratch
+from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams, write_row
 from tileconv.engine.program import LONG_REACH, Program
 
@@ -39,6 +40,10 @@ TOGETHER = len(ADDED) - 1
 """Most rows of sums that a line is added to at a time."""
 COPIED, COPIED_PAST = 1, 2
 """How a row of sums goes to the output, see `_add_rows`."""
+NEVER, WHILE_DEALING, WHILE_ADDING = range(3)
+"""When the next input row is asked for."""
+MANY_ADDS = 3.5
+"""Multiply-adds for each pixel of an input row that take as long as the next row to come."""
 MARGIN = max(ADDED)
 """Vectors that the last block of a row may come to be too long."""
 
@@ -119,10 +124,19 @@ class Streamed:
             (out.strides[1] // out.itemsize, out.itemsize),
             p.height,
             p.sampling,
-            (*strip, COPIED_PAST if final else COPIED),
+            (*strip, COPIED_PAST if final else COPIED, self._asked(planes.strides[2])),
             (lines, *fixed),
         )
         del owner, tables  # until here the loops used their memory
+
+    def _asked(self, step: int) -> int:
+        """Return when the next input row is asked for, with pixels ``step`` bytes apart."""
+        p = self.program
+        apart = p.stride[1] * step
+        adds = p.offsets.size * p.height
+        if 0 < apart <= CACHE_LINE and adds >= MANY_ADDS * p.overlap * p.stride[1]:
+            return WHILE_ADDING
+        return WHILE_DEALING if 0 < apart <= NEAR else NEVER
 
 
 @loop
@@ -149,14 +163,14 @@ def correlate(  # type: ignore[no-untyped-def]
     sampling   stride along y and x, classes, row_step, hop, overlap
     strip      columns, numbers in a row of sums, reach, output rows in flight, numbers in all
                lines of a row, taps in every row of the kernel, or 0 if rows hold different ones;
-               COPIED or COPIED_PAST
+               COPIED or COPIED_PAST; NEVER, WHILE_DEALING or WHILE_ADDING
     tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
                places (see `tileconv.engine.lines`); where the taps of each row of the
                kernel begin; where along the lines each tap lies; weights
     """
     deal, add_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
-    most_columns, sums_size, reach, in_flight, row_size, dense, copied = strip
+    most_columns, sums_size, reach, in_flight, row_size, dense, copied, asked = strip
     lines_at, places_at, starts_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     out_height, out_width = out_shape
@@ -164,7 +178,6 @@ def correlate(  # type: ignore[no-untyped-def]
     sums_at = lines_at + np.uintp(row_size * size)
     rows_at = sums_at + np.uintp(in_flight * sums_size * size)
     together = TOGETHER if dense else 1
-    near = stride_x * abs(strides[2]) <= NEAR
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         left = source + np.uintp(x * stride_x * strides[2])
@@ -190,7 +203,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         places_at,
                         columns + reach,
                         lines_at,
-                        coming if near else np.uintp(0),
+                        coming if asked == WHILE_DEALING else np.uintp(0),
                     )
                     first = max(0, (number - height + overlap) // overlap)
                     last = min(rows, number // overlap + 1)
@@ -215,6 +228,8 @@ def correlate(  # type: ignore[no-untyped-def]
                             classes * pitch,
                             (2 if band else 1) if r == (count - 1) * overlap else 0,
                             copied if r == height - 1 else 0,
+                            coming if asked == WHILE_ADDING and i == first else np.uintp(0),
+                            columns * stride_x * strides[2],
                         )
     settle_streams()
 
@@ -224,13 +239,26 @@ def row_adder(number: np.dtype) -> np.uintp:
     """Return the address of `_add_rows` for lines of a dtype."""
     floats, index, i = types.CPointer(from_dtype(number)), types.CPointer(types.intp), types.intp
     addresses = types.CPointer(types.uintp)
-    kinds = (floats, i, addresses, i, index, index, floats, i, floats, i, i, i)
+    kinds = (floats, i, addresses, i, index, index, floats, i, floats, i, i, i, types.uintp, i)
     return address_of(_add_rows, types.void(*kinds))
 
 
 @loop
 def _add_rows(  # type: ignore[no-untyped-def]
-    lines, columns, rows, count, starts, taps, weights, apart, out, pitch, begin, last
+    lines,
+    columns,
+    rows,
+    count,
+    starts,
+    taps,
+    weights,
+    apart,
+    out,
+    pitch,
+    begin,
+    last,
+    ahead,
+    ahead_bytes,
 ):
     """Add the taps of one line to ``count`` rows of sums.
 
@@ -240,6 +268,7 @@ def _add_rows(  # type: ignore[no-untyped-def]
     weights  pointer to float; those of the next row of sums lie ``apart`` further on
     out      pointer to the outputs of the first row; those of the next lie ``pitch`` further on
     begin    not 0: the last row of sums begins, 1: with 0, 2: with what lies in ``out``
+    ahead    address of the next input row, to be asked for bit by bit, or 0; ``ahead_bytes`` of it
     last     not 0: the first row of sums ends, and is copied to ``out``: COPIED, or COPIED_PAST
              the caches
     """
@@ -250,8 +279,15 @@ def _add_rows(  # type: ignore[no-untyped-def]
         sums, there = pointer_like(lines, rows[count - 1]), pointer_to(out, (count - 1) * pitch)
         for i in range(columns):
             sums[i] = there[i] if begin == 2 else 0
+    fetched, each = 0, 0
+    if ahead:
+        blocks = (columns + ADDED[count] * n - 1) // (ADDED[count] * n)
+        each = (ahead_bytes + blocks - 1) // blocks + CACHE_LINE - 1
     x = 0
     while x < columns and tap_count > 0:
+        for byte in range(fetched, min(fetched + each, ahead_bytes), CACHE_LINE):
+            prefetch(ahead + np.uintp(byte))
+            fetched = byte + CACHE_LINE
         if columns - x > n:
             add_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
             x += ADDED[count] * n
