@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+import weakref
 
 import naive
 import numpy as np
@@ -269,6 +271,39 @@ def test_an_error_in_a_helper_reaches_the_caller(monkeypatch, rng):
     with pytest.raises(RuntimeError, match="five"):
         threads.run_all(fail, range(10), 4)
     assert threads._helpers._busy == 0
+
+
+def test_a_system_without_threads_to_give_is_done_without(monkeypatch):
+    from tileconv.arrays import threads
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_helpers", threads._Helpers())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done = []
+    threads.run_all(done.append, range(10), 4)
+    assert done == [*range(10)]
+    assert threads._helpers._busy == 0
+
+
+def test_helpers_keep_nothing_of_a_call(monkeypatch):
+    from tileconv.arrays import threads
+
+    both = threading.Barrier(2, timeout=60)
+
+    class Work:
+        def __call__(self, item):
+            both.wait()
+
+    work = Work()
+    gone = weakref.ref(work)
+    threads.run_all(work, range(2), 2)
+    del work
+    until = time.monotonic() + 60
+    while gone() is not None and time.monotonic() < until:
+        time.sleep(0.01)  # the helper returns a moment after it has said that it is done
+    assert gone() is None
 
 
 def test_the_environment_says_how_many_threads(monkeypatch):

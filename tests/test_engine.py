@@ -96,7 +96,7 @@ def test_bits_depend_on_no_tiling_thread_or_layout(name, sampling, monkeypatch):
                 for limit in ("FEWEST_ROWS", "FEWEST_APART", "MOST_ROWS", "TILE", "SMALL"):
                     patch.setattr(eager, limit, small)
                 patch.setattr(eager, "_recipes", {})
-                patch.setattr(eager, "_cuts_of", {})
+                patch.setattr(eager, "_layouts", {})
                 again = tileconv.convolve(array, kernel, threads=threads, **sampling)
             assert again.tobytes() == expected.tobytes()
 
@@ -115,7 +115,7 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     ):
         monkeypatch.setattr(module, limit, 96)
     monkeypatch.setattr(eager, "_recipes", {})
-    monkeypatch.setattr(eager, "_cuts_of", {})
+    monkeypatch.setattr(eager, "_layouts", {})
     assert tileconv.convolve(array, kernel, stride=stride).tobytes() == whole.tobytes()
 
 

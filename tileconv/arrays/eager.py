@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,13 +27,14 @@ FEWEST_APART = 8
 """The same where fields share no pixel, and nothing is laid out again."""
 MOST_ROWS = 2048
 """Most rows of a tile, so that threads finish together."""
-FEW = 16
-"""Tiles of an array that are worth keeping for the next one of its shape: Python's share of a call
-shows for small arrays."""
+FEW = 256
+"""Most tiles of an array that are kept for the next one of its shape."""
+FEW_PIXELS = 1 << 16
+"""The same for its rows and columns together."""
 PAST_BYTES = 1 << 22
 """Results of this size and more are written past the caches, which would not hold them."""
 REMEMBERED = 64
-"""Recipes and cuts that are kept."""
+"""Recipes and layouts that are kept."""
 SMALL_KERNEL_BYTES = 1 << 16
 """Weights of a convolution whose recipe is kept."""
 SMALL = 1 << 18
@@ -62,15 +64,10 @@ def convolve_numpy(
     array: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int = 1
 ) -> np.ndarray:
     """Convolve ``array`` (..., H, W) into `out_shape` of ``numbers.target``."""
-    out = buffers.result(out_shape(array.shape, convolution), numbers.target)
-    single = convolution.weights.ndim == 2
-    lead = array.shape[:-2] if single else array.shape[:-3]
-    bands = 1 if single or array.ndim == 2 else array.shape[-3]
-    threads = threads if out.size * convolution.tap_count > SMALL else 1
-    recipe = _recipe(convolution, numbers, bands)
-    source, target = _readable(array), out.reshape(*lead, -1, *out.shape[-2:])
+    recipe, shape, lead, threads, cuts = _lay_out(convolution, numbers, array.shape, threads)
+    out = buffers.result(shape, numbers.target)
+    source, target = _readable(array), out.reshape(*lead, -1, *shape[-2:])
     final = out.nbytes >= PAST_BYTES
-    cuts = _cut(recipe, array.shape[-2:], threads)
 
     def compute(item: tuple[tuple[int, ...], Cut]) -> None:
         index, (y, x, reads) = item
@@ -86,15 +83,47 @@ def convolve_numpy(
 Cut = tuple[slice, slice, Reads]
 """Output rows and columns of a tile, and what they read."""
 
+
+class _Layout(NamedTuple):
+    """What a call on an array of some shape comes to."""
+
+    recipe: Recipe
+    out_shape: tuple[int, ...]
+    lead: tuple[int, ...]
+    """Axes of the array whose parts are convolved each by itself."""
+    threads: int
+    """Of those offered, which are worth taking."""
+    cuts: list[Cut]
+
+
 _recipes: dict[tuple[int, int, int], Recipe] = {}
-_cuts_of: dict[tuple[int, tuple[int, ...], int], tuple[Recipe, list[Cut]]] = {}
+_layouts: dict[tuple[int, int, tuple[int, ...], int], _Layout] = {}
+
+
+def _lay_out(
+    convolution: Convolution, numbers: Numbers, shape: tuple[int, ...], threads: int
+) -> _Layout:
+    """Return the layout of a call: Python's share of it shows for small arrays.
+
+    It holds the objects, so that none of the numbers it is found by is used again.
+    """
+    key = id(convolution), id(numbers), shape, threads
+    found = _layouts.get(key)
+    if found is None:
+        single = convolution.weights.ndim == 2
+        lead = shape[:-2] if single else shape[:-3]
+        recipe = _recipe(convolution, numbers, 1 if single or len(shape) == 2 else shape[-3])
+        whole = out_shape(shape, convolution)
+        threads = threads if prod(whole) * convolution.tap_count > SMALL else 1
+        found = _Layout(recipe, whole, lead, threads, _cut(recipe, shape[-2:], threads))
+        small = convolution.weights.nbytes <= SMALL_KERNEL_BYTES
+        if small and len(found.cuts) <= FEW and sum(shape[-2:]) <= FEW_PIXELS:
+            _remember(_layouts, key, found)
+    return found
 
 
 def _recipe(convolution: Convolution, numbers: Numbers, bands: int) -> Recipe:
-    """Return the recipe, the same for the same objects: laying out kernels takes its time.
-
-    A recipe holds the objects, so that none of the numbers it is found by is used again.
-    """
+    """Return the recipe, the same for the same objects: laying out kernels takes its time."""
     key = id(convolution), id(numbers), bands
     found = _recipes.get(key)
     if found is None:
@@ -112,10 +141,6 @@ def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
 
 def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     """Cut the outputs into tiles, those with padding apart from those without."""
-    key = id(recipe), shape, threads
-    found = _cuts_of.get(key)
-    if found is not None:
-        return found[1]
     c, numbers = recipe.convolution, recipe.numbers
     geometry = c.geometry((shape[0], shape[1]))
     rows, columns = geometry.out_shape
@@ -125,20 +150,15 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     wide = TILE if copies else columns
     pieces = threads if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
-    axis = geometry.y
-    fewest = FEWEST_ROWS if axis.halo > 0 else FEWEST_APART
-    most = min(max(share, fewest), MOST_ROWS)
+    fewest = FEWEST_ROWS if geometry.y.halo > 0 else FEWEST_APART
+    tall = min(max(share, fewest), MOST_ROWS)
     if copies:
-        most = min(most, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))
-    cuts = []
-    for y in _ranges(axis, most):
-        read_y = read_axis(axis, *y, c.padding_mode)
-        for x in _ranges(geometry.x, wide):
-            reads = read_y, read_axis(geometry.x, *x, c.padding_mode)
-            cuts.append((slice(*y), slice(*x), reads))
-    if len(cuts) <= FEW:
-        _remember(_cuts_of, key, (recipe, cuts))
-    return cuts
+        tall = min(tall, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))
+    down, across = (
+        [(slice(*part), read_axis(axis, *part, c.padding_mode)) for part in _ranges(axis, most)]
+        for axis, most in ((geometry.y, tall), (geometry.x, wide))
+    )
+    return [(y, x, (read_y, read_x)) for y, read_y in down for x, read_x in across]
 
 
 def convolve_complex(

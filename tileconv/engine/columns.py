@@ -20,8 +20,8 @@ from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import call_at, lanes, pointer_to, put_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
-from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.panels import settle_streams
+from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.separable import passes
 from tileconv.engine.streamed import COPIED, COPIED_PAST, row_adder

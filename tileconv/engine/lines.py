@@ -109,7 +109,9 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type
                     turn_quads(source, lines, at * apart + first * step, apart, group, at, whole)
                     at += n
                 if at < stop and last >= 0:
-                    turn_quads(source, lines, last * apart + first * step, apart, group, last, whole)
+                    turn_quads(
+                        source, lines, last * apart + first * step, apart, group, last, whole
+                    )
                     at = last + n
                 done = at
     _deal_rest(source, step, width, np.intp(stride), places, count, lines, done)

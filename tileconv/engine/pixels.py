@@ -177,12 +177,13 @@ def deal_fields(
 
 
 def _deal_words(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> Sequence[ir.Value]:
-    """Deal the words of vectors out to as many as there are: the first, second, ... of all fields."""
+    """Deal the words of vectors out: the first ones of all fields, the second ones, and so on."""
     if len(vectors) == 1:
         return vectors
     n = vectors[0].type.count
     if len(vectors) == 2:
-        return [shuffle(builder, *vectors, range(w, 2 * n, 2)) for w in range(2)]
+        low, high = vectors
+        return [shuffle(builder, low, high, range(w, 2 * n, 2)) for w in range(2)]
     halves = [  # two vectors' first and second words, and their third and fourth ones
         [
             shuffle(builder, a, b, [*range(w, 2 * n, 4), *range(w + 1, 2 * n, 4)])

@@ -115,7 +115,7 @@ class Program:
         one that a tap reads.
         """
         places = np.full(int(self.phases[-1]) + 1 + QUAD_BYTES, END, np.intp)
-        places[: -QUAD_BYTES] = UNUSED
+        places[:-QUAD_BYTES] = UNUSED
         places[self.phases] = np.arange(self.line_count) * line
         return places
 

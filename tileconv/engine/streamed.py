@@ -110,7 +110,7 @@ class Streamed:
         return found
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
-        """Write the "valid" correlation of ``planes`` into ``out`` (1, OH, OW); see `Direct.run`."""
+        """Write the "valid" correlation into ``out`` (1, OH, OW); see `Direct.run`."""
         p = self.program
         strip, size, fixed, tables = self._laid_out(out.shape[2])
         lines, owner = scratch(size, out.dtype)
