@@ -40,8 +40,9 @@ SMALL_KERNEL_BYTES = 1 << 16
 SMALL = 1 << 18
 """Multiply-adds that are not worth a second thread."""
 MANY = 1 << 22
-"""Multiply-adds from which each thread gets several tiles, so that one that is held up delays none:
-below it, handing them out would take longer."""
+"""Multiply-adds from which each thread gets several tiles, so that one that is held up delays none.
+Below it handing them out would take longer; a single one more is for the caller's own thread, which
+has done its first before the others are awake."""
 
 Range = tuple[int, int]
 
@@ -76,7 +77,8 @@ def convolve_numpy(
         window = take_window(planes, reads, numbers.source)
         compute_tile(recipe, reads, window, None, target[index][:, y, x], final=final)
 
-    run_all(compute, itertools.product(np.ndindex(*lead), cuts), threads)
+    indices = itertools.product(*map(range, lead))  # np.ndindex takes as long as a small tile
+    run_all(compute, itertools.product(indices, cuts), threads)
     return out
 
 
@@ -148,7 +150,7 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
         numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
     )
     wide = TILE if copies else columns
-    pieces = threads if rows * columns * c.tap_count < MANY else 4 * threads
+    pieces = threads + 1 if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
     fewest = FEWEST_ROWS if geometry.y.halo > 0 else FEWEST_APART
     tall = min(max(share, fewest), MOST_ROWS)
@@ -244,7 +246,7 @@ def _readable(array: np.ndarray) -> np.ndarray:
     Numba compiles anew for a read-only array; and a subclass (memmap, matrix) is not its business.
     """
     array = np.asarray(array)
-    if array.dtype == np.bool_:
+    if array.dtype.kind == "b":
         array = array.view(np.uint8)
     if array.flags.writeable or not array.size:
         return array
