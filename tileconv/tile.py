@@ -220,11 +220,16 @@ def _settle(
         return planes, None
     unseen = convolution.padding_mode == "missing"
     listed = listed and (any(lost) or unseen)
-    pixels = buffers.scratch("pixels", planes.shape, numbers.compute)
-    valid = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
     lost_value = np.nan
     if not spreads:
         lost_value = convolution.fill_value if convolution.missing == "fill" else 0.0
+    values = [lost_value]  # that pixels of the copy hold, beside those of the window
+    if not unseen and any(o is not None for o in outside):
+        values.append(convolution.padding_value)
+    # whole numbers stay what they are where they can: half or a quarter of the memory
+    whole = planes.dtype.kind in "iu" and not any(v != 0 or np.signbit(v) for v in values)
+    pixels = buffers.scratch("pixels", planes.shape, planes.dtype if whole else numbers.compute)
+    valid = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
     for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):
         if lost[i]:
             gaps.take_out(plane, nodata, covers[i], lost_value, made, seen, nan=listed)

@@ -11,6 +11,7 @@ from tileconv.engine.marks import (
     BESIDE,
     WIDE_MARKS,
     all_are,
+    all_reach_one,
     gather_rows,
     lose_block,
     settle_block,
@@ -114,7 +115,7 @@ def settle(
     block = np.empty(BESIDE)
     span = int(x.max()) + 1
     reach = (min(BESIDE, sums.shape[1]) - 1) * stride_x + span  # a stride may be huge
-    marks = np.empty((3, valid.shape[2] + reach + WIDE_MARKS), np.uint8)
+    marks = np.empty((2, valid.shape[2] + reach + WIDE_MARKS), np.uint8)
     bands = np.unique(taps.band).astype(np.intp) * valid.shape[1]
     rows = (bands[:, None] + np.unique(y)).ravel() * valid.shape[2]
     rows_here = np.empty_like(rows)
@@ -216,14 +217,14 @@ def _settle(  # type: ignore[no-untyped-def]
     padded = width + reach + WIDE_MARKS
     pixels = pointer_for(valid, valid_at)  # no slices: each would count its references
     low = pointer_for(valid, tables_at[2])
-    high, other_high = pointer_to(low, padded), pointer_to(low, 2 * padded)
+    high = pointer_to(low, padded)
     weights, weights_at = block, pointer_for(block, block_at)
     taps_at, sizes_at = pointer_for(taps, tables_at[0]), pointer_for(sizes, tables_at[1])
     presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
     presence &= sizes.size == rows.size * span  # and taps lie everywhere in a field
     loses_empty = ruled and (empty or least > 0)
-    far_empty = loses_empty and not (presence or shared)
-    for x in range(width, padded):  # what is beyond the row is spread over some of it below
+    far_empty = loses_empty and not shared
+    for x in range(width, padded):  # looks may go beyond the row
         low[x] = 1
         high[x] = 0
     for y in range(shape[0]):
@@ -232,71 +233,69 @@ def _settle(  # type: ignore[no-untyped-def]
             rows_here[r] = rows[r] + top * width
         if _gather(pixels, rows_here, tables_at[3], width, low, high):
             continue
-        there = 1
-        while presence and 2 * there <= span:  # of twice as many pixels each time
-            for x in range(padded - there):  # to another array: the compiler fears for this one
-                other_high[x] = high[x] | high[x + there]
-            high, other_high = other_high, high
-            there *= 2
         sums = pointer_for(like, target + np.uintp(y * pitch))
-        settled = 0  # outputs up to here are done
-        for first in range(0, shape[1], BESIDE):
-            if first < settled:
-                continue
-            left = first * stride_x
-            if first + FAR <= shape[1]:
+        end = 0
+        while end < shape[1]:
+            start, end = end, min(end + FAR, shape[1])
+            if end - start == FAR:
+                left = start * stride_x
                 reads = (FAR - 1) * stride_x + span
                 if all_are(pointer_to(low, left), reads, 1):
-                    settled = first + FAR
                     continue
                 if far_empty and all_are(pointer_to(high, left), reads, 0):
-                    for x in range(first, first + FAR, BESIDE):
+                    for x in range(start, end, BESIDE):
                         lose_block(pointer_to(sums, x))
-                    settled = first + FAR
                     continue
-            number = min(BESIDE, shape[1] - first)
-            reads = (number - 1) * stride_x + span
-            if all_are(pointer_to(low, left), reads, 1):
-                continue
-            here = top * width + left
-            beside = pointer_to(sums, first)
-            weighed = True
-            if presence:
-                somewhere_none = False
-                for i in range(number):
-                    x = left + i * stride_x
-                    somewhere_none |= (high[x] | high[x + span - there]) == 0
-                if not somewhere_none:
+            for first in range(start, end, BESIDE):
+                left = first * stride_x
+                number = min(BESIDE, end - first)
+                reads = (number - 1) * stride_x + span
+                if all_are(pointer_to(low, left), reads, 1):
                     continue
-            elif all_are(pointer_to(high, left), reads, 0):
+                here = top * width + left
+                beside = pointer_to(sums, first)
+                weighed = True
+                if all_are(pointer_to(high, left), reads, 0):
+                    if shared:
+                        for i in range(number):
+                            share[y, first + i] = 0
+                    if loses_empty:
+                        for i in range(number):
+                            beside[i] = np.nan
+                        continue
+                    weights[:] = 0
+                    weighed = False
+                elif presence:
+                    if stride_x == 1 and number == BESIDE:
+                        nowhere_empty = all_reach_one(pointer_to(high, left), span)
+                    else:
+                        nowhere_empty = True
+                        for x in range(left, left + number * stride_x, stride_x):
+                            some = np.uint8(0)
+                            for t in range(x, x + span):
+                                some |= high[t]
+                            nowhere_empty &= some != 0
+                    if nowhere_empty:
+                        continue
+                if weighed and stride_x == 1 and number == BESIDE:
+                    weigh_block(pointer_to(pixels, here), taps_at, sizes_at, sizes.size, weights_at)
+                elif weighed:
+                    for i in range(number):
+                        weight = 0.0
+                        for t in range(sizes.size):
+                            weight += sizes[t] * pixels[here + taps[t] + i * stride_x]
+                        weights[i] = weight
                 if shared:
                     for i in range(number):
-                        share[y, first + i] = 0
-                if loses_empty:
+                        share[y, first + i] = min(share[y, first + i], weights_at[i] / total)
+                if ruled and number == BESIDE:
+                    settle_block(beside, weights_at, total, scale, least, empty)
+                elif ruled:
                     for i in range(number):
-                        beside[i] = np.nan
-                    continue
-                weights[:] = 0
-                weighed = False
-            if weighed and stride_x == 1 and number == BESIDE:
-                weigh_block(pointer_to(pixels, here), taps_at, sizes_at, sizes.size, weights_at)
-            elif weighed:
-                for i in range(number):
-                    weight = 0.0
-                    for t in range(sizes.size):
-                        weight += sizes[t] * pixels[here + taps[t] + i * stride_x]
-                    weights[i] = weight
-            if shared:
-                for i in range(number):
-                    share[y, first + i] = min(share[y, first + i], weights_at[i] / total)
-            if ruled and number == BESIDE:
-                settle_block(beside, weights_at, total, scale, least, empty)
-            elif ruled:
-                for i in range(number):
-                    if scale and weights_at[i] != total:
-                        beside[i] = beside[i] * (total / weights_at[i])
-                    if (weights_at[i] < least) | (empty & (weights_at[i] == 0)):
-                        beside[i] = np.nan
+                        if scale and weights_at[i] != total:
+                            beside[i] = beside[i] * (total / weights_at[i])
+                        if (weights_at[i] < least) | (empty & (weights_at[i] == 0)):
+                            beside[i] = np.nan
 
 
 @loop

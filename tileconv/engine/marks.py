@@ -13,13 +13,11 @@ from numba.core import cgutils
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import (
     INDEX_TYPE,
-    SHORT_TYPE,
     load_vector,
     pointer_to,
     splat,
     step_of,
     store_vector,
-    vector_fma,
 )
 
 BESIDE = 16
@@ -65,26 +63,55 @@ def _are_same(builder: ir.IRBuilder, marks: ir.Value, values: ir.Value) -> ir.Va
     )
 
 
-@step_of
-def _are(typingctx: Any, marks: Any, value: Any) -> Any:
-    """Say whether BESIDE marks at a pointer hold a value."""
+def _are(count: int) -> Any:
+    """Return a function of Numba's that says whether ``count`` marks at a pointer hold a value."""
+
+    def typer(typingctx: Any, marks: Any, value: Any) -> Any:
+        return types.boolean(marks, types.uint8), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(BYTE, BESIDE)
+        vector = ir.VectorType(BYTE, count)
         seen = load_vector(builder, args[0], vector, 1)
         return _are_same(builder, seen, splat(builder, args[1], vector))
 
-    return types.boolean(marks, types.uint8), generate
+    return step_of(typer)
+
+
+_some_are, _many_are = _are(BESIDE), _are(WIDE_MARKS)
 
 
 @loop
 def all_are(marks, count, value):  # type: ignore[no-untyped-def]
     """Say whether ``count`` marks at a pointer hold a value; of fewer than BESIDE, BESIDE do."""
     value = np.uint8(value)
+    if WIDE_MARKS <= count <= 2 * WIDE_MARKS:
+        last = pointer_to(marks, count - WIDE_MARKS)
+        return _many_are(marks, value) & _many_are(last, value)
+    if count > WIDE_MARKS:
+        for i in range(0, count - WIDE_MARKS, WIDE_MARKS):
+            if not _many_are(pointer_to(marks, i), value):
+                return False
+        return _many_are(pointer_to(marks, count - WIDE_MARKS), value)
     for i in range(0, count - BESIDE, BESIDE):
-        if not _are(pointer_to(marks, i), value):
+        if not _some_are(pointer_to(marks, i), value):
             return False
-    return _are(pointer_to(marks, max(count - BESIDE, 0)), value)
+    return _some_are(pointer_to(marks, max(count - BESIDE, 0)), value)
+
+
+@step_of
+def all_reach_one(typingctx: Any, marks: Any, span: Any) -> Any:
+    """Say whether each of BESIDE neighbouring runs of ``span`` marks at a pointer holds a 1."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        marks, span = args
+        vector = ir.VectorType(BYTE, BESIDE)
+        some = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * BESIDE))
+        with cgutils.for_range(builder, span, intp=INDEX_TYPE) as loop:
+            seen = load_vector(builder, builder.gep(marks, [loop.index]), vector, 1)
+            builder.store(builder.or_(builder.load(some), seen), some)
+        return _are_same(builder, builder.load(some), ir.Constant(vector, [1] * BESIDE))
+
+    return types.boolean(marks, types.intp), generate
 
 
 @step_of
@@ -100,15 +127,16 @@ def weigh_block(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         valid, taps, sizes, count, weights = args
         numbers = ir.VectorType(ir.DoubleType(), BESIDE)
-        fma = vector_fma(builder, numbers)
         sums = cgutils.alloca_once(builder, numbers)
         builder.store(ir.Constant(numbers, [ir.Constant(ir.DoubleType(), 0.0)] * BESIDE), sums)
         with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
             place = builder.gep(valid, [builder.load(builder.gep(taps, [loop.index]))])
             seen = load_vector(builder, place, ir.VectorType(BYTE, BESIDE), 1)
-            there = builder.sitofp(builder.zext(seen, ir.VectorType(SHORT_TYPE, BESIDE)), numbers)
+            there = builder.icmp_unsigned("!=", seen, ir.Constant(seen.type, [0] * BESIDE))
             size = splat(builder, builder.load(builder.gep(sizes, [loop.index])), numbers)
-            builder.store(builder.call(fma, [size, there, builder.load(sums)]), sums)
+            # a product of 0 or 1 needs no multiplication, and a sum of sizes is no -0
+            more = builder.select(there, size, ir.Constant(numbers, [0.0] * BESIDE))
+            builder.store(builder.fadd(builder.load(sums), more), sums)
         store_vector(builder, builder.load(sums), weights, 8)
         return context.get_dummy_value()
 
