@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
-from tileconv.dtypes import Numbers
+from tileconv.dtypes import INPUT_DTYPES, Numbers
 from tileconv.engine import columns as columns_first
 from tileconv.engine import direct, gaps, program, separable, streamed
 from tileconv.engine.bank import CHUNK, TOGETHER
@@ -117,6 +117,79 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     monkeypatch.setattr(eager, "_recipes", {})
     monkeypatch.setattr(eager, "_layouts", {})
     assert tileconv.convolve(array, kernel, stride=stride).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, 7, 8, 16, 19])
+@pytest.mark.parametrize("dtype", INPUT_DTYPES[1:])
+@pytest.mark.parametrize("target", [None, "float64"])
+def test_pixels_of_any_dtype_are_dealt_out_for_any_stride(dtype, stride, target):
+    # words hold several small pixels, and phases may be read by no tap; rows end anywhere
+    for width, taps in (
+        (400, [0, 1, 2, 3, 4, 5, 6]),
+        (391, [0]),
+        (173, [1, stride, 21]),
+        (40, [3]),
+    ):
+        kernel = np.zeros((2, max(taps) + 1))
+        kernel[:, taps] = RNG.normal(size=(2, len(taps)))
+        array = (RNG.normal(size=(9, width)) * 1e4).astype(dtype)
+        every = tileconv.convolve(array, kernel, dtype=target)
+        some = tileconv.convolve(array, kernel, stride=(1, stride), dtype=target)
+        assert some.tobytes() == every[:, ::stride].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 8, 16])
+def test_bits_do_not_depend_on_whether_the_next_row_is_asked_for(dtype, stride, monkeypatch):
+    kernel, asked = RNG.normal(size=(17, 19)), set()
+    array = RNG.integers(0, 250, (90, 700)).astype(dtype)
+    every = tileconv.convolve(array, kernel)
+    for when in (streamed.NEVER, streamed.WHILE_DEALING, streamed.WHILE_ADDING):
+        monkeypatch.setattr(
+            streamed.Streamed, "_asked", lambda self, step, when=when: asked.add(when) or when
+        )
+        some = tileconv.convolve(array, kernel, stride=stride)
+        assert some.tobytes() == np.ascontiguousarray(every[::stride, ::stride]).tobytes()
+    assert len(asked) == (0 if stride == 1 else 3)
+
+
+def test_the_next_row_is_asked_for_while_there_is_time():
+    def asked(size, stride, step):
+        taps = Convolution.of(RNG.normal(size=(size, size))).plan_groups(1, np.dtype("f4"))[0].taps
+        return streamed.Streamed(lay_out((stride, stride), (1, 1), taps, 1))._asked(step)
+
+    assert asked(31, 8, 4) == streamed.WHILE_ADDING
+    assert asked(7, 8, 4) == streamed.NEVER  # few multiply-adds a pixel, many bytes
+    assert asked(3, 4, 2) == streamed.WHILE_DEALING
+    assert asked(31, 8, 16) == streamed.NEVER  # pixels of other bands would be fetched with these
+    assert asked(31, 8, -4) == streamed.NEVER
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("name", ["dense", "holes", "sum over bands", "separable", "box"])
+@pytest.mark.parametrize("stride", [2, 3, (9, 8)], ids=str)
+def test_bits_of_strides_do_not_depend_on_whether_caches_are_passed_by(
+    name, dtype, stride, monkeypatch
+):
+    kernel, copied = KERNELS[name], []
+    for module, at, which in ((streamed, 9, 6), (columns_first, 7, 5)):
+
+        def spy(*args, run=module.correlate, at=at, which=which):
+            copied.append(args[at][which])
+            run(*args)
+
+        monkeypatch.setattr(module, "correlate", spy)
+    for width in (1601, 197, 40):
+        array = RNG.integers(0, 250, (3 if kernel.ndim == 4 else 1, 61, width)).astype(dtype)
+        copied.clear()
+        plain = tileconv.convolve(array, kernel, stride=stride)
+        assert {*copied} == {streamed.COPIED}
+        copied.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(eager, "PAST_BYTES", 0)
+            past = tileconv.convolve(array, kernel, stride=stride)
+        assert {*copied} == {streamed.COPIED_PAST}
+        assert past.tobytes() == plain.tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
@@ -366,6 +439,31 @@ def test_missing_pixels_of_wide_rows_are_those_of_narrow_ones(policy, name, stri
         part = array[:, left : (end - 1) * pair[1] + kernel.shape[1]]
         narrow = tileconv.convolve(part, kernel, **options)
         assert narrow.tobytes() == wide[:, first:end].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32"])
+@pytest.mark.parametrize("policy", ["propagate", "skip", "fill", "renormalize"])
+def test_whole_numbers_with_gaps_have_the_bits_of_floats_with_nan(policy, dtype):
+    # a copy with missing pixels taken out keeps the dtype where what is put in is 0
+    kernel = RNG.normal(size=(5, 4))
+    kernel = np.abs(kernel) if policy == "renormalize" else kernel
+    whole = RNG.integers(1, 100, (67, 190)).astype(dtype)
+    whole[patches(whole.shape, rows=21)] = 0
+    whole[:, 150:] *= RNG.integers(0, 2, (67, 40)).astype(dtype)
+    numbers = np.dtype("float64" if dtype == "int32" else "float32")
+    floats = np.where(whole == 0, np.nan, whole).astype(numbers)
+    modes, values = ("constant", "edge", "missing"), (0.0, -0.0, 2.5)
+    for mode, value, stride in itertools.product(modes, values, (1, 2, 8)):
+        options = {"missing": policy, "stride": stride, "padding": 3, "padding_mode": mode}
+        if mode == "constant":
+            options["padding_value"] = value
+        if policy == "fill":
+            options["fill_value"] = value
+        of_whole = tileconv.convolve(whole, kernel, nodata=0, dtype=numbers, **options)
+        of_floats = tileconv.convolve(floats, kernel, dtype=numbers, **options)
+        missing = np.isnan(of_floats)
+        assert (np.isnan(of_whole) == missing).all()
+        assert of_whole[~missing].tobytes() == of_floats[~missing].tobytes()
 
 
 @pytest.mark.parametrize("stride", [1, 3])
