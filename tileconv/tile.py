@@ -226,8 +226,9 @@ def _settle(
     values = [lost_value]  # that pixels of the copy hold, beside those of the window
     if not unseen and any(o is not None for o in outside):
         values.append(convolution.padding_value)
-    # whole numbers stay what they are where they can: half or a quarter of the memory
-    whole = planes.dtype.kind in "iu" and not any(v != 0 or np.signbit(v) for v in values)
+    # whole numbers stay what they are where they can, for less memory; a sum of theirs is never -0,
+    # so that it does not matter which 0 is put in
+    whole = planes.dtype.kind in "iu" and not any(values)
     pixels = buffers.scratch("pixels", planes.shape, planes.dtype if whole else numbers.compute)
     valid = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
     for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):
