@@ -119,7 +119,7 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     assert tileconv.convolve(array, kernel, stride=stride).tobytes() == whole.tobytes()
 
 
-@pytest.mark.parametrize("stride", [2, 3, 4, 7, 8, 16, 19])
+@pytest.mark.parametrize("stride", [2, 3, 4, 7, 8, 16, 19, 32])
 @pytest.mark.parametrize("dtype", INPUT_DTYPES[1:])
 @pytest.mark.parametrize("target", [None, "float64"])
 def test_pixels_of_any_dtype_are_dealt_out_for_any_stride(dtype, stride, target):

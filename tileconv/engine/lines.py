@@ -80,8 +80,8 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type
     step     bytes from one pixel to the next
     width    pixels that the row has
     stride   pixels between outputs
-    places   pointer to intp, where the line of each phase begins, or UNUSED; END, as often as there
-             are pixels in 128 bits, after the last phase that is used
+    places   pointer to intp, where the line of each phase begins, or UNUSED; after the last phase
+             that is used END, as often as MOST_WORDS of floats have bytes
     count    most numbers wanted of each phase
     lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it,
              and what lies between the count-th number and the next whole vector anything

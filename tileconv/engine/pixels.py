@@ -26,6 +26,8 @@ from tileconv.engine.lanes import (
     store_vector,
 )
 
+MOST_WORDS = 4
+"""Words of a field that are dealt out at a time; each holds a byte of pixels or more."""
 WHOLE_TURN = VECTOR_BYTES == 64
 """The machine takes numbers from anywhere in two vectors at once."""
 
@@ -140,8 +142,9 @@ def field_words(pixel_bits: int, float_bits: int, stride: int) -> int:
     if stride > 1 and bits <= float_bits:
         return int(bits & (bits - 1) == 0)
     words = bits // float_bits
-    # words that lie four apart are put together by the one instruction that AVX-512 has for it
-    return words if words * float_bits == bits and words in ((2, 4) if WHOLE_TURN else (2,)) else 0
+    # four are put together by an instruction that AVX-512 alone has
+    known = (2, MOST_WORDS) if WHOLE_TURN else (2,)
+    return words if words * float_bits == bits and words in known else 0
 
 
 @step_of

@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.lanes import QUAD_BYTES, ROWS, VECTOR_BYTES, WIDE
+from tileconv.engine.lanes import ROWS, VECTOR_BYTES, WIDE
 from tileconv.engine.lines import END, UNUSED
 from tileconv.engine.memory import CACHE_LINE
+from tileconv.engine.pixels import MOST_WORDS
 
 Pair = tuple[int, int]
 
@@ -114,8 +115,9 @@ class Program:
         As `tileconv.engine.lines` takes them: UNUSED where no tap reads a phase, END after the last
         one that a tap reads.
         """
-        places = np.full(int(self.phases[-1]) + 1 + QUAD_BYTES, END, np.intp)
-        places[:-QUAD_BYTES] = UNUSED
+        beyond = MOST_WORDS * self.weights.itemsize
+        places = np.full(int(self.phases[-1]) + 1 + beyond, END, np.intp)
+        places[:-beyond] = UNUSED
         places[self.phases] = np.arange(self.line_count) * line
         return places
 
