@@ -120,8 +120,10 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4, 7, 8, 16, 19, 32])
-@pytest.mark.parametrize("dtype", INPUT_DTYPES[1:])
-@pytest.mark.parametrize("target", [None, "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "target"),
+    [*((dtype, None) for dtype in INPUT_DTYPES[1:]), ("uint8", "float64"), ("int16", "float64")],
+)
 def test_pixels_of_any_dtype_are_dealt_out_for_any_stride(dtype, stride, target):
     # words hold several small pixels, and phases may be read by no tap; rows end anywhere
     for width, taps in (
