@@ -273,18 +273,64 @@ def test_an_error_in_a_helper_reaches_the_caller(monkeypatch, rng):
     assert threads._helpers._busy == 0
 
 
+def test_an_error_in_a_helper_stops_the_others():
+    from tileconv.arrays import threads
+
+    done, failed, main = [], threading.Event(), threading.main_thread()
+
+    def work(item):
+        if threading.current_thread() is main:
+            failed.wait(60)
+            done.append(item)
+            time.sleep(0.001)
+        else:
+            failed.set()
+            raise RuntimeError("here")
+
+    with pytest.raises(RuntimeError, match="here"):
+        threads.run_all(work, range(10_000), 2)
+    assert len(done) < 1000
+
+
+def test_a_call_while_the_interpreter_ends_takes_no_helpers():
+    script = """
+import builtins, numpy, tileconv
+convolve, image, kernel = tileconv.convolve, numpy.ones((600, 600)), numpy.ones((7, 7))
+class Late:
+    def __del__(self):
+        print(convolve(image, kernel, threads=3).sum() > 0, flush=True)
+builtins.late = Late()
+convolve(image, kernel, threads=3)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() in ("True", "")  # what the call needs may be gone by then
+
+
 def test_a_system_without_threads_to_give_is_done_without(monkeypatch):
     from tileconv.arrays import threads
 
-    def refuse(self):
-        raise RuntimeError("can't start new thread")
+    start = threading.Thread.start
+    for granted in (0, 1):
+        left = [None] * granted
 
-    monkeypatch.setattr(threads, "_helpers", threads._Helpers())
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    done = []
-    threads.run_all(done.append, range(10), 4)
-    assert done == [*range(10)]
-    assert threads._helpers._busy == 0
+        def refuse(self, left=left):
+            if not left:
+                raise RuntimeError("can't start new thread")
+            left.pop()
+            start(self)
+
+        monkeypatch.setattr(threads, "_helpers", threads._Helpers())
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        seen, both = set(), threading.Barrier(1 + granted, timeout=60)
+
+        def work(item, seen=seen, both=both):
+            both.wait()
+            seen.add(threading.get_ident())
+
+        threads.run_all(work, range(1 + granted), 4)
+        assert len(seen) == 1 + granted
+        assert threads._helpers._busy == 0
 
 
 def test_helpers_keep_nothing_of_a_call(monkeypatch):

@@ -27,10 +27,9 @@ FEWEST_APART = 8
 """The same where fields share no pixel, and nothing is laid out again."""
 MOST_ROWS = 2048
 """Most rows of a tile, so that threads finish together."""
-FEW = 256
-"""Most tiles of an array that are kept for the next one of its shape."""
-FEW_PIXELS = 1 << 16
-"""The same for its rows and columns together."""
+FEW = 1 << 17
+"""Rows and columns of all tiles of an array, up to which these are kept for the next one of its
+shape: 1 MiB at the most."""
 PAST_BYTES = 1 << 22
 """Results of this size and more are written past the caches, which would not hold them."""
 REMEMBERED = 64
@@ -119,7 +118,7 @@ def _lay_out(
         threads = threads if prod(whole) * convolution.tap_count > SMALL else 1
         found = _Layout(recipe, whole, lead, threads, _cut(recipe, shape[-2:], threads))
         small = convolution.weights.nbytes <= SMALL_KERNEL_BYTES
-        if small and len(found.cuts) <= FEW and sum(shape[-2:]) <= FEW_PIXELS:
+        if small and sum(rows.size + columns.size for _, _, (rows, columns) in found.cuts) <= FEW:
             _remember(_layouts, key, found)
     return found
 

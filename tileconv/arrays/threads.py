@@ -7,6 +7,7 @@ unless it asks: its siblings are busy with the rest.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -59,6 +60,8 @@ class _Helpers:
 
     def take(self, most: int) -> int:
         """Take helpers until ``most`` are busy in the whole process; return how many."""
+        if sys.is_finalizing():  # they do not run any more
+            return 0
         with self._lock:
             taken = max(0, most - self._busy)
             while self._threads < self._busy + taken:
@@ -110,18 +113,19 @@ def run_all(function: Callable[[Item], None], items: Iterable[Item], threads: in
             function(item)
         return
     helpers = _helpers
-    taken = helpers.take(threads - 1)
+    taken, at_work = helpers.take(threads - 1), 0
     try:
         waiting = _Shared(iter(items))
         ended: SimpleQueue[BaseException | None] = SimpleQueue()
-        for _ in range(taken):
-            helpers.submit(partial(_drain, function, waiting, ended))
         try:
+            for _ in range(taken):
+                helpers.submit(partial(_drain, function, waiting, ended))
+                at_work += 1
             for item in waiting:
                 function(item)
         finally:
             waiting.stop()
-            errors = [ended.get() for _ in range(taken)]
+            errors = [ended.get() for _ in range(at_work)]
         for error in errors:
             if error is not None:
                 raise error

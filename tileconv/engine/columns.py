@@ -8,7 +8,7 @@ along x, where `tileconv.engine.separable` would deal out every row of pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numba import from_dtype, types
 from tileconv.convolution import Taps
 from tileconv.engine.adders import ADDED, DOWN, sum_down_block, sum_down_narrow, sum_down_pixel
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import call_at, lanes, pointer_to, put_at
+from tileconv.engine.lanes import address_at, call_at, lanes, pointer_to, prefetch, put_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
@@ -102,6 +102,11 @@ class _Kernel:
     def scratch_bytes(self, width: int) -> int:
         return sum(self._sizes(self.columns(width))) * self.weights.itemsize
 
+    @cached_property
+    def _fresh(self) -> int:
+        """Last taps of the column that lie on rows which the output row above does not read."""
+        return int(np.count_nonzero(self.rows > self.rows[-1] - self.stride))
+
     def _laid_out(self, width: int) -> Any:
         found = self._layouts.get(width)
         if found is None:
@@ -135,7 +140,7 @@ class _Kernel:
             (out.strides[0] // out.itemsize, out.itemsize),
             (self.stride, self.along.stride[1], int(self.along.offsets[-1]), self.along.reach),
             (columns, *sizes, COPIED_PAST if final else COPIED),
-            (address(rows), self.rows.size, address(self.weights)),
+            (address(rows), self.rows.size, self._fresh, address(self.weights)),
             (pixels, *fixed),
         )
         del owner, tables
@@ -163,8 +168,8 @@ def correlate(  # type: ignore[no-untyped-def]
     along       stride along y and x, pixels from the left of a field to its last tap, reach
     layout      columns in a strip; numbers in a row of sums of pixels, in its lines, in a row of
                 sums of outputs, and in an address; COPIED or COPIED_PAST
-    down        address of the bytes from the top of a field to each tap; taps; address of their
-                weights
+    down        address of the bytes from the top of a field to each tap; taps; how many of the last
+                lie on rows that no output row before has read; address of their weights
     tables      addresses: scratch for all of layout; places of a row of sums (see
                 `tileconv.engine.lines`); where its taps begin and end; where along the lines each
                 tap lies; weights
@@ -172,7 +177,7 @@ def correlate(  # type: ignore[no-untyped-def]
     sum_down, deal, add_row = functions
     stride_y, stride_x, last_tap, reach = along
     most_columns, pixels_size, lines_size, sums_size, _, copied = layout
-    rows_at, taps, weights_at = down
+    rows_at, taps, fresh, weights_at = down
     pixels_at, places_at, starts_at, taps_at, row_weights_at = tables
     out_height, out_width = out_shape
     pitch, size = out_pitch
@@ -193,6 +198,7 @@ def correlate(  # type: ignore[no-untyped-def]
                 width,
                 rows_at,
                 taps,
+                fresh,
                 weights_at,
                 pixels_at,
             )
@@ -233,31 +239,43 @@ def summer_down(pixel: np.dtype, number: np.dtype) -> np.uintp:
     """Return the address of `_sum_down` for pixels of one dtype and sums of another."""
     pixels, floats = (types.CPointer(from_dtype(dtype)) for dtype in (pixel, number))
     index, i = types.CPointer(types.intp), types.intp
-    signature = types.void(pixels, i, i, index, i, floats, floats)
+    signature = types.void(pixels, i, i, index, i, i, floats, floats)
     return address_of(_sum_down, signature)
 
 
 @loop
-def _sum_down(source, step, width, rows, count, weights, out):  # type: ignore[no-untyped-def]
+def _sum_down(source, step, width, rows, count, fresh, weights, out):  # type: ignore[no-untyped-def]
     """Add up rows of pixels times their weights.
 
     source  pointer to the first pixel; step: bytes from one pixel to the next; width: pixels
     rows    pointer to intp, bytes from ``source`` to each row
-    count   rows; weights: pointer to float
+    count   rows; fresh: the last of them, which no call before has read
+    weights pointer to float, of each row
     out     pointer to float, overwritten
 
-    Nothing is asked for ahead: the machine foresees rows that are read as they lie, and asking
-    only cost time.
+    While the rows are added up that the caches hold, those that they do not are asked for.
     """
     n = lanes(out)
     x = 0
     if step == pixel_bytes(source):
         block = DOWN * n
         whole = width // block * block
+        kept = count - fresh
+        each, row, byte = 0, kept, 0  # cache lines to ask for with each block, and the next one
+        if kept > 0 and whole > 0:
+            blocks = (kept + BATCH - 1) // BATCH * (whole // block)
+            lines = (width * step + CACHE_LINE - 1) // CACHE_LINE * fresh
+            each = (lines + blocks - 1) // blocks
         for first in range(0, count, BATCH):
             some = min(BATCH, count - first)
             places, factors = pointer_to(rows, first), pointer_to(weights, first)
             for x in range(0, whole, block):
+                for _ in range(each):
+                    if row < count:
+                        prefetch(address_at(source) + np.uintp(rows[row] + byte))
+                        byte += CACHE_LINE
+                        if byte >= width * step:
+                            row, byte = row + 1, 0
                 sum_down_block(source, x * step, places, some, factors, out, x, first > 0)
         x = whole
         while x + n <= width:

@@ -92,7 +92,7 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type
     done = 0
     if step == pixel_bytes(source):
         apart = stride * pixel_bytes(source)
-        quad = quad_size(source, lines)
+        quad = quad_size(source)
         used = 0
         while places[used] != END:
             used += 1

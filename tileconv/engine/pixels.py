@@ -203,13 +203,13 @@ def _deal_words(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> Sequence[
 
 
 @step_of
-def quad_size(typingctx: Any, source: Any, lines: Any) -> Any:
+def quad_size(typingctx: Any, source: Any) -> Any:
     """Return how many pixels of a field `turn_quads` turns: those in 128 bits."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return constant_index(QUAD_BYTES * 8 // signature.args[0].dtype.bitwidth)
 
-    return types.intp(source, lines), generate
+    return types.intp(source), generate
 
 
 @step_of

@@ -227,7 +227,7 @@ def correlate(  # type: ignore[no-untyped-def]
                             out,
                             classes * pitch,
                             (2 if band else 1) if r == (count - 1) * overlap else 0,
-                            copied if r == height - 1 else 0,
+                            (copied if band == bands - 1 else COPIED) if r == height - 1 else 0,
                             coming if asked == WHILE_ADDING and i == first else np.uintp(0),
                             columns * stride_x * strides[2],
                         )
@@ -268,9 +268,9 @@ def _add_rows(  # type: ignore[no-untyped-def]
     weights  pointer to float; those of the next row of sums lie ``apart`` further on
     out      pointer to the outputs of the first row; those of the next lie ``pitch`` further on
     begin    not 0: the last row of sums begins, 1: with 0, 2: with what lies in ``out``
-    ahead    address of the next input row, to be asked for bit by bit, or 0; ``ahead_bytes`` of it
     last     not 0: the first row of sums ends, and is copied to ``out``: COPIED, or COPIED_PAST
              the caches
+    ahead    address of the next input row, to be asked for bit by bit, or 0; ``ahead_bytes`` of it
     """
     n = lanes(lines)
     first, tap_count = starts[0], starts[1] - starts[0]
