@@ -124,7 +124,10 @@ def _lay_out(
 
 
 def _recipe(convolution: Convolution, numbers: Numbers, bands: int) -> Recipe:
-    """Return the recipe, the same for the same objects: laying out kernels takes its time."""
+    """Return the recipe, the same for the same objects: laying out kernels takes its time.
+
+    It holds them, as a layout does.
+    """
     key = id(convolution), id(numbers), bands
     found = _recipes.get(key)
     if found is None:

@@ -36,7 +36,7 @@ BLOCK = 8
 """Vectors' lanes of fields that are dealt out at a time: while they lie in the first-level cache,
 one quad of all of them, then the next."""
 KNOWN = (8, 16)
-"""Strides that have their own loops: with distances for registers."""
+"""Strides that `_deal_row` knows as constants: where fields lie then takes no registers."""
 UNUSED, END = -1, -2
 """In a table of places: no tap reads this phase; nor any from here on."""
 
@@ -45,7 +45,7 @@ UNUSED, END = -1, -2
 def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
     """Return the address of what lays out pixels of one dtype as lines of another.
 
-    It is `_copy_row` for stride 1, `_deal_near` for strides that it can do, which it knows as
+    It is `_copy_row` for stride 1, `_deal_near` for the strides that it is for, which it knows as
     constants, and `_deal_row` for any other.
     """
     i, index = types.intp, types.CPointer(types.intp)
