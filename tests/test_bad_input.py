@@ -122,6 +122,12 @@ def test_another_kind_of_file(content, folder):
     refused(3, ["named.tif: cannot be opened as GeoTIFF"], {"input__path": "named.tif"})
 
 
+def test_a_file_without_its_directory_is_named_once(folder):
+    (folder / "cut.tif").write_bytes(b"II*\0\0\0\1\0" + bytes(500))
+    told = refused(3, ["Failed to read directory"], {"input__path": "cut.tif"})
+    assert told.count("cut.tif") == 1
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
 def test_a_file_without_permission(folder):
     write_job({})

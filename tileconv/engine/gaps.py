@@ -265,18 +265,8 @@ def _settle(  # type: ignore[no-untyped-def]
                         continue
                     weights[:] = 0
                     weighed = False
-                elif presence:
-                    if stride_x == 1 and number == BESIDE:
-                        nowhere_empty = all_reach_one(pointer_to(high, left), span)
-                    else:
-                        nowhere_empty = True
-                        for x in range(left, left + number * stride_x, stride_x):
-                            some = np.uint8(0)
-                            for t in range(x, x + span):
-                                some |= high[t]
-                            nowhere_empty &= some != 0
-                    if nowhere_empty:
-                        continue
+                elif presence and all_reach_one(pointer_to(high, left), number, stride_x, span):
+                    continue
                 if weighed and stride_x == 1 and number == BESIDE:
                     weigh_block(pointer_to(pixels, here), taps_at, sizes_at, sizes.size, weights_at)
                 elif weighed:

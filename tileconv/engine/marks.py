@@ -99,8 +99,8 @@ def all_are(marks, count, value):  # type: ignore[no-untyped-def]
 
 
 @step_of
-def all_reach_one(typingctx: Any, marks: Any, span: Any) -> Any:
-    """Say whether each of BESIDE neighbouring runs of ``span`` marks at a pointer holds a 1."""
+def _block_reaches_one(typingctx: Any, marks: Any, span: Any) -> Any:
+    """Say whether each of BESIDE runs of ``span`` marks, one place apart, holds a 1."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         marks, span = args
@@ -112,6 +112,20 @@ def all_reach_one(typingctx: Any, marks: Any, span: Any) -> Any:
         return _are_same(builder, builder.load(some), ir.Constant(vector, [1] * BESIDE))
 
     return types.boolean(marks, types.intp), generate
+
+
+@loop
+def all_reach_one(marks, count, stride, span):  # type: ignore[no-untyped-def]
+    """Say whether each of ``count`` runs of ``span`` marks, ``stride`` places apart, holds a 1."""
+    if stride == 1 and count == BESIDE:
+        return _block_reaches_one(marks, span)
+    for first in range(0, count * stride, stride):
+        some = np.uint8(0)
+        for i in range(first, first + span):
+            some |= marks[i]
+        if some == 0:
+            return False
+    return True
 
 
 @step_of
