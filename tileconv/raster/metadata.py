@@ -146,7 +146,7 @@ def read_header(path: Place, wanted: Wanted) -> Header:
     except gdal.GDAL_ERRORS as error:
         cause = gdal.cause(error)
         if opening.driver == "GTiff" and not opening.remote:
-            cause = cause.removeprefix(f"{Path(path).name}: ")  # libtiff begins with it
+            cause = cause.removeprefix(f"{Path(str(path)).name}: ")  # libtiff begins with it
             raise InputError(f"{path}: cannot be opened as GeoTIFF: {cause}") from error
         raise InputError(
             f"{path}: cannot be read: {cause.replace(opening.name, path.name)}"
