@@ -17,8 +17,8 @@ from tileconv.engine.lanes import (
     prefetch,
 )
 from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.panels import write_row
-from tileconv.engine.pixels import pixel_at, pixel_bytes
+from tileconv.engine.panels import write_past, write_past_to_end
+from tileconv.engine.pixels import copy_lanes, pixel_at, pixel_bytes
 from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
 from tileconv.engine.sums import (
     LONG,
@@ -99,7 +99,7 @@ sum_chosen_block = chosen_block(_GENERATORS)
 AFRESH, GOING_ON, PAST = range(3)
 """Where sums begin and go, see `_sum_rows`."""
 PAST_BLOCKS = 10
-"""Blocks in a row of what is written past the caches together: a part of a first-level cache."""
+"""Blocks in a row of the buffer on the way past the caches: a part of a first-level cache."""
 
 
 def buffer_size(lanes: int) -> int:
@@ -146,7 +146,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     lines .. apart  see `tileconv.engine.sums.sum_block`
     which           see `tileconv.engine.program.Program.block`
     out             address of the first output; the next row lies ``pitch`` numbers further on
-    buffer          pointer to float, `buffer_size` of them: blocks that stick out go there first
+    buffer          pointer to float, `buffer_size` of them: blocks that stick out go there first,
+                    and all that are written past the caches
     ahead           pointer to addresses of input rows to fetch into the cache meanwhile, ``step``
                     bytes for each column
     mode            AFRESH; GOING_ON: the sums go on from what lies at ``out``; PAST: afresh, and
@@ -158,10 +159,18 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     aside = address_at(buffer)
     more, past = mode == GOING_ON, mode == PAST
     kept, kept_from = PAST_BLOCKS * wide, 0  # outputs of a row that ``buffer`` holds; its first one
-    x = 0
+    x, before = 0, 0
     while x < columns:
         left = columns - x
         taken = wide if left > n else n
+        if past and x - kept_from + wide > kept:  # keep what is not written yet
+            unwritten = before - CACHE_LINE // size
+            for j in range(count):
+                for i in range(unwritten, x, n):
+                    there = aside + np.uintp((j * kept + i - unwritten) * size)
+                    row = pointer_to(buffer, j * kept - kept_from)
+                    copy_lanes(row, pointer_like(lines, there), i * size, 0)
+            kept_from = unwritten
         for k in range(ahead_count):
             here = ahead[k] + np.uintp(x * step)
             for byte in range(0, taken * step, CACHE_LINE):
@@ -213,12 +222,16 @@ def _sum_rows(  # type: ignore[no-untyped-def]
             for j in range(count):
                 for i in range(some):
                     float_to(buffer[j * taken + i], place + np.uintp((j * pitch + i) * size))
-        x += taken
-        if past and (x == kept_from + kept or x >= columns):
+        if past and x > 0:  # not yet this block: its sums are still on their way to the buffer
             for j in range(count):
-                at = out + np.uintp((j * pitch + kept_from) * size)
-                write_row(pointer_to(buffer, j * kept), min(x, columns) - kept_from, at, 1)
-            kept_from = x
+                at = out + np.uintp(j * pitch * size)
+                write_past(pointer_to(buffer, j * kept - kept_from), before, x, at)
+            before = x
+        x += taken
+    if past:
+        for j in range(count):
+            at = out + np.uintp(j * pitch * size)
+            write_past_to_end(pointer_to(buffer, j * kept - kept_from), before, columns, at)
 
 
 @cache

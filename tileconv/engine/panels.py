@@ -181,20 +181,59 @@ def settle_streams(typingctx: Any) -> Any:
 @loop
 def write_row(sums, columns, out, streamed):  # type: ignore[no-untyped-def]
     """Copy a row of ``columns`` sums, a pointer to float, to an address; past the caches or not."""
-    n = lanes(sums)
-    size = pixel_bytes(sums)
-    line = CACHE_LINE // size
-    done = 0
     if streamed != 0:
-        while done < columns and (out + np.uintp(done * size)) % np.uintp(CACHE_LINE) != 0:
-            float_to(sums[done], out + np.uintp(done * size))
-            done += 1
-        while done + line <= columns:
-            for i in range(0, line, n):
-                stream(pointer_to(sums, done + i), out + np.uintp((done + i) * size))
-            done += line
-    while done + n <= columns:
+        write_past_to_end(sums, 0, columns, out)
+    else:
+        _copy_numbers(sums, 0, columns, out)
+
+
+@loop
+def write_past(sums, done, ready, out):  # type: ignore[no-untyped-def]
+    """Write the whole cache lines of a row that are complete, past the caches.
+
+    sums   pointer to float, the row
+    done   numbers that were ready before, for the call before, or 0
+    ready  numbers that are now
+    out    address of the row's first number
+
+    Between other work, line by line, this is hidden by it; a whole row at a time makes it wait.
+    """
+    n, size = lanes(sums), pixel_bytes(sums)
+    line = CACHE_LINE // size
+    begin, end = _whole_lines(done, out, size), _whole_lines(ready, out, size)
+    if begin < 0 and begin < end:
+        begin += line
+        for i in range(begin):
+            float_to(sums[i], out + np.uintp(i * size))
+    while begin < end:
+        for i in range(begin, begin + line, n):
+            stream(pointer_to(sums, i), out + np.uintp(i * size))
+        begin += line
+
+
+@loop
+def write_past_to_end(sums, done, columns, out):  # type: ignore[no-untyped-def]
+    """Do what `write_past` does for a row that is complete, and write what is left of it."""
+    write_past(sums, done, columns, out)
+    _copy_numbers(sums, max(0, _whole_lines(columns, out, pixel_bytes(sums))), columns, out)
+
+
+@loop
+def _whole_lines(count, out, size):  # type: ignore[no-untyped-def]
+    """Return where the last cache line begins that the first ``count`` numbers do not fill.
+
+    Counted in numbers from ``out`` on; negative if it is the first, and does not begin with one.
+    """
+    line = CACHE_LINE // size
+    return count - (count + np.intp(out % np.uintp(CACHE_LINE)) // size) % line
+
+
+@loop
+def _copy_numbers(sums, begin, end, out):  # type: ignore[no-untyped-def]
+    n, size = lanes(sums), pixel_bytes(sums)
+    done = begin
+    while done + n <= end:
         copy_lanes(sums, pointer_like(sums, out), done * size, done)
         done += n
-    for i in range(done, columns):
+    for i in range(done, end):
         float_to(sums[i], out + np.uintp(i * size))

@@ -31,7 +31,7 @@ from tileconv.engine.lanes import (
 )
 from tileconv.engine.lines import NEAR, dealer
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
-from tileconv.engine.panels import settle_streams, write_row
+from tileconv.engine.panels import settle_streams, write_past, write_past_to_end, write_row
 from tileconv.engine.program import LONG_REACH, Program
 
 LINE_BYTES = 5 << 12
@@ -283,8 +283,12 @@ def _add_rows(  # type: ignore[no-untyped-def]
     if ahead:
         blocks = (columns + ADDED[count] * n - 1) // (ADDED[count] * n)
         each = (ahead_bytes + blocks - 1) // blocks + CACHE_LINE - 1
-    x = 0
+    done, before, x = 0, 0, 0
     while x < columns and tap_count > 0:
+        if last == COPIED_PAST and before > done:  # a block late: its sums are in the cache then
+            write_past(pointer_like(lines, rows[0]), done, before, address_at(out))
+            done = before
+        before = x
         for byte in range(fetched, min(fetched + each, ahead_bytes), CACHE_LINE):
             prefetch(ahead + np.uintp(byte))
             fetched = byte + CACHE_LINE
@@ -294,5 +298,7 @@ def _add_rows(  # type: ignore[no-untyped-def]
         else:
             add_narrow_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
             x += n
-    if last:
-        write_row(pointer_like(lines, rows[0]), columns, address_at(out), last == COPIED_PAST)
+    if last == COPIED_PAST:
+        write_past_to_end(pointer_like(lines, rows[0]), done, columns, address_at(out))
+    elif last:
+        write_row(pointer_like(lines, rows[0]), columns, address_at(out), 0)
