@@ -83,7 +83,7 @@ def measure(threads: int, quick: bool = False) -> Rates:
 
         return Rates(
             threads=threads,
-            read=rate(size, lambda i: _read(sources[i])),
+            read=rate(size, lambda i: _read(sources[i]), lambda i: sources[i].max()),
             write=rate(size, lambda i: _write(targets[i], 3), lambda i: targets[i].fill(0)),
             write_fresh=rate(size, lambda i: _write(np.empty_like(targets[i]), 3)),
             copy=rate(
