@@ -17,6 +17,7 @@ from tileconv.engine import direct, gaps, program, separable, streamed
 from tileconv.engine.bank import CHUNK, TOGETHER
 from tileconv.engine.blocks import AFRESH, PAST
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
+from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.matrix import Matrix
 from tileconv.engine.program import lay_out
 from tileconv.engine.separable import factor
@@ -146,25 +147,20 @@ def test_bits_do_not_depend_on_whether_the_next_row_is_asked_for(dtype, stride, 
     kernel, asked = RNG.normal(size=(17, 19)), set()
     array = RNG.integers(0, 250, (90, 700)).astype(dtype)
     every = tileconv.convolve(array, kernel)
-    for when in (streamed.NEVER, streamed.WHILE_DEALING, streamed.WHILE_ADDING):
+    for early in (NEVER, 0, 1, PARTS // 2, PARTS):
         monkeypatch.setattr(
-            streamed.Streamed, "_asked", lambda self, step, when=when: asked.add(when) or when
+            streamed.Streamed, "_asked", lambda self, step, early=early: asked.add(early) or early
         )
         some = tileconv.convolve(array, kernel, stride=stride)
         assert some.tobytes() == np.ascontiguousarray(every[::stride, ::stride]).tobytes()
-    assert len(asked) == (0 if stride == 1 else 3)
+    assert len(asked) == (0 if stride == 1 else 5)
 
 
-def test_the_next_row_is_asked_for_while_there_is_time():
-    def asked(size, stride, step):
-        taps = Convolution.of(RNG.normal(size=(size, size))).plan_groups(1, np.dtype("f4"))[0].taps
-        return streamed.Streamed(lay_out((stride, stride), (1, 1), taps, 1))._asked(step)
-
-    assert asked(31, 8, 4) == streamed.WHILE_ADDING
-    assert asked(7, 8, 4) == streamed.NEVER  # few multiply-adds a pixel, many bytes
-    assert asked(3, 4, 2) == streamed.WHILE_DEALING
-    assert asked(31, 8, 16) == streamed.NEVER  # pixels of other bands would be fetched with these
-    assert asked(31, 8, -4) == streamed.NEVER
+def test_the_next_row_is_asked_for_evenly():
+    assert asked_early(8, 0) == PARTS  # nothing to add: all of it while pixels are dealt out
+    assert PARTS > asked_early(8, 2) > asked_early(8, 20) > 0
+    assert asked_early(128, 2) == NEVER  # cache lines that nobody reads
+    assert asked_early(-4, 2) == NEVER
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])

@@ -170,6 +170,8 @@ def correlate_bank(  # type: ignore[no-untyped-def]
     _, _, height, tap_count = weights_shape
     panel_size = bands * height * row_size
     pixel_step = stride_x * strides[2]
+    # else most of the cache lines asked for would be read by nobody
+    near = 0 < pixel_step <= tap_count * strides[2] + CACHE_LINE and strides[2] <= CACHE_LINE
     for c in range(classes):
         rows = (out_height - c + classes - 1) // classes
         for i in range(rows):
@@ -197,9 +199,10 @@ def correlate_bank(  # type: ignore[no-untyped-def]
                                 min(panel_columns, columns - part),
                                 panels_at + np.uintp(line * size),
                                 np.uintp(0),
+                                0,
                             )
                             line += panel_size
-                        if x + strip < out_width or i + 1 < rows:
+                        if near and (x + strip < out_width or i + 1 < rows):
                             ahead[coming] = place + np.uintp(to_next)
                             coming += 1
                 call_at(

@@ -213,6 +213,7 @@ def correlate(  # type: ignore[no-untyped-def]
                     columns + reach,
                     lines_at,
                     np.uintp(0),
+                    0,
                 )
             call_at(
                 add_row,

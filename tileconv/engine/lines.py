@@ -30,15 +30,28 @@ from tileconv.engine.pixels import (
     turn_quads,
 )
 
-NEAR = 16
-"""Bytes from one output's first pixel to the next up to which it pays to ask for a row ahead."""
 BLOCK = 8
 """Vectors' lanes of fields that are dealt out at a time: while they lie in the first-level cache,
 one quad of all of them, then the next."""
 KNOWN = (8, 16)
 """Strides that `_deal_row` knows as constants: where fields lie then takes no registers."""
+PARTS, NEVER = 256, -1
+"""Of an input row that comes next, see `asked_early`."""
+ADDS_A_PIXEL = 4
+"""Multiply-adds that take about as long as dealing out a pixel."""
 UNUSED, END = -1, -2
 """In a table of places: no tap reads this phase; nor any from here on."""
+
+
+def asked_early(apart: int, adds: float) -> int:
+    """Return how many PARTS of the next row are asked for while one is dealt out, or NEVER.
+
+    The others are asked for while its taps are added: evenly, so that memory is busy whatever is
+    done. Outputs lie ``apart`` bytes apart in a row, and a pixel takes ``adds`` multiply-adds.
+    """
+    if not 0 < apart <= CACHE_LINE:
+        return NEVER  # rows that are read backwards, or of which few cache lines are
+    return int(PARTS * ADDS_A_PIXEL / (ADDS_A_PIXEL + adds))
 
 
 @cache
@@ -52,15 +65,18 @@ def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
     source, lines = types.CPointer(from_dtype(pixel)), types.CPointer(from_dtype(number))
     near = field_words(pixel.itemsize * 8, number.itemsize * 8, stride)
     kind = types.literal(stride) if near or stride in KNOWN else i
-    signature = types.void(source, i, i, kind, index, i, lines, types.uintp)
+    signature = types.void(source, i, i, kind, index, i, lines, types.uintp, i)
     if stride == 1:
         return address_of(_copy_row, signature)
     return address_of(_deal_near if near else _deal_row, signature)
 
 
 @loop
-def _copy_row(source, step, width, stride, places, count, lines, ahead):  # type: ignore[no-untyped-def]
-    """Write one row of pixels as floats, a single line. Arguments are those of `_deal_row`."""
+def _copy_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes):  # type: ignore[no-untyped-def]
+    """Write one row of pixels as floats, a single line. Arguments are those of `_deal_row`.
+
+    No row is asked for: at stride 1 the blocks of sums do that.
+    """
     n = lanes(lines)
     done = 0
     count = min(count, width)
@@ -73,7 +89,7 @@ def _copy_row(source, step, width, stride, places, count, lines, ahead):  # type
 
 
 @loop
-def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type: ignore[no-untyped-def]
+def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes):  # type: ignore[no-untyped-def]
     """Write the stride phases of one row of pixels as floats, for a stride from 2 on.
 
     source   pointer to the row's first pixel
@@ -85,8 +101,7 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type
     count    most numbers wanted of each phase
     lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it,
              and what lies between the count-th number and the next whole vector anything
-    ahead    address of a row to fetch into the cache meanwhile, or 0; it pays for strides of up to
-             NEAR bytes, and costs for others, whose pixels are dealt out faster than they come
+    ahead    address of a row of which ``ahead_bytes`` are to be asked for meanwhile, or 0
     """
     n = lanes(lines)
     done = 0
@@ -101,7 +116,7 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type
         while done < count and done <= last:
             begin, stop = done, min(count, done + BLOCK * n)
             if ahead:
-                _fetch_ahead(ahead, begin * apart, stop * apart)
+                _fetch_part(ahead, begin, stop, count, ahead_bytes)
             for first in range(0, used, quad):
                 group, at = pointer_to(places, first), begin
                 whole = used - first > quad // 2
@@ -118,7 +133,7 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead):  # type
 
 
 @loop
-def _deal_near(source, step, width, stride, places, count, lines, ahead):  # type: ignore[no-untyped-def]
+def _deal_near(source, step, width, stride, places, count, lines, ahead, ahead_bytes):  # type: ignore[no-untyped-def]
     """Do what `_deal_row` does for a stride that is known as a constant.
 
     Fields that lie side by side are read in whole vectors.
@@ -131,7 +146,7 @@ def _deal_near(source, step, width, stride, places, count, lines, ahead):  # typ
         while done < count and done <= last:
             stop = min(count, done + BLOCK * n)
             if ahead:
-                _fetch_ahead(ahead, done * apart, stop * apart)
+                _fetch_part(ahead, done, stop, count, ahead_bytes)
             while done < stop and done <= last:
                 deal_fields(source, lines, done * apart, places, done, stride)
                 done += n
@@ -154,7 +169,8 @@ def _deal_rest(source, step, width, stride, places, count, lines, done):  # type
 
 
 @loop
-def _fetch_ahead(row, begin, end):  # type: ignore[no-untyped-def]
-    """Ask for the cache lines from byte ``begin`` of a row to ``end``, each of the row's once."""
-    for byte in range(-(-begin // CACHE_LINE) * CACHE_LINE, end, CACHE_LINE):
+def _fetch_part(row, begin, end, count, size):  # type: ignore[no-untyped-def]
+    """Ask for what belongs to the steps ``begin .. end - 1`` of ``count`` of ``size`` bytes."""
+    first, last = begin * size // count, end * size // count
+    for byte in range(-(-first // CACHE_LINE) * CACHE_LINE, last, CACHE_LINE):
         prefetch(row + np.uintp(byte))

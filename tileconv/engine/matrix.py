@@ -184,6 +184,7 @@ def correlate_matrix(  # type: ignore[no-untyped-def]
                                 row_size,
                                 lines_at + np.uintp((band * height + y) * row_size * size),
                                 np.uintp(0),
+                                0,
                             )
                     pixels = lines_at
                     to_next = 0

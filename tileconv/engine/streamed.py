@@ -29,7 +29,7 @@ from tileconv.engine.lanes import (
     prefetch,
     put_at,
 )
-from tileconv.engine.lines import NEAR, dealer
+from tileconv.engine.lines import NEVER, PARTS, asked_early, dealer
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams, write_past, write_past_to_end, write_row
 from tileconv.engine.program import LONG_REACH, Program
@@ -40,10 +40,6 @@ TOGETHER = len(ADDED) - 1
 """Most rows of sums that a line is added to at a time."""
 COPIED, COPIED_PAST = 1, 2
 """How a row of sums goes to the output, see `_add_rows`."""
-NEVER, WHILE_DEALING, WHILE_ADDING = range(3)
-"""When the next input row is asked for."""
-MANY_ADDS = 3.5
-"""Multiply-adds for each pixel of an input row that take as long as the next row to come."""
 MARGIN = max(ADDED)
 """Vectors that the last block of a row may come to be too long."""
 
@@ -130,13 +126,10 @@ class Streamed:
         del owner, tables  # until here the loops used their memory
 
     def _asked(self, step: int) -> int:
-        """Return when the next input row is asked for, with pixels ``step`` bytes apart."""
+        """Return how much of a row is asked for early, with pixels ``step`` bytes apart."""
         p = self.program
-        apart = p.stride[1] * step
-        adds = p.offsets.size * p.height
-        if 0 < apart <= CACHE_LINE and adds >= MANY_ADDS * p.overlap * p.stride[1]:
-            return WHILE_ADDING
-        return WHILE_DEALING if 0 < apart <= NEAR else NEVER
+        adds = p.offsets.size * p.height / (p.overlap * p.stride[1])
+        return asked_early(p.stride[1] * step, adds)
 
 
 @loop
@@ -163,7 +156,7 @@ def correlate(  # type: ignore[no-untyped-def]
     sampling   stride along y and x, classes, row_step, hop, overlap
     strip      columns, numbers in a row of sums, reach, output rows in flight, numbers in all
                lines of a row, taps in every row of the kernel, or 0 if rows hold different ones;
-               COPIED or COPIED_PAST; NEVER, WHILE_DEALING or WHILE_ADDING
+               COPIED or COPIED_PAST; `asked_early`
     tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
                places (see `tileconv.engine.lines`); where the taps of each row of the
                kernel begin; where along the lines each tap lies; weights
@@ -182,6 +175,8 @@ def correlate(  # type: ignore[no-untyped-def]
         columns = min(most_columns, out_width - x)
         left = source + np.uintp(x * stride_x * strides[2])
         width = in_width - x * stride_x
+        row_bytes = columns * stride_x * strides[2]
+        early = max(0, row_bytes * asked // PARTS)
         for c in range(classes):
             rows = (out_height - c + classes - 1) // classes
             end = (rows - 1) * overlap + height if rows > 0 else 0
@@ -194,6 +189,7 @@ def correlate(  # type: ignore[no-untyped-def]
                     if number + 1 < end:
                         row = input_row(number + 1, hop, height, overlap) * row_step
                         coming = plane + np.uintp(row * strides[1])
+                    late = asked != NEVER and coming != np.uintp(0)
                     call_at(
                         deal,
                         here,
@@ -203,7 +199,8 @@ def correlate(  # type: ignore[no-untyped-def]
                         places_at,
                         columns + reach,
                         lines_at,
-                        coming if asked == WHILE_DEALING else np.uintp(0),
+                        coming if early > 0 else np.uintp(0),
+                        early,
                     )
                     first = max(0, (number - height + overlap) // overlap)
                     last = min(rows, number // overlap + 1)
@@ -228,8 +225,8 @@ def correlate(  # type: ignore[no-untyped-def]
                             classes * pitch,
                             (2 if band else 1) if r == (count - 1) * overlap else 0,
                             (copied if band == bands - 1 else COPIED) if r == height - 1 else 0,
-                            coming if asked == WHILE_ADDING and i == first else np.uintp(0),
-                            columns * stride_x * strides[2],
+                            coming + np.uintp(early) if late and i == first else np.uintp(0),
+                            row_bytes - early,
                         )
     settle_streams()
 
