@@ -36,6 +36,8 @@ from tileconv.engine.program import LONG_REACH, Program
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
+SUM_BYTES = 9 << 12
+"""These lines and the rows of sums that they are added to: little more than that."""
 TOGETHER = len(ADDED) - 1
 """Most rows of sums that a line is added to at a time."""
 COPIED, COPIED_PAST = 1, 2
@@ -59,7 +61,8 @@ class Streamed:
     def columns(self, width: int) -> int:
         """Return the outputs in a row of a strip: strips are of about one width."""
         p = self.program
-        fit = LINE_BYTES // (p.line_count * p.weights.itemsize) - p.reach
+        together = SUM_BYTES // ((p.line_count + self.in_flight) * p.weights.itemsize)
+        fit = min(LINE_BYTES // (p.line_count * p.weights.itemsize), together) - p.reach
         strips = -(-width // max(fit, min(p.reach, LONG_REACH), MARGIN * p.lanes))
         return -(-width // (strips * p.lanes)) * p.lanes
 
