@@ -212,6 +212,29 @@ def test_bits_do_not_depend_on_whether_caches_are_passed_by(name, dtype, monkeyp
         assert past.tobytes() == plain.tobytes()
 
 
+def test_sums_that_are_looked_at_again_stay_in_the_caches(monkeypatch):
+    modes, run = set(), direct.correlate
+    monkeypatch.setattr(direct, "correlate", lambda *args: (modes.add(args[10][-1]), run(*args))[1])
+    array = RNG.integers(1, 250, (61, 1601), np.uint8)
+    array[7, 9] = 3
+    for nodata, more, mode in (
+        (0, {}, PAST),  # no pixel is missing
+        (3, {}, AFRESH),
+        (0, {"dtype": "float64"}, PAST),
+        (0, {"dtype": "int32"}, AFRESH),  # they have yet to be rounded
+        (0, {"bias": [1.5]}, AFRESH),
+    ):
+        given = {"missing": "skip", "nodata": nodata, **more}
+        given["kernel"] = np.reshape(KERNELS["3x3"], (1, 1, 3, 3))
+        plain = tileconv.convolve(array[None], **given)
+        with monkeypatch.context() as patch:
+            patch.setattr(eager, "PAST_BYTES", 0)
+            modes.clear()
+            past = tileconv.convolve(array[None], **given)
+        assert modes == {mode}, given
+        assert past.tobytes() == plain.tobytes()
+
+
 def layouts(array):
     """The same numbers, lying differently in memory."""
     yield np.asfortranarray(array)

@@ -108,6 +108,11 @@ class Numbers:
     fill: np.generic | None = None
     """What missing outputs hold, a scalar of ``target``; None for integers without nodata."""
 
+    @property
+    def keeps_nan(self) -> bool:
+        """Missing outputs hold the NaN that their sums are."""
+        return self.fill is not None and bool(np.isnan(self.fill))
+
     @classmethod
     def of(
         cls,

@@ -73,8 +73,7 @@ class Recipe:
             numbers.target == numbers.compute
             and numbers.source != np.float16
             and numbers.nodata is None
-            and numbers.fill is not None
-            and bool(np.isnan(numbers.fill))
+            and numbers.keeps_nan
             and not (looks and numbers.source.kind == "f")
             and self.bias is None
         )
@@ -147,7 +146,9 @@ def compute_tile(
     if share is not None:
         share[:] = 1
     for group in recipe.groups:
-        counts = counts.plus(_compute_group(recipe, group, reads, window, masked, out, share))
+        counts = counts.plus(
+            _compute_group(recipe, group, reads, window, masked, out, share, final=final)
+        )
     return counts
 
 
@@ -159,6 +160,8 @@ def _compute_group(
     masked: np.ndarray | None,
     out: np.ndarray,
     share: np.ndarray | None,
+    *,
+    final: bool,
 ) -> Counts:
     c, numbers = recipe.convolution, recipe.numbers
     planes, valid = _settle(c, numbers, reads, window, masked, group.bands, look=share is not None)
@@ -166,7 +169,9 @@ def _compute_group(
     sums = out[outputs]
     if numbers.target != numbers.compute:
         sums = np.empty(sums.shape, numbers.compute)
-    recipe.prepared(group, reads).run(planes, sums)
+    again = valid is not None or recipe.bias is not None or not numbers.keeps_nan
+    final = final and sums.dtype == out.dtype and not again  # else they stay in the caches
+    recipe.prepared(group, reads).run(planes, sums, final=final)
     if valid is not None:
         _settle_missing(recipe, group, reads, valid, sums, share)
     counts = Counts()
@@ -289,7 +294,7 @@ def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
     """Write ``sums`` (NaN: missing) into ``out`` in the output's dtype."""
     target, fill = numbers.target, numbers.fill
     if target.kind == "f":
-        if sums is not out:
+        if not np.may_share_memory(sums, out):
             with np.errstate(over="ignore"):
                 out[:] = sums
         if fill is not None and not np.isnan(fill):
