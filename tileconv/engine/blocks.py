@@ -17,7 +17,7 @@ from tileconv.engine.lanes import (
     prefetch,
 )
 from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.panels import write_past, write_past_to_end
+from tileconv.engine.panels import write_past
 from tileconv.engine.pixels import copy_lanes, pixel_at, pixel_bytes
 from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
 from tileconv.engine.sums import (
@@ -159,12 +159,12 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     aside = address_at(buffer)
     more, past = mode == GOING_ON, mode == PAST
     kept, kept_from = PAST_BLOCKS * wide, 0  # outputs of a row that ``buffer`` holds; its first one
-    x, before = 0, 0
+    x, written = np.intp(0), np.intp(0)
     while x < columns:
         left = columns - x
         taken = wide if left > n else n
         if past and x - kept_from + wide > kept:  # keep what is not written yet
-            unwritten = before - CACHE_LINE // size
+            unwritten = written - CACHE_LINE // size
             for j in range(count):
                 for i in range(unwritten, x, n):
                     there = aside + np.uintp((j * kept + i - unwritten) * size)
@@ -222,16 +222,16 @@ def _sum_rows(  # type: ignore[no-untyped-def]
             for j in range(count):
                 for i in range(some):
                     float_to(buffer[j * taken + i], place + np.uintp((j * pitch + i) * size))
-        if past and x > 0:  # not yet this block: its sums are still on their way to the buffer
+        ends = x + taken >= columns
+        if (
+            past
+        ):  # but for the last block, not yet this one: its sums are on their way to the buffer
+            ready = columns if ends else x
             for j in range(count):
                 at = out + np.uintp(j * pitch * size)
-                write_past(pointer_to(buffer, j * kept - kept_from), before, x, at)
-            before = x
+                write_past(pointer_to(buffer, j * kept - kept_from), written, ready, at, ends)
+            written = ready
         x += taken
-    if past:
-        for j in range(count):
-            at = out + np.uintp(j * pitch * size)
-            write_past_to_end(pointer_to(buffer, j * kept - kept_from), before, columns, at)
 
 
 @cache

@@ -134,6 +134,7 @@ class Direct:
             ),
             numbers,
             (lines, address(numbers), *fixed),
+            None if len(p.weights) == 1 else True,
         )
         del owner, tables  # until here the loops used their memory
 
@@ -176,6 +177,7 @@ def correlate(  # type: ignore[no-untyped-def]
     layout,
     numbers,
     tables,
+    bank,
 ):
     """Compute all outputs, strip by strip. It knows no dtype: `functions` do.
 
@@ -194,6 +196,7 @@ def correlate(  # type: ignore[no-untyped-def]
                where all taps of a bank lie
     tables     addresses: the ring and then `buffer_size` numbers, float; numbers; places
                (see `tileconv.engine.lines`); taps; weights
+    bank       None for one kernel, else True: the compiler leaves out the other's part
     """
     deal, sum_whole, sum_part = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
@@ -207,8 +210,7 @@ def correlate(  # type: ignore[no-untyped-def]
     ahead_at = steps_at + np.uintp(first_ahead * INDEX)
     first_place = first_ahead + bands * ROWS * overlap
     all_taps = bands * height * tap_count
-    bank = kernels > 1
-    together = 1 if bank else ROWS
+    together = ROWS if bank is None else 1
     near = 0 < stride_x * strides[2] <= CACHE_LINE  # else lines would come that nobody reads
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
@@ -248,7 +250,31 @@ def correlate(  # type: ignore[no-untyped-def]
                         numbers[first_ahead + coming] = np.intp(place) + band * strides[0]
                         coming += 1
                 out = target + np.uintp(((c + i * classes) * row_pitch + x) * size)
-                if bank:
+                if bank is None:
+                    used = write_row_steps(
+                        numbers, i * overlap, (ring, row_size), weights_shape, overlap, count
+                    )
+                    call_at(
+                        sum_whole if count == ROWS else sum_part,
+                        lines_at,
+                        columns,
+                        steps_at,
+                        used,
+                        taps_at,
+                        tap_count,
+                        weights_at,
+                        -overlap * tap_count,
+                        which,
+                        out,
+                        classes * row_pitch,
+                        count,
+                        buffer_at,
+                        ahead_at,
+                        coming,
+                        stride_x * strides[2],
+                        mode,
+                    )
+                else:
                     here = (ring, row_size)
                     write_places(numbers, first_place, i * overlap, here, weights_shape, taps)
                     numbers[0] = 0
@@ -279,28 +305,4 @@ def correlate(  # type: ignore[no-untyped-def]
                                 GOING_ON if chunk else AFRESH,
                             )
                             coming = 0
-                else:
-                    used = write_row_steps(
-                        numbers, i * overlap, (ring, row_size), weights_shape, overlap, count
-                    )
-                    call_at(
-                        sum_whole if count == ROWS else sum_part,
-                        lines_at,
-                        columns,
-                        steps_at,
-                        used,
-                        taps_at,
-                        tap_count,
-                        weights_at,
-                        -overlap * tap_count,
-                        which,
-                        out,
-                        classes * row_pitch,
-                        count,
-                        buffer_at,
-                        ahead_at,
-                        coming,
-                        stride_x * strides[2],
-                        mode,
-                    )
     settle_streams()

@@ -182,25 +182,27 @@ def settle_streams(typingctx: Any) -> Any:
 def write_row(sums, columns, out, streamed):  # type: ignore[no-untyped-def]
     """Copy a row of ``columns`` sums, a pointer to float, to an address; past the caches or not."""
     if streamed != 0:
-        write_past_to_end(sums, 0, columns, out)
+        write_past(sums, np.intp(0), columns, out, True)
     else:
-        _copy_numbers(sums, 0, columns, out)
+        _copy_numbers(sums, np.intp(0), columns, out)
 
 
 @loop
-def write_past(sums, done, ready, out):  # type: ignore[no-untyped-def]
+def write_past(sums, done, ready, out, ends):  # type: ignore[no-untyped-def]
     """Write the whole cache lines of a row that are complete, past the caches.
 
     sums   pointer to float, the row
     done   numbers that were ready before, for the call before, or 0
     ready  numbers that are now
     out    address of the row's first number
+    ends   these are all: those that fill no line are written too
 
     Between other work, line by line, this is hidden by it; a whole row at a time makes it wait.
     """
     n, size = lanes(sums), pixel_bytes(sums)
     line = CACHE_LINE // size
-    begin, end = _whole_lines(done, out, size), _whole_lines(ready, out, size)
+    first = np.intp(out % np.uintp(CACHE_LINE)) // size  # where in its cache line the row begins
+    begin, end = done - (done + first) % line, ready - (ready + first) % line
     if begin < 0 and begin < end:
         begin += line
         for i in range(begin):
@@ -209,23 +211,8 @@ def write_past(sums, done, ready, out):  # type: ignore[no-untyped-def]
         for i in range(begin, begin + line, n):
             stream(pointer_to(sums, i), out + np.uintp(i * size))
         begin += line
-
-
-@loop
-def write_past_to_end(sums, done, columns, out):  # type: ignore[no-untyped-def]
-    """Do what `write_past` does for a row that is complete, and write what is left of it."""
-    write_past(sums, done, columns, out)
-    _copy_numbers(sums, max(0, _whole_lines(columns, out, pixel_bytes(sums))), columns, out)
-
-
-@loop
-def _whole_lines(count, out, size):  # type: ignore[no-untyped-def]
-    """Return where the last cache line begins that the first ``count`` numbers do not fill.
-
-    Counted in numbers from ``out`` on; negative if it is the first, and does not begin with one.
-    """
-    line = CACHE_LINE // size
-    return count - (count + np.intp(out % np.uintp(CACHE_LINE)) // size) % line
+    if ends:
+        _copy_numbers(sums, max(np.intp(0), end), ready, out)
 
 
 @loop

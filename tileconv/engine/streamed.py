@@ -31,7 +31,7 @@ from tileconv.engine.lanes import (
 )
 from tileconv.engine.lines import NEVER, PARTS, asked_early, dealer
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
-from tileconv.engine.panels import settle_streams, write_past, write_past_to_end, write_row
+from tileconv.engine.panels import settle_streams, write_past, write_row
 from tileconv.engine.program import LONG_REACH, Program
 
 LINE_BYTES = 5 << 12
@@ -283,22 +283,21 @@ def _add_rows(  # type: ignore[no-untyped-def]
     if ahead:
         blocks = (columns + ADDED[count] * n - 1) // (ADDED[count] * n)
         each = (ahead_bytes + blocks - 1) // blocks + CACHE_LINE - 1
-    done, before, x = 0, 0, 0
-    while x < columns and tap_count > 0:
-        if last == COPIED_PAST and before > done:  # a block late: its sums are in the cache then
-            write_past(pointer_like(lines, rows[0]), done, before, address_at(out))
-            done = before
-        before = x
+    x, written = np.intp(0), np.intp(0)
+    while x < columns:
         for byte in range(fetched, min(fetched + each, ahead_bytes), CACHE_LINE):
             prefetch(ahead + np.uintp(byte))
             fetched = byte + CACHE_LINE
-        if columns - x > n:
+        taken = ADDED[count] * n if columns - x > n else n
+        if tap_count > 0 and taken > n:
             add_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
-            x += ADDED[count] * n
-        else:
+        elif tap_count > 0:
             add_narrow_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
-            x += n
-    if last == COPIED_PAST:
-        write_past_to_end(pointer_like(lines, rows[0]), done, columns, address_at(out))
-    elif last:
+        if last == COPIED_PAST:  # a block late, but for the last one: its sums are on their way
+            ends = x + taken >= columns
+            ready = columns if ends else x
+            write_past(pointer_like(lines, rows[0]), written, ready, address_at(out), ends)
+            written = ready
+        x += taken
+    if last == COPIED:
         write_row(pointer_like(lines, rows[0]), columns, address_at(out), 0)
