@@ -157,6 +157,8 @@ def convolve(
         require_center=require_center,
     )
     wanted = None if dtype is None else _dtype(dtype)
+    if type(array) is np.ndarray and dims is None:  # most calls; Python's share shows in small ones
+        return _convolve_numpy(array, convolution, wanted, nodata, threads)
 
     def compute(data: Any, nodata: float | None) -> Any:
         return _convolve_plain(_as_array(data), convolution, wanted, nodata, threads)
@@ -223,17 +225,26 @@ def _convolve_plain(
     threads: int | None,
 ) -> Any:
     """Convolve a numpy or dask array."""
-    numbers = _numbers(plain.dtype, wanted, nodata)
-    complex_parts = plain.dtype.kind == "c"
-    most = thread_count(threads)
-    if _library(plain) == "dask":
-        from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
+    if _library(plain) != "dask":
+        return _convolve_numpy(plain, convolution, wanted, nodata, threads)
+    from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
 
-        delay = lazy.convolve_dask_complex if complex_parts else lazy.convolve_dask
-        return delay(plain, convolution, numbers)
-    if complex_parts:
-        return convolve_complex(plain, convolution, numbers, most)
-    return convolve_numpy(plain, convolution, numbers, most)
+    numbers = _numbers(plain.dtype, wanted, nodata)
+    thread_count(threads)  # no use here, but wrong ones are refused
+    delay = lazy.convolve_dask_complex if plain.dtype.kind == "c" else lazy.convolve_dask
+    return delay(plain, convolution, numbers)
+
+
+def _convolve_numpy(
+    plain: np.ndarray,
+    convolution: Convolution,
+    wanted: np.dtype | None,
+    nodata: float | None,
+    threads: int | None,
+) -> np.ndarray:
+    numbers = _numbers(plain.dtype, wanted, nodata)
+    work = convolve_complex if plain.dtype.kind == "c" else convolve_numpy
+    return work(plain, convolution, numbers, thread_count(threads))
 
 
 @overload

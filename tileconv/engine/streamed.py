@@ -51,7 +51,7 @@ class Streamed:
     """One kernel on some bands, ready to run."""
 
     program: Program
-    _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
+    _layouts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @property
     def in_flight(self) -> int:
@@ -92,9 +92,12 @@ class Streamed:
         weights = p.weights[0].reshape(-1, p.offsets.size)[rows, columns]
         return starts.astype(np.intp), columns, np.ascontiguousarray(weights)
 
-    def _laid_out(self, width: int) -> Any:
-        """Return (strip, size of scratch, addresses of tables, tables) for a width of outputs."""
-        found = self._layouts.get(width)
+    def _laid_out(self, width: int, step: int) -> Any:
+        """Return what outputs ``width`` wide take, with pixels ``step`` bytes apart.
+
+        That is (numbers of all sorts for the loops, size of scratch, addresses of tables, tables).
+        """
+        found = self._layouts.get((width, step))
         if found is None:
             p, columns = self.program, self.columns(width)
             padded = self._padded(columns)
@@ -104,26 +107,28 @@ class Streamed:
             dense = 0 if p.sparse else p.offsets.size
             strip = columns, padded, p.reach, self.in_flight, p.row_size(padded), dense
             addresses = tuple(address(table) for table in tables)
-            found = strip, self._scratch_size(padded), addresses, tables
-            self._layouts[width] = found
+            numbers = p.stride[1], p.height, p.sampling, (*strip, self._asked(step))
+            found = numbers, self._scratch_size(padded), addresses, tables
+            self._layouts[width, step] = found
         return found
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
         """Write the "valid" correlation into ``out`` (1, OH, OW); see `Direct.run`."""
-        p = self.program
-        strip, size, fixed, tables = self._laid_out(out.shape[2])
-        lines, owner = scratch(size, out.dtype)
+        numbers, size, fixed, tables = self._laid_out(out.shape[2], planes.strides[2])
+        stride, height, sampling, strip = numbers
+        dtype = out.dtype
+        lines, owner = scratch(size, dtype)
         correlate(
-            (dealer(planes.dtype, out.dtype, p.stride[1]), row_adder(out.dtype)),
+            (dealer(planes.dtype, dtype, stride), row_adder(dtype)),
             address(planes),
             planes.shape,
             planes.strides,
             address(out),
             out.shape[1:],
-            (out.strides[1] // out.itemsize, out.itemsize),
-            p.height,
-            p.sampling,
-            (*strip, COPIED_PAST if final else COPIED, self._asked(planes.strides[2])),
+            (out.strides[1] // dtype.itemsize, dtype.itemsize),
+            height,
+            sampling,
+            (*strip, COPIED_PAST if final else COPIED),
             (lines, *fixed),
         )
         del owner, tables  # until here the loops used their memory
@@ -159,14 +164,14 @@ def correlate(  # type: ignore[no-untyped-def]
     sampling   stride along y and x, classes, row_step, hop, overlap
     strip      columns, numbers in a row of sums, reach, output rows in flight, numbers in all
                lines of a row, taps in every row of the kernel, or 0 if rows hold different ones;
-               COPIED or COPIED_PAST; `asked_early`
+               `asked_early`; COPIED or COPIED_PAST
     tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
                places (see `tileconv.engine.lines`); where the taps of each row of the
                kernel begin; where along the lines each tap lies; weights
     """
     deal, add_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
-    most_columns, sums_size, reach, in_flight, row_size, dense, copied, asked = strip
+    most_columns, sums_size, reach, in_flight, row_size, dense, asked, copied = strip
     lines_at, places_at, starts_at, taps_at, weights_at = tables
     bands, _, in_width = shape
     out_height, out_width = out_shape
