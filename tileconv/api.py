@@ -158,6 +158,7 @@ def convolve(
     )
     wanted = None if dtype is None else _dtype(dtype)
     if type(array) is np.ndarray and dims is None:  # most calls; Python's share shows in small ones
+        _check_shape(array.shape)
         return _convolve_numpy(array, convolution, wanted, nodata, threads)
 
     def compute(data: Any, nodata: float | None) -> Any:
@@ -373,8 +374,12 @@ def _as_array(array: Any) -> Any:
             "masked arrays are not supported yet; fill them: array.filled(numpy.nan), or nodata="
         )
     plain = array if _library(array) == "dask" else np.asarray(array)
-    if plain.ndim < 2:
-        raise ConvolutionError(f"an array has shape (..., height, width); got {plain.shape}")
-    if 0 in plain.shape:
-        raise ConvolutionError(f"the array is empty: its shape is {plain.shape}")
+    _check_shape(plain.shape)
     return plain
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        raise ConvolutionError(f"an array has shape (..., height, width); got {shape}")
+    if 0 in shape:
+        raise ConvolutionError(f"the array is empty: its shape is {shape}")
