@@ -223,9 +223,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
                 for i in range(some):
                     float_to(buffer[j * taken + i], place + np.uintp((j * pitch + i) * size))
         ends = x + taken >= columns
-        if (
-            past
-        ):  # but for the last block, not yet this one: its sums are on their way to the buffer
+        # the sums of this block are still on their way to the buffer: those before it are written
+        if past:
             ready = columns if ends else x
             for j in range(count):
                 at = out + np.uintp(j * pitch * size)
