@@ -158,6 +158,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
     wide = WIDE * n
     aside = address_at(buffer)
     more, past = mode == GOING_ON, mode == PAST
+    if not 0 < step <= CACHE_LINE:
+        ahead_count = 0  # cache lines would come that nobody reads
     kept, kept_from = PAST_BLOCKS * wide, 0  # outputs of a row that ``buffer`` holds; its first one
     x, written = np.intp(0), np.intp(0)
     while x < columns:

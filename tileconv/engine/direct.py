@@ -36,7 +36,7 @@ from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.lines import dealer
 from tileconv.engine.matrix import Matrix
-from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
+from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.streamed import Streamed
@@ -211,7 +211,6 @@ def correlate(  # type: ignore[no-untyped-def]
     first_place = first_ahead + bands * ROWS * overlap
     all_taps = bands * height * tap_count
     together = ROWS if bank is None else 1
-    near = 0 < stride_x * strides[2] <= CACHE_LINE  # else lines would come that nobody reads
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         left = source + np.uintp(x * stride_x * strides[2])
@@ -242,7 +241,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         )
                     ready += 1
                 coming = 0
-                last = (rows - 1) * overlap + height if near else 0
+                last = (rows - 1) * overlap + height
                 for later in range(ready, min(ready + together * overlap, last)):
                     row = c * stride_y + input_row(later, hop, height, overlap) * row_step
                     for band in range(bands):

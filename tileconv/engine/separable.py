@@ -27,7 +27,7 @@ from tileconv.engine.blocks import (
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, address, scratch
+from tileconv.engine.memory import address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.sums import LONG
@@ -264,7 +264,6 @@ def correlate(  # type: ignore[no-untyped-def]
     out_height, out_width = out_shape
     pitch, size = out_pitch
     _, _, height, _ = weights_shape
-    near = 0 < stride_x * strides[2] <= CACHE_LINE  # else lines would come that nobody reads
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         left = source + np.uintp(x * stride_x * strides[2])
@@ -302,7 +301,7 @@ def correlate(  # type: ignore[no-untyped-def]
                     )
                     ready += 1
                 coming = 0
-                last = (rows - 1) * overlap + height if near else 0
+                last = (rows - 1) * overlap + height
                 for later in range(ready, min(ready + ROWS * overlap, last)):
                     row = c * stride_y + input_row(later, hop, height, overlap) * row_step
                     ahead[coming] = left + np.uintp(row * strides[1])
