@@ -4,7 +4,7 @@ The meaning of a run is: for every tile, read its window, compute, write. This
 is the middle step; it knows neither files nor dask.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from tileconv.dtypes import Numbers
 from tileconv.engine import gaps
 from tileconv.engine.choose import Algorithm, Prepared, choose
 from tileconv.engine.finish import round_and_saturate
+from tileconv.engine.sieve import Gap, Sieve
 from tileconv.errors import ConvolutionError
 from tileconv.missing import TIE
 from tileconv.planning.reads import AxisRead
@@ -164,16 +165,34 @@ def _compute_group(
     final: bool,
 ) -> Counts:
     c, numbers = recipe.convolution, recipe.numbers
-    planes, valid = _settle(c, numbers, reads, window, masked, group.bands, look=share is not None)
-    outputs = slice(group.outputs[0], group.outputs[-1] + 1)
-    sums = out[outputs]
+    prepared = recipe.prepared(group, reads)
+    planes = window[group.bands[0] : group.bands[-1] + 1]
+    if numbers.source == np.float16:  # no loops know it, and float32 holds all of it
+        planes = planes.astype(numbers.compute)
+    sums = out[group.outputs[0] : group.outputs[-1] + 1]
     if numbers.target != numbers.compute:
         sums = np.empty(sums.shape, numbers.compute)
-    again = valid is not None or recipe.bias is not None or not numbers.keeps_nan
+    again = recipe.bias is not None or not numbers.keeps_nan
     final = final and sums.dtype == out.dtype and not again  # else they stay in the caches
-    recipe.prepared(group, reads).run(planes, sums, final=final)
+    # under "propagate" missing pixels are NaN and need no list, unless someone must look at it
+    listed = share is not None or c.require_center or c.missing != "propagate"
+    hidden = _hidden(masked, group.bands, planes.shape)
+    gap = _gap(c, numbers, planes.dtype, listed=listed)
+    padded = any(read.outside is not None for read in reads)
+    valid = None
+    if not padded and hidden is None and not gap.possible:
+        prepared.run(planes, sums, final=final)
+    elif padded or c.require_center or not prepared.sifts:
+        planes, valid = _settle(c, numbers, reads, planes, gap, hidden, listed=listed)
+        lost = np.ones(planes.shape[:2], np.uint8)
+        prepared.run(planes, sums, final=final and valid is None)
+    else:
+        marks = buffers.scratch("valid", planes.shape, np.dtype(np.uint8)) if listed else None
+        sieve = Sieve.of(gap, planes.shape, marks, hidden)
+        prepared.run(planes, sums, final=final, sieve=sieve)
+        valid, lost = marks if sieve.found else None, sieve.rows
     if valid is not None:
-        _settle_missing(recipe, group, reads, valid, sums, share)
+        _settle_missing(recipe, group, reads, (valid, lost), sums, share)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
         if recipe.bias is not None:
@@ -182,73 +201,72 @@ def _compute_group(
     return counts
 
 
-def _plane(masked: np.ndarray | None, band: int) -> np.ndarray | None:
-    if masked is None or masked.ndim == 2:
-        return masked
-    return masked[band if len(masked) > 1 else 0]
+def _hidden(
+    masked: np.ndarray | None, bands: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Return what a mask hides of some bands, (bands, H, W); None if that is nothing."""
+    if masked is None:
+        return None
+    shared = masked.ndim == 2 or len(masked) == 1
+    chosen = masked if shared else masked[bands[0] : bands[-1] + 1]
+    return np.broadcast_to(chosen, shape) if chosen.any() else None
+
+
+def _gap(c: Convolution, numbers: Numbers, dtype: np.dtype, *, listed: bool) -> Gap:
+    """Return what makes pixels of a dtype missing, and what stands in for them."""
+    nodata = None if numbers.nodata is None else dtype.type(numbers.nodata)
+    if nodata is not None and np.isnan(nodata):
+        nodata = None  # NaN is missing anyhow
+    value = np.nan
+    if c.missing != "propagate":
+        value = c.fill_value if c.missing == "fill" else 0.0
+    # whole numbers stay what they are where they can, for less memory; a sum of theirs is never -0,
+    # so that it does not matter which 0 is put in
+    whole = dtype.kind in "iu" and value == 0
+    instead = dtype.type(0) if whole else numbers.compute.type(value)
+    return Gap(dtype, nodata, nan=listed and dtype.kind == "f", instead=instead)
 
 
 def _settle(
     convolution: Convolution,
     numbers: Numbers,
     reads: Reads,
-    window: np.ndarray,
-    masked: np.ndarray | None,
-    bands: tuple[int, ...],
+    planes: np.ndarray,
+    gap: Gap,
+    hidden: np.ndarray | None,
     *,
-    look: bool,
+    listed: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (bands with padding and missing data put in, which of their pixels are valid).
+    """Return (copies of planes with padding and missing data put in, which pixels are valid).
 
-    The latter is (bands, H, W) uint8, 0 where a pixel is missing; None if none is.
-
-    The window's own bands where there is neither: the cast to the compute dtype is then part of
-    the loops, and gives the same numbers. Under ``propagate`` missing pixels are NaN and need no
-    list, unless someone must ``look``.
+    The latter is (bands, H, W) uint8, 0 where a pixel is missing; None if none is, or nobody asks.
+    The planes themselves are returned where there is neither.
     """
-    spreads = convolution.missing == "propagate"
-    listed = look or convolution.require_center or not spreads
-    planes, nodata = window[bands[0] : bands[-1] + 1], numbers.nodata
-    if numbers.source == np.float16:  # no loops know it, and float32 holds all of it
-        planes = planes.astype(numbers.compute)
-        nodata = None if nodata is None else numbers.compute.type(nodata)
-    if nodata is not None and nodata.dtype.kind == "f" and np.isnan(nodata):
-        nodata = None  # NaN is missing anyhow
-    covers = [_plane(masked, band) for band in bands]
-    covers = [cover if cover is not None and cover.any() else None for cover in covers]
     lost = [
-        cover is not None or gaps.any_gap(plane, nodata, nan=listed)
-        for plane, cover in zip(planes, covers, strict=True)
+        (hidden is not None and hidden[i].any()) or gap.any_in(plane)
+        for i, plane in enumerate(planes)
     ]
     outside = [None if r.outside is None else np.flatnonzero(r.outside) for r in reads]
     if not any(lost) and all(o is None for o in outside):
         return planes, None
     unseen = convolution.padding_mode == "missing"
     listed = listed and (any(lost) or unseen)
-    lost_value = np.nan
-    if not spreads:
-        lost_value = convolution.fill_value if convolution.missing == "fill" else 0.0
-    values = [lost_value]  # that pixels of the copy hold, beside those of the window
-    if not unseen and any(o is not None for o in outside):
-        values.append(convolution.padding_value)
-    # whole numbers stay what they are where they can, for less memory; a sum of theirs is never -0,
-    # so that it does not matter which 0 is put in
-    whole = planes.dtype.kind in "iu" and not any(values)
-    pixels = buffers.scratch("pixels", planes.shape, planes.dtype if whole else numbers.compute)
+    around = gap.instead if unseen else convolution.padding_value
+    if gap.instead.dtype.kind in "iu" and around != 0 and any(o is not None for o in outside):
+        gap = replace(gap, instead=numbers.compute.type(0))
+    pixels = buffers.scratch("pixels", planes.shape, gap.instead.dtype)
     valid = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
     for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):
         if lost[i]:
-            gaps.take_out(plane, nodata, covers[i], lost_value, made, seen, nan=listed)
+            gap.take_out(plane, None if hidden is None else hidden[i], made, seen)
         else:
             made[...] = plane
             if listed:
                 seen[...] = 1
-        for outer, around in zip(
-            outside, (np.s_[outside[0], :], np.s_[:, outside[1]]), strict=True
-        ):
+        for outer, place in zip(outside, (np.s_[outside[0], :], np.s_[:, outside[1]]), strict=True):
             if outer is not None:
-                made[around] = lost_value if unseen else convolution.padding_value
-                seen[around] = not unseen
+                made[place] = around
+                seen[place] = not unseen
     return pixels, valid if listed else None
 
 
@@ -256,11 +274,14 @@ def _settle_missing(
     recipe: Recipe,
     group: Group,
     reads: Reads,
-    valid: np.ndarray,
+    marks: tuple[np.ndarray, np.ndarray],
     sums: np.ndarray,
     share: np.ndarray | None,
 ) -> None:
-    """Apply the policy for missing data to the sums of a group, in place."""
+    """Apply the policy for missing data to the sums of a group, in place.
+
+    ``marks`` are ``valid`` and ``lost`` of `tileconv.engine.gaps.settle`.
+    """
     c = recipe.convolution
     rule = None
     if c.missing in ("skip", "renormalize") or c.min_valid_fraction > 0:
@@ -273,9 +294,9 @@ def _settle_missing(
         rule = None  # sums with missing pixels are NaN already
     if rule is not None or share is not None:
         for values, taps in zip(sums, group.taps, strict=True):
-            gaps.settle(values, valid, taps, _sampling(reads), rule, share)
+            gaps.settle(values, *marks, taps, _sampling(reads), rule, share)
     if c.require_center:
-        hidden = _centres(c, reads, (valid == 0).any(axis=0), sums[0].shape)
+        hidden = _centres(c, reads, (marks[0] == 0).any(axis=0), sums[0].shape)
         for values in sums:
             values[hidden] = np.nan
 

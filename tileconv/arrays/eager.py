@@ -157,7 +157,7 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     fewest = FEWEST_ROWS if geometry.y.halo > 0 else FEWEST_APART
     tall = min(max(share, fewest), MOST_ROWS)
     if copies:
-        tall = min(tall, max(FEWEST_ROWS, TILE_PIXELS // shape[1]))
+        tall = min(tall, max(FEWEST_ROWS, (1 << 22) // shape[1]))
     down, across = (
         [(slice(*part), read_axis(axis, *part, c.padding_mode)) for part in _ranges(axis, most)]
         for axis, most in ((geometry.y, tall), (geometry.x, wide))

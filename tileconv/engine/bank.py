@@ -200,6 +200,8 @@ def correlate_bank(  # type: ignore[no-untyped-def]
                                 panels_at + np.uintp(line * size),
                                 np.uintp(0),
                                 0,
+                                0,
+                                np.uintp(0),
                             )
                             line += panel_size
                         if near and (x + strip < out_width or i + 1 < rows):

@@ -25,6 +25,7 @@ from tileconv.convolution import Taps
 from tileconv.engine.columns import ColumnsFirst
 from tileconv.engine.direct import Direct
 from tileconv.engine.separable import Separable, columns_first, factor, worth
+from tileconv.engine.sieve import Sieve
 
 Pair = tuple[int, int]
 
@@ -32,10 +33,22 @@ Pair = tuple[int, int]
 class Prepared(Protocol):
     """Kernels laid out for the loops."""
 
-    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
+    @property
+    def sifts(self) -> bool:
+        """Whether `run` takes a sieve."""
+
+    def run(
+        self,
+        planes: np.ndarray,
+        out: np.ndarray,
+        *,
+        final: bool = False,
+        sieve: Sieve | None = None,
+    ) -> None:
         """Write the "valid" correlations of planes (bands, H, W) into out (kernels, OH, OW).
 
-        ``final`` says that nobody reads them soon.
+        ``final`` says that nobody reads them soon. A ``sieve`` takes missing pixels out of rows as
+        they are dealt out.
         """
 
     def scratch_bytes(self, width: int) -> int:

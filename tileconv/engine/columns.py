@@ -24,6 +24,7 @@ from tileconv.engine.panels import settle_streams
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.separable import passes
+from tileconv.engine.sieve import Sieve
 from tileconv.engine.streamed import COPIED, COPIED_PAST, row_adder
 
 SUM_BYTES = 5 << 12
@@ -60,8 +61,21 @@ class ColumnsFirst:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         return max(kernel.scratch_bytes(width) for kernel in self.kernels)
 
-    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
+    @property
+    def sifts(self) -> bool:
+        """Whether `run` takes a sieve: rows of pixels are added up as they lie in memory."""
+        return False
+
+    def run(
+        self,
+        planes: np.ndarray,
+        out: np.ndarray,
+        *,
+        final: bool = False,
+        sieve: Sieve | None = None,
+    ) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
+        del sieve
         for kernel, target in zip(self.kernels, out, strict=True):
             kernel.run(planes[0], target, final=final)
 
@@ -214,6 +228,8 @@ def correlate(  # type: ignore[no-untyped-def]
                     lines_at,
                     np.uintp(0),
                     0,
+                    0,
+                    np.uintp(0),
                 )
             call_at(
                 add_row,

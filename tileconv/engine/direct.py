@@ -34,11 +34,11 @@ from tileconv.engine.blocks import (
 )
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, call_at
-from tileconv.engine.lines import dealer
 from tileconv.engine.matrix import Matrix
 from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
+from tileconv.engine.sieve import Sieve, choose_dealer
 from tileconv.engine.streamed import Streamed
 
 PAST_TAPS = 12
@@ -77,7 +77,20 @@ class Direct:
         buffer = buffer_size(self.program.lanes) * self.program.weights.itemsize
         return self.program.scratch_bytes(width) + buffer
 
-    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
+    @property
+    def sifts(self) -> bool:
+        """Whether `run` takes a sieve: what reads fields as a whole does not."""
+        p = self.program
+        return p is not None and not bank.fits(p)
+
+    def run(
+        self,
+        planes: np.ndarray,
+        out: np.ndarray,
+        *,
+        final: bool = False,
+        sieve: Sieve | None = None,
+    ) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``.
 
         planes  (bands, H, W), native byte order, any real dtype but float16, any strides
@@ -85,6 +98,7 @@ class Direct:
                 fit: nothing is checked here
         final   the outputs are more than the caches hold, with others, and nobody reads them
                 soon: they are written past the caches where that pays
+        sieve   takes missing pixels out of rows, if it `sifts`
         """
         p = self.program
         if p is None:
@@ -97,7 +111,7 @@ class Direct:
             self._bank.run(planes, out, final=final)
             return
         if self.streamed is not None:
-            self.streamed.run(planes, out, final=final)
+            self.streamed.run(planes, out, final=final, sieve=sieve)
             return
         columns, ring_size, fixed, tables = self._laid_out(p, out.shape[2])
         bands = planes.shape[0]
@@ -107,9 +121,10 @@ class Direct:
         counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
+        deal, sieve_at = choose_dealer(planes.dtype, out.dtype, p.stride[1], sieve)
         correlate(
             (
-                dealer(planes.dtype, out.dtype, p.stride[1]),
+                deal,
                 summer(out.dtype, p.block),
                 summer(out.dtype, p.block if whole else part_of(p.block)),
             ),
@@ -133,7 +148,7 @@ class Direct:
                 PAST if past else AFRESH,
             ),
             numbers,
-            (lines, address(numbers), *fixed),
+            (lines, address(numbers), *fixed, sieve_at),
             None if len(p.weights) == 1 else True,
         )
         del owner, tables  # until here the loops used their memory
@@ -181,7 +196,7 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs, strip by strip. It knows no dtype: `functions` do.
 
-    functions  addresses from `dealer` and, for ROWS rows and for fewer, `summer`
+    functions  addresses from `choose_dealer` and, for ROWS rows and for fewer, `summer`
     source     address of the first pixel (uintp); shape (bands, H, W), strides in bytes
     target     address of the first output; out_shape (kernels, OH, OW); out_pitch: numbers from
                one kernel and one row to the next, bytes of a number
@@ -195,14 +210,14 @@ def correlate(  # type: ignore[no-untyped-def]
     numbers    intp, overwritten: steps; addresses of coming input rows (bands * ROWS * overlap);
                where all taps of a bank lie
     tables     addresses: the ring and then `buffer_size` numbers, float; numbers; places
-               (see `tileconv.engine.lines`); taps; weights
+               (see `tileconv.engine.lines`); taps; weights; that of a sieve, or 0
     bank       None for one kernel, else True: the compiler leaves out the other's part
     """
     deal, sum_whole, sum_part = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
     ring, row_size, most_columns, reach, which, ring_size, first_ahead, mode = layout
-    lines_at, steps_at, places_at, taps_at, weights_at = tables
-    bands, _, in_width = shape
+    lines_at, steps_at, places_at, taps_at, weights_at, sieve_at = tables
+    bands, in_height, in_width = shape
     kernels, out_height, out_width = out_shape
     kernel_pitch, row_pitch, size = out_pitch
     _, _, height, tap_count = weights_shape
@@ -238,6 +253,8 @@ def correlate(  # type: ignore[no-untyped-def]
                             lines_at + np.uintp((at + band * row_size) * size),
                             np.uintp(0),
                             0,
+                            (band * in_height + row) * in_width + x * stride_x,
+                            sieve_at,
                         )
                     ready += 1
                 coming = 0

@@ -1,4 +1,4 @@
-"""Missing pixels: found, taken out, and their fields settled, in one pass each."""
+"""Sums of fields with missing pixels, settled by the weight of those that are valid."""
 
 from dataclasses import dataclass
 
@@ -20,57 +20,6 @@ from tileconv.engine.marks import (
 from tileconv.engine.memory import address
 
 
-def any_gap(pixels: np.ndarray, nodata: np.generic | None, *, nan: bool) -> bool:
-    """Say whether a pixel of (H, W) equals ``nodata``, or is NaN if ``nan`` makes it missing."""
-    nan = nan and pixels.dtype.kind == "f"
-    if nodata is None and not nan:
-        return False
-    plain = _rows_in_one_piece(pixels)
-    sought = plain.dtype.type(0) if nodata is None else nodata
-    found: bool = _any_gap(
-        plain[:0, 0],
-        address(plain),
-        plain.strides[0],
-        *plain.shape,
-        sought,
-        nodata is not None,
-        nan,
-    )
-    return found
-
-
-def take_out(
-    pixels: np.ndarray,
-    nodata: np.generic | None,
-    hidden: np.ndarray | None,
-    instead: float,
-    out: np.ndarray,
-    valid: np.ndarray,
-    *,
-    nan: bool,
-) -> None:
-    """Copy pixels (H, W) into ``out``, with ``instead`` in place of missing ones.
-
-    Missing is what equals ``nodata`` or is ``hidden``, (H, W) booleans, and NaN if
-    ``nan``. ``valid``, (H, W) uint8, is overwritten: 0 where a pixel is missing, else 1.
-    """
-    plain = _rows_in_one_piece(pixels)
-    cover = None if hidden is None else np.ascontiguousarray(hidden)
-    _take_out(
-        plain[:0, 0],
-        address(plain),
-        plain.strides[0],
-        plain.dtype.type(0) if nodata is None else nodata,
-        nodata is not None,
-        nan,
-        valid if cover is None else cover.view(np.uint8),
-        cover is not None,
-        out.dtype.type(instead),
-        out,
-        valid,
-    )
-
-
 FAR = 4 * BESIDE
 """Neighbouring outputs whose marks are looked at together first."""
 
@@ -90,6 +39,7 @@ class Rule:
 def settle(
     sums: np.ndarray,
     valid: np.ndarray,
+    lost: np.ndarray,
     taps: Taps,
     sampling: tuple[tuple[int, int], tuple[int, int]],
     rule: Rule | None,
@@ -100,7 +50,9 @@ def settle(
     The weight of a field's valid pixels is the sum of their ``|w|`` in float64,
     tap by tap; it is added up only where some are missing and some are not.
 
-    valid     (bands, H, W) uint8, 0 where a pixel is missing
+    valid     (bands, H, W) uint8, 0 where a pixel is missing, else 1
+    lost      (bands, H) uint8, 0 where a row has no missing pixel: ``valid`` may then hold anything
+              there, and is mended where it is looked at
     sampling  stride and dilation, (y, x)
     rule      None leaves the sums as they are
     share     (OH, OW) float; lowered to the share of the weight that is valid, if it is less
@@ -117,7 +69,7 @@ def settle(
     reach = (min(BESIDE, sums.shape[1]) - 1) * stride_x + span  # a stride may be huge
     marks = np.empty((2, valid.shape[2] + reach + WIDE_MARKS), np.uint8)
     bands = np.unique(taps.band).astype(np.intp) * valid.shape[1]
-    rows = (bands[:, None] + np.unique(y)).ravel() * valid.shape[2]
+    rows = (bands[:, None] + np.unique(y)).ravel()
     rows_here = np.empty_like(rows)
     _settle(
         sums[:0, 0].copy(),
@@ -125,6 +77,7 @@ def settle(
         sums.strides[0],
         sums.shape,
         valid,
+        lost.ravel(),
         address(valid),
         (stride_y, stride_x, span, reach),
         rows,
@@ -144,50 +97,6 @@ def settle(
     )
 
 
-def _rows_in_one_piece(pixels: np.ndarray) -> np.ndarray:
-    whole = pixels.strides[1] == pixels.itemsize or pixels.shape[1] == 1
-    return pixels if whole else np.ascontiguousarray(pixels)
-
-
-@loop
-def _any_gap(like, source, pitch, rows, columns, nodata, by_value, by_nan):  # type: ignore[no-untyped-def]
-    for y in range(rows):
-        row = pointer_for(like, source + np.uintp(y * pitch))
-        found = False
-        for x in range(columns):
-            value = row[x]
-            found |= (by_value & (value == nodata)) | (by_nan & (value != value))  # noqa: PLR0124
-        if found:
-            return True
-    return False
-
-
-@loop
-def _take_out(  # type: ignore[no-untyped-def]
-    like, source, pitch, nodata, by_value, by_nan, hidden, covered, instead, out, valid
-):
-    rows, columns = out.shape
-    for y in range(rows):
-        # One plain loop for each step: the compiler makes vectors of each, and of no mixture.
-        row = pointer_for(like, source + np.uintp(y * pitch))
-        seen, cover, values = valid[y], hidden[y], out[y]
-        if by_value:
-            for x in range(columns):
-                seen[x] = row[x] != nodata
-        else:
-            for x in range(columns):
-                seen[x] = 1
-        if by_nan:
-            for x in range(columns):
-                seen[x] &= row[x] == row[x]
-        if covered:
-            for x in range(columns):
-                seen[x] &= cover[x] == 0
-        for x in range(columns):
-            value = row[x]
-            values[x] = value if seen[x] else instead
-
-
 @loop
 def _settle(  # type: ignore[no-untyped-def]
     like,
@@ -195,6 +104,7 @@ def _settle(  # type: ignore[no-untyped-def]
     pitch,
     shape,
     valid,
+    lost,
     valid_at,
     layout,
     rows,
@@ -229,8 +139,19 @@ def _settle(  # type: ignore[no-untyped-def]
         high[x] = 0
     for y in range(shape[0]):
         top = y * stride_y
+        some = False
         for r in range(rows.size):
-            rows_here[r] = rows[r] + top * width
+            some |= lost[rows[r] + top] != 0
+        if not some:
+            continue
+        for r in range(rows.size):
+            row = rows[r] + top
+            rows_here[r] = row * width
+            if lost[row] == 0:
+                lost[row] = 1
+                marks = pointer_to(pixels, row * width)
+                for x in range(width):
+                    marks[x] = 1
         if _gather(pixels, rows_here, tables_at[3], width, low, high):
             continue
         sums = pointer_for(like, target + np.uintp(y * pitch))

@@ -13,6 +13,7 @@ were it linked into them, they would be compiled anew for every dtype.
 """
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import from_dtype, types
@@ -54,6 +55,12 @@ def asked_early(apart: int, adds: float) -> int:
     return int(PARTS * ADDS_A_PIXEL / (ADDS_A_PIXEL + adds))
 
 
+def dealer_type(source: Any, stride: Any, places: Any, lines: Any, sieve: Any = types.uintp) -> Any:
+    """Return the signature of what lays out pixels, see `_deal_row`."""
+    i = types.intp
+    return types.void(source, i, i, stride, places, i, lines, types.uintp, i, i, sieve)
+
+
 @cache
 def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
     """Return the address of what lays out pixels of one dtype as lines of another.
@@ -65,14 +72,14 @@ def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
     source, lines = types.CPointer(from_dtype(pixel)), types.CPointer(from_dtype(number))
     near = field_words(pixel.itemsize * 8, number.itemsize * 8, stride)
     kind = types.literal(stride) if near or stride in KNOWN else i
-    signature = types.void(source, i, i, kind, index, i, lines, types.uintp, i)
+    signature = dealer_type(source, kind, index, lines)
     if stride == 1:
         return address_of(_copy_row, signature)
     return address_of(_deal_near if near else _deal_row, signature)
 
 
 @loop
-def _copy_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes):  # type: ignore[no-untyped-def]
+def _copy_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, sieve):  # type: ignore[no-untyped-def]
     """Write one row of pixels as floats, a single line. Arguments are those of `_deal_row`.
 
     No row is asked for: at stride 1 the blocks of sums do that.
@@ -89,7 +96,7 @@ def _copy_row(source, step, width, stride, places, count, lines, ahead, ahead_by
 
 
 @loop
-def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes):  # type: ignore[no-untyped-def]
+def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, sieve):  # type: ignore[no-untyped-def]
     """Write the stride phases of one row of pixels as floats, for a stride from 2 on.
 
     source   pointer to the row's first pixel
@@ -102,6 +109,8 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_by
     lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it,
              and what lies between the count-th number and the next whole vector anything
     ahead    address of a row of which ``ahead_bytes`` are to be asked for meanwhile, or 0
+    mark     where among the marks of all pixels the row's first one has its own
+    sieve    address of a table; both are for `tileconv.engine.sieve` alone, which may stand in
     """
     n = lanes(lines)
     done = 0
@@ -133,7 +142,7 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_by
 
 
 @loop
-def _deal_near(source, step, width, stride, places, count, lines, ahead, ahead_bytes):  # type: ignore[no-untyped-def]
+def _deal_near(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, sieve):  # type: ignore[no-untyped-def]
     """Do what `_deal_row` does for a stride that is known as a constant.
 
     Fields that lie side by side are read in whole vectors.

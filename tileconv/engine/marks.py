@@ -13,18 +13,117 @@ from numba.core import cgutils
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import (
     INDEX_TYPE,
+    constant_index,
     load_vector,
     pointer_to,
     splat,
     step_of,
     store_vector,
 )
+from tileconv.engine.pixels import to_floats
 
 BESIDE = 16
 """Neighbouring fields that are weighed at a time."""
 WIDE_MARKS = 64
-"""Marks that `gather_rows` gathers at a time."""
+"""Pixels that are marked, and marks that are gathered, at a time."""
 BYTE = ir.IntType(8)
+
+
+def _finder(*, nan: bool) -> Any:
+    """Return a function of Numba's that looks for numbers; see `may_hold` and `may_hold_nan`."""
+
+    def typer(typingctx: Any, numbers: Any, count: Any, sought: Any) -> Any:
+        return types.boolean(numbers, types.intp, numbers.dtype), generate
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        numbers, count, sought = args
+        bits = signature.args[0].dtype.bitwidth
+        kind = ir.IntType(bits)
+        vector = ir.VectorType(kind, WIDE_MARKS)
+
+        def constant(value: int) -> ir.Value:
+            return ir.Constant(vector, [value] * WIDE_MARKS)
+
+        # In bits, two instructions each: without its sign, NaN is more than infinity, and a number
+        # that equals another differs from it by nothing.
+        unsigned = constant((1 << (bits - 1)) - 1)
+        other = splat(builder, builder.bitcast(sought, kind), vector)
+        seen = cgutils.alloca_once_value(builder, constant(0 if nan else -1))
+        size, last = constant_index(WIDE_MARKS), builder.sub(count, constant_index(WIDE_MARKS))
+        steps = builder.udiv(builder.add(count, constant_index(WIDE_MARKS - 1)), size)
+        with cgutils.for_range(builder, steps, intp=INDEX_TYPE) as loop:
+            at = builder.mul(loop.index, size)
+            at = builder.select(builder.icmp_signed("<", at, last), at, last)  # they may overlap
+            here = load_vector(builder, builder.gep(numbers, [at]), vector, bits // 8)
+            here = builder.and_(here if nan else builder.xor(here, other), unsigned)
+            before = builder.load(seen)
+            nearer = builder.icmp_unsigned(">" if nan else "<", here, before)
+            builder.store(builder.select(nearer, here, before), seen)
+        infinity = ir.Constant(context.get_data_type(signature.args[0].dtype), float("inf"))
+        bound = splat(builder, builder.bitcast(infinity, kind), vector) if nan else constant(0)
+        found = builder.icmp_unsigned(">" if nan else "==", builder.load(seen), bound)
+        return builder.icmp_unsigned(
+            "!=", builder.bitcast(found, ir.IntType(WIDE_MARKS)), ir.IntType(WIDE_MARKS)(0)
+        )
+
+    return step_of(typer)
+
+
+may_hold, may_hold_nan = _finder(nan=False), _finder(nan=True)
+"""Say whether one of ``count`` floats, WIDE_MARKS or more, at a pointer equals a value or its
+negative; is NaN."""
+
+
+@step_of
+def mark_pixels(
+    typingctx: Any, pixels: Any, nodata: Any, by_value: Any, by_nan: Any, marks: Any
+) -> Any:
+    """Mark WIDE_MARKS pixels at a pointer; say whether all are valid.
+
+    Missing is what equals ``nodata`` if ``by_value``, and NaN if ``by_nan``.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        pixels, nodata, by_value, by_nan, marks = args
+        dtype = signature.args[0].dtype
+        vector = ir.VectorType(context.get_data_type(dtype), WIDE_MARKS)
+        values = load_vector(builder, pixels, vector, dtype.bitwidth // 8)
+        floats = isinstance(dtype, types.Float)
+        same = builder.fcmp_ordered if floats else builder.icmp_unsigned
+        lost = same("==", values, splat(builder, nodata, vector))
+        lost = builder.and_(lost, _splat_flag(builder, by_value, WIDE_MARKS))
+        if floats:
+            nan = builder.fcmp_unordered("uno", values, values)
+            nan = builder.and_(nan, _splat_flag(builder, by_nan, WIDE_MARKS))
+            lost = builder.or_(lost, nan)
+        seen = builder.zext(builder.not_(lost), ir.VectorType(BYTE, WIDE_MARKS))
+        store_vector(builder, seen, marks, 1)
+        whole = builder.bitcast(lost, ir.IntType(WIDE_MARKS))
+        return builder.icmp_unsigned("==", whole, ir.Constant(whole.type, 0))
+
+    b = types.boolean
+    return b(pixels, pixels.dtype, b, b, marks), generate
+
+
+@step_of
+def replace_pixels(typingctx: Any, pixels: Any, marks: Any, instead: Any, copy: Any) -> Any:
+    """Copy WIDE_MARKS pixels from a pointer to another, ``instead`` where their mark is 0."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        pixels, marks, instead, copy = args
+        dtype, made = signature.args[0].dtype, signature.args[3].dtype
+        vector = ir.VectorType(context.get_data_type(dtype), WIDE_MARKS)
+        target = ir.VectorType(context.get_data_type(made), WIDE_MARKS)
+        values = load_vector(builder, pixels, vector, dtype.bitwidth // 8)
+        if dtype != made:
+            values = to_floats(builder, values, dtype, target)
+        seen = load_vector(builder, marks, ir.VectorType(BYTE, WIDE_MARKS), 1)
+        there = builder.icmp_unsigned("!=", seen, ir.Constant(seen.type, [0] * WIDE_MARKS))
+        values = builder.select(there, values, splat(builder, instead, target))
+        store_vector(builder, values, copy, made.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(pixels, marks, copy.dtype, copy), generate
 
 
 @step_of
@@ -193,8 +292,8 @@ def settle_block(
     return types.void(sums, weights, f, b, f, b), generate
 
 
-def _splat_flag(builder: ir.IRBuilder, flag: ir.Value) -> ir.Value:
-    return splat(builder, flag, ir.VectorType(ir.IntType(1), BESIDE))
+def _splat_flag(builder: ir.IRBuilder, flag: ir.Value, count: int = BESIDE) -> ir.Value:
+    return splat(builder, flag, ir.VectorType(ir.IntType(1), count))
 
 
 @step_of

@@ -185,6 +185,8 @@ def correlate_matrix(  # type: ignore[no-untyped-def]
                                 lines_at + np.uintp((band * height + y) * row_size * size),
                                 np.uintp(0),
                                 0,
+                                0,
+                                np.uintp(0),
                             )
                     pixels = lines_at
                     to_next = 0

@@ -26,10 +26,10 @@ from tileconv.engine.blocks import (
 )
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import ROWS, call_at
-from tileconv.engine.lines import dealer
 from tileconv.engine.memory import address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
+from tileconv.engine.sieve import Sieve, choose_dealer
 from tileconv.engine.sums import LONG
 
 DEARER = 1.5
@@ -127,7 +127,19 @@ class Separable:
         numbers += down.ring * down.line_size(_padded(down, columns)) + buffer_size(down.lanes)
         return numbers * down.weights.itemsize
 
-    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool = False) -> None:
+    @property
+    def sifts(self) -> bool:
+        """Whether `run` takes a sieve."""
+        return True
+
+    def run(
+        self,
+        planes: np.ndarray,
+        out: np.ndarray,
+        *,
+        final: bool = False,
+        sieve: Sieve | None = None,
+    ) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
         for pair, target in zip(self.passes, out, strict=True):
             along, down = pair
@@ -141,9 +153,10 @@ class Separable:
             taps = along.offsets.size + down.height
             past = final and taps <= PAST_TAPS
             ahead = np.empty(ROWS * down.overlap, np.uintp)
+            deal, sieve_at = choose_dealer(planes.dtype, dtype, along.stride[1], sieve)
             correlate(
                 (
-                    dealer(planes.dtype, dtype, along.stride[1]),
+                    deal,
                     row_summer(dtype),
                     summer(dtype, down.block),
                     summer(dtype, down.block if whole else part_of(down.block)),
@@ -166,7 +179,7 @@ class Separable:
                 ),
                 steps,
                 ahead,
-                (lines, *fixed[:4]),
+                (lines, *fixed[:4], sieve_at),
                 (sums, address(steps), address(ahead), buffer, *fixed[4:]),
             )
             del owner, tables  # until here the loops used their memory
@@ -241,21 +254,21 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs of one kernel on one band, strip by strip.
 
-    functions       addresses from `dealer`, `row_summer` and, for ROWS rows and for fewer, `summer`
+    functions       addresses from `choose_dealer`, `row_summer` and, for ROWS rows and for fewer, `summer`
     weights_shape   (1, 1, height, 1), of the pass down the columns
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column
     layout          rows of sums in the ring, numbers in each, columns in a strip, which block, how
                     outputs are written (see `tileconv.engine.blocks`)
     along_tables    addresses: the lines of an input row; places, taps and weights of the
-                    pass along the rows; its one step
+                    pass along the rows; its one step; that of a sieve, or 0
     tables          addresses: the ring of sums; steps; ahead; `buffer_size` numbers; where along a
                     row of sums the one tap lies; weights of the pass down the columns
 
     What is not named here is as for `tileconv.engine.direct.correlate`.
     """
     deal, sum_row, sum_whole, sum_part = functions
-    lines_at, places_at, taps_at, row_weights_at, one_step_at = along_tables
+    lines_at, places_at, taps_at, row_weights_at, one_step_at, sieve_at = along_tables
     sums_at, steps_at, ahead_at, buffer_at, here_at, weights_at = tables
     stride_x, reach, row_taps = along
     stride_y, _, classes, row_step, hop, overlap = sampling
@@ -288,6 +301,8 @@ def correlate(  # type: ignore[no-untyped-def]
                         lines_at,
                         np.uintp(0),
                         0,
+                        row * in_width + x * stride_x,
+                        sieve_at,
                     )
                     call_at(
                         sum_row,

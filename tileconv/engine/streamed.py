@@ -29,10 +29,11 @@ from tileconv.engine.lanes import (
     prefetch,
     put_at,
 )
-from tileconv.engine.lines import NEVER, PARTS, asked_early, dealer
+from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams, write_past, write_row
 from tileconv.engine.program import LONG_REACH, Program
+from tileconv.engine.sieve import Sieve, choose_dealer
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
@@ -112,14 +113,15 @@ class Streamed:
             self._layouts[width, step] = found
         return found
 
-    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
+    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool, sieve: Sieve | None) -> None:
         """Write the "valid" correlation into ``out`` (1, OH, OW); see `Direct.run`."""
         numbers, size, fixed, tables = self._laid_out(out.shape[2], planes.strides[2])
         stride, height, sampling, strip = numbers
         dtype = out.dtype
         lines, owner = scratch(size, dtype)
+        deal, sieve_at = choose_dealer(planes.dtype, dtype, stride, sieve)
         correlate(
-            (dealer(planes.dtype, dtype, stride), row_adder(dtype)),
+            (deal, row_adder(dtype)),
             address(planes),
             planes.shape,
             planes.strides,
@@ -129,7 +131,7 @@ class Streamed:
             height,
             sampling,
             (*strip, COPIED_PAST if final else COPIED),
-            (lines, *fixed),
+            (lines, *fixed, sieve_at),
         )
         del owner, tables  # until here the loops used their memory
 
@@ -156,7 +158,7 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs of one kernel, strip by strip and row by row.
 
-    functions  addresses from `dealer` and `row_adder`
+    functions  addresses from `choose_dealer` and `row_adder`
     source     address of the first pixel (uintp); shape (bands, H, W), strides in bytes
     target     address of the first output; out_shape (OH, OW); out_pitch: numbers from one row
                to the next, bytes of a number
@@ -167,13 +169,13 @@ def correlate(  # type: ignore[no-untyped-def]
                `asked_early`; COPIED or COPIED_PAST
     tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
                places (see `tileconv.engine.lines`); where the taps of each row of the
-               kernel begin; where along the lines each tap lies; weights
+               kernel begin; where along the lines each tap lies; weights; that of a sieve, or 0
     """
     deal, add_rows = functions
     stride_y, stride_x, classes, row_step, hop, overlap = sampling
     most_columns, sums_size, reach, in_flight, row_size, dense, asked, copied = strip
-    lines_at, places_at, starts_at, taps_at, weights_at = tables
-    bands, _, in_width = shape
+    lines_at, places_at, starts_at, taps_at, weights_at, sieve_at = tables
+    bands, in_height, in_width = shape
     out_height, out_width = out_shape
     pitch, size = out_pitch
     sums_at = lines_at + np.uintp(row_size * size)
@@ -189,13 +191,16 @@ def correlate(  # type: ignore[no-untyped-def]
             rows = (out_height - c + classes - 1) // classes
             end = (rows - 1) * overlap + height if rows > 0 else 0
             for band in range(bands):
-                plane = left + np.uintp(band * strides[0] + c * stride_y * strides[1])
-                coming = plane
+                plane = left + np.uintp(band * strides[0])
+                row = c * stride_y
+                coming = plane + np.uintp(row * strides[1])
                 for number in range(end):
                     here = coming
+                    mark = (band * in_height + row) * in_width + x * stride_x
                     coming = np.uintp(0)
                     if number + 1 < end:
-                        row = input_row(number + 1, hop, height, overlap) * row_step
+                        later = input_row(number + 1, hop, height, overlap)
+                        row = c * stride_y + later * row_step
                         coming = plane + np.uintp(row * strides[1])
                     late = asked != NEVER and coming != np.uintp(0)
                     call_at(
@@ -209,6 +214,8 @@ def correlate(  # type: ignore[no-untyped-def]
                         lines_at,
                         coming if early > 0 else np.uintp(0),
                         early,
+                        mark,
+                        sieve_at,
                     )
                     first = max(0, (number - height + overlap) // overlap)
                     last = min(rows, number // overlap + 1)

@@ -1,0 +1,451 @@
+"""Missing pixels taken out of a row as it is dealt out, where there are any.
+
+The loops deal every input row out once. A sieve stands in for the dealer: it
+looks at the row, which has to come from memory anyhow, marks its pixels, and
+hands the row itself on where none is missing, else a copy without them. A tile
+is neither looked at beforehand nor copied.
+"""
+
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from numba import from_dtype, types
+
+from tileconv.engine.jit import address_of, loop
+from tileconv.engine.lanes import address_at, call_at, pointer_to
+from tileconv.engine.lines import END, UNUSED, dealer, dealer_type
+from tileconv.engine.marks import WIDE_MARKS, may_hold_nan, may_hold, mark_pixels, replace_pixels
+from tileconv.engine.memory import INDEX, address
+from tileconv.engine.pixels import pixel_at, pixel_bytes
+
+(
+    DEAL,
+    DEAL_COPY,
+    LOOK,
+    NUMBER,
+    SIFT,
+    FOUND,
+    ANY,
+    KEEP,
+    KEPT,
+    KEPT_ROWS,
+    KEPT_WIDTH,
+    MARKS,
+    HIDDEN,
+    COPY,
+    COPY_BYTES,
+    NODATA,
+    INSTEAD,
+    KINDS,
+    ENTRIES,
+) = range(19)
+"""What a table of `_deal_sifted` holds:
+
+DEAL, DEAL_COPY        addresses of dealers for rows as they are, and for copies
+LOOK, SIFT, KEEP       of `_look_at_lines`, `_sift_row` and `_keep_marks`
+NUMBER                 address of nodata as a number of the lines
+FOUND                  whether the last row had a missing pixel; ANY: whether one had
+KEPT, KEPT_ROWS        addresses of the marks that are kept, or 0, and of bytes, one for each row
+KEPT_WIDTH             marks in a row of them
+MARKS, HIDDEN, COPY    addresses of those of one row; of what hides pixels, or 0; of the copy
+COPY_BYTES             of a pixel of the copy
+NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
+KINDS                  of missing pixels
+"""
+BY_VALUE, BY_NAN = 1, 2
+"""Kinds of missing pixels: those that equal nodata; NaN."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What makes pixels missing, and what takes their place."""
+
+    dtype: np.dtype
+    """Of the pixels."""
+    nodata: np.generic | None
+    """Those that equal it are missing."""
+    nan: bool
+    """NaN is."""
+    instead: np.generic
+    """Takes their place: of the dtype of the pixels, or of a float that they are computed in."""
+
+    @property
+    def possible(self) -> bool:
+        """A pixel may be missing for what it holds."""
+        return self.nodata is not None or self.nan
+
+    def table(self) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Return (a table of `_deal_sifted` that knows this alone, what it refers to)."""
+        nodata, instead = np.zeros(1, self.dtype), np.array([self.instead])
+        table = np.zeros(ENTRIES, np.intp)
+        if self.nodata is not None:
+            nodata[0] = self.nodata
+            table[KINDS] = BY_VALUE
+        if self.nan:
+            table[KINDS] |= BY_NAN
+        table[SIFT] = sifter(self.dtype, instead.dtype)
+        table[NODATA], table[INSTEAD] = address(nodata), address(instead)
+        return table, (nodata, instead)
+
+    def any_in(self, plane: np.ndarray) -> bool:
+        """Say whether a pixel of (H, W) is missing for what it holds."""
+        if not self.possible:
+            return False
+        table, owners = self.table()
+        marks = np.empty(plane.shape[1], np.uint8)
+        _look(address(table), address(plane), plane.shape, plane.strides, address(marks), table)
+        del owners
+        return bool(table[FOUND])
+
+    def take_out(
+        self, plane: np.ndarray, hidden: np.ndarray | None, copy: np.ndarray, marks: np.ndarray
+    ) -> None:
+        """Copy pixels (H, W) into ``copy`` (H, W), of the dtype of ``instead``, without the missing.
+
+        ``hidden`` (H, W) and ``marks`` (H, W) are as for a `Sieve`.
+        """
+        table, owners = self.table()
+        cover = None if hidden is None else np.ascontiguousarray(hidden)
+        _take_out(
+            address(table),
+            address(plane),
+            plane.shape,
+            plane.strides,
+            np.uintp(0) if cover is None else address(cover),
+            address(marks),
+            address(copy),
+            copy.strides[0],
+            table,
+        )
+        del owners, cover
+
+
+@dataclass(frozen=True, eq=False)
+class Sieve:
+    """Missing pixels of some planes, found by those who deal out their rows."""
+
+    rows: np.ndarray
+    """(bands, H) uint8: 1 where a row has a missing pixel, of those that were dealt out."""
+    marks: np.ndarray | None
+    """(bands, H, W) uint8, of these rows: 0 where a pixel is missing, else 1."""
+    _gap: Gap
+    _table: np.ndarray
+    _owners: tuple[np.ndarray | None, ...]
+    _number: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    @classmethod
+    def of(
+        cls,
+        gap: Gap,
+        shape: tuple[int, ...],
+        marks: np.ndarray | None,
+        hidden: np.ndarray | None,
+    ) -> "Sieve":
+        """Return a sieve for planes of a shape (bands, H, W).
+
+        ``hidden``, of this shape, is not 0 where a pixel is missing whatever it holds; None if none
+        is. ``marks``, too, are overwritten where there are some to keep; None if nobody asks.
+        """
+        table, owners = gap.table()
+        copy, row = np.empty(shape[2], gap.instead.dtype), np.empty(shape[2], np.uint8)
+        rows = np.zeros(shape[:2], np.uint8)
+        table[MARKS], table[COPY], table[COPY_BYTES] = address(row), address(copy), copy.itemsize
+        table[KEPT_ROWS], table[KEPT_WIDTH] = address(rows), shape[2]
+        if marks is not None:
+            table[KEPT], table[KEEP] = address(marks), _keeper()
+        if hidden is not None:
+            hidden = np.ascontiguousarray(hidden)
+            table[HIDDEN] = address(hidden)
+        owners = (*owners, copy, row, hidden)
+        return cls(rows, marks, gap, table, owners)
+
+    @property
+    def found(self) -> bool:
+        """Some pixel was missing."""
+        return bool(self._table[ANY])
+
+    def dealer(self, number: np.dtype, stride: int) -> np.uintp:
+        """Return what stands in for the dealer of the planes' pixels."""
+        gap, table = self._gap, self._table
+        table[DEAL] = dealer(gap.dtype, number, stride)
+        table[DEAL_COPY] = dealer(gap.instead.dtype, number, stride)
+        table[LOOK] = looker(number)
+        if gap.nodata is not None:
+            self._number.view(number)[0] = gap.nodata
+        table[NUMBER] = address(self._number)
+        return _sifting_dealer()
+
+    @property
+    def address(self) -> np.uintp:
+        """Of what the dealer has to be told."""
+        return address(self._table)
+
+
+def choose_dealer(
+    pixel: np.dtype, number: np.dtype, stride: int, sieve: Sieve | None
+) -> tuple[np.uintp, np.uintp]:
+    """Return what lays pixels out as numbers, and what it has to be told: the address of a sieve.
+
+    Without one that is `tileconv.engine.lines.dealer`, and 0.
+    """
+    if sieve is None:
+        return dealer(pixel, number, stride), np.uintp(0)
+    return sieve.dealer(number, stride), sieve.address
+
+
+@cache
+def _sifting_dealer() -> np.uintp:
+    i, u = types.intp, types.uintp
+    return address_of(_deal_sifted, dealer_type(u, i, u, u, types.CPointer(i)))
+
+
+@loop
+def _deal_sifted(  # type: ignore[no-untyped-def]
+    source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, table
+):
+    """Deal a row out without its missing pixels; see `tileconv.engine.lines`.
+
+    It knows no dtype: pointers are addresses.
+    """
+    width = min(width, count * stride)  # what is to the right of it no output reads
+    # the row may well be like the one before it
+    alike = table[FOUND] != 0 or table[HIDDEN] != 0
+    if not alike:
+        deal = np.uintp(table[DEAL])
+        call_at(
+            deal,
+            source,
+            step,
+            width,
+            stride,
+            places,
+            count,
+            lines,
+            ahead,
+            ahead_bytes,
+            mark,
+            np.uintp(0),
+        )
+        call_at(
+            np.uintp(table[LOOK]),
+            lines,
+            places,
+            count,
+            np.uintp(table[NUMBER]),
+            table[KINDS],
+            address_at(pointer_to(table, FOUND)),
+        )
+    copy, marks = np.uintp(table[COPY]), np.uintp(table[MARKS])
+    if alike or table[FOUND]:
+        hidden = np.uintp(0)
+        if table[HIDDEN]:
+            hidden = np.uintp(table[HIDDEN] + mark)
+        table[FOUND] = 0
+        call_at(
+            np.uintp(table[SIFT]),
+            source,
+            step,
+            width,
+            marks,
+            hidden,
+            np.uintp(table[NODATA]),
+            table[KINDS],
+            np.uintp(table[INSTEAD]),
+            copy,
+            address_at(pointer_to(table, FOUND)),
+        )
+    if table[KEPT]:
+        row = mark // table[KEPT_WIDTH]
+        call_at(
+            np.uintp(table[KEEP]),
+            marks,
+            width,
+            np.uintp(table[KEPT] + mark),
+            mark - row * table[KEPT_WIDTH],
+            np.uintp(table[KEPT_ROWS] + row),
+            table[FOUND],
+        )
+    if not alike and table[FOUND] == 0:
+        return
+    deal = np.uintp(table[DEAL])
+    if table[FOUND]:
+        table[ANY] = 1
+        deal, source, step = np.uintp(table[DEAL_COPY]), copy, table[COPY_BYTES]
+    call_at(
+        deal,
+        source,
+        step,
+        width,
+        stride,
+        places,
+        count,
+        lines,
+        ahead,
+        ahead_bytes,
+        mark,
+        np.uintp(0),
+    )
+
+
+@cache
+def looker(number: np.dtype) -> np.uintp:
+    """Return the address of `_look_at_lines` for lines of a dtype."""
+    floats, index, i = types.CPointer(from_dtype(number)), types.CPointer(types.intp), types.intp
+    return address_of(_look_at_lines, types.void(floats, index, i, floats, i, index))
+
+
+@loop
+def _look_at_lines(lines, places, count, nodata, kinds, found):  # type: ignore[no-untyped-def]
+    """Set ``found`` if ``count`` numbers of the lines of a row hold nodata, or NaN.
+
+    Just written, they lie in the first-level cache. Pixels that equal nodata do so as numbers, too;
+    others may, and where the row has ended lines hold anything.
+    """
+    by_value, by_nan = kinds & BY_VALUE != 0, kinds & BY_NAN != 0
+    some = False
+    p = 0
+    while places[p] != END:
+        if places[p] != UNUSED:
+            line = pointer_to(lines, places[p])
+            if count >= WIDE_MARKS:
+                if by_value:
+                    some |= may_hold(line, count, nodata[0])
+                if by_nan:
+                    some |= may_hold_nan(line, count, nodata[0])
+            else:
+                for x in range(count):
+                    value = line[x]
+                    some |= by_value & (value == nodata[0])
+                    some |= by_nan & (value != value)  # noqa: PLR0124
+        p += 1
+    if some:
+        found[0] = 1
+
+
+@cache
+def _keeper() -> np.uintp:
+    marks, i = types.CPointer(types.uint8), types.intp
+    return address_of(_keep_marks, types.void(marks, i, marks, i, marks, i))
+
+
+@loop
+def _keep_marks(marks, width, kept, before, row, found):  # type: ignore[no-untyped-def]
+    """Keep the marks of a part of a row, if a pixel of the row is missing, so far.
+
+    marks, width  pointer to uint8, those of this part
+    kept          pointer to where they are kept; those of ``before`` pixels to the left lie before
+    row           pointer to uint8: 1 if such a pixel was found before, updated
+    found         not 0 if one is found here
+    """
+    if found != 0 and row[0] == 0:
+        row[0] = 1
+        left = pointer_to(kept, -before)
+        for x in range(before):
+            left[x] = 1
+    if row[0] != 0:
+        for x in range(width):
+            kept[x] = marks[x] if found != 0 else 1
+
+
+@loop
+def _look(table_at, source, shape, strides, marks, table):  # type: ignore[no-untyped-def]
+    """Look at the rows of a plane up to the first one with a missing pixel."""
+    rows, columns = shape
+    y = 0
+    while y < rows and not table[FOUND]:
+        call_at(
+            np.uintp(table[SIFT]),
+            source + np.uintp(y * strides[0]),
+            strides[1],
+            columns,
+            marks,
+            np.uintp(0),
+            np.uintp(table[NODATA]),
+            table[KINDS],
+            np.uintp(table[INSTEAD]),
+            np.uintp(0),
+            table_at + np.uintp(FOUND * INDEX),
+        )
+        y += 1
+
+
+@loop
+def _take_out(table_at, source, shape, strides, hidden, marks, out, pitch, table):  # type: ignore[no-untyped-def]
+    rows, columns = shape
+    for y in range(rows):
+        table[FOUND] = 1
+        cover = np.uintp(0)
+        if hidden != np.uintp(0):
+            cover = hidden + np.uintp(y * columns)
+        call_at(
+            np.uintp(table[SIFT]),
+            source + np.uintp(y * strides[0]),
+            strides[1],
+            columns,
+            marks + np.uintp(y * columns),
+            cover,
+            np.uintp(table[NODATA]),
+            table[KINDS],
+            np.uintp(table[INSTEAD]),
+            out + np.uintp(y * pitch),
+            table_at + np.uintp(FOUND * INDEX),
+        )
+
+
+@cache
+def sifter(pixel: np.dtype, copied: np.dtype) -> np.uintp:
+    """Return the address of `_sift_row` for pixels of one dtype and copies of another."""
+    pixels, copies = (types.CPointer(from_dtype(dtype)) for dtype in (pixel, copied))
+    marks, i = types.CPointer(types.uint8), types.intp
+    kinds = (pixels, i, i, marks, marks, pixels, i, copies, copies, types.CPointer(i))
+    return address_of(_sift_row, types.void(*kinds))
+
+
+@loop
+def _sift_row(  # type: ignore[no-untyped-def]
+    source, step, width, marks, hidden, nodata, kinds, instead, copy, found
+):
+    """Mark the pixels of a row; if some are missing, say so and copy it without them.
+
+    source   pointer to the row's first pixel; step: bytes from one to the next
+    width    pixels to look at
+    marks    pointer to uint8, overwritten
+    hidden   pointer to uint8, not 0 where a pixel is missing, or 0
+    nodata   pointer to what missing pixels equal; kinds: BY_VALUE, BY_NAN or both
+    instead  pointer to what takes their place in ``copy``, a pointer; 0: no copy is made
+    found    pointer to intp, set to 1 if one is missing; the copy is written if it is 1
+    """
+    by_value, by_nan = kinds & BY_VALUE != 0, kinds & BY_NAN != 0
+    beside = step == pixel_bytes(source) and width >= WIDE_MARKS
+    valid = True
+    done = 0
+    while beside and done < width:
+        done = min(done, width - WIDE_MARKS)  # the last ones overlap
+        here = pointer_to(marks, done)
+        valid &= mark_pixels(pointer_to(source, done), nodata[0], by_value, by_nan, here)
+        done += WIDE_MARKS
+    for x in range(done, width):
+        value = pixel_at(source, x * step)
+        lost = (by_value & (value == nodata[0])) | (by_nan & (value != value))  # noqa: PLR0124
+        marks[x] = not lost
+        valid &= not lost
+    if address_at(hidden) != np.uintp(0):
+        for x in range(width):
+            marks[x] &= hidden[x] == 0
+        for x in range(width):
+            valid &= marks[x] == 1
+    if valid and found[0] == 0:
+        return
+    found[0] = 1
+    if address_at(copy) == np.uintp(0):
+        return
+    done = 0
+    while beside and done < width:
+        done = min(done, width - WIDE_MARKS)
+        replace_pixels(
+            pointer_to(source, done), pointer_to(marks, done), instead[0], pointer_to(copy, done)
+        )
+        done += WIDE_MARKS
+    for x in range(done, width):
+        copy[x] = pixel_at(source, x * step) if marks[x] else instead[0]
