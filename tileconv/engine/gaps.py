@@ -19,7 +19,6 @@ from tileconv.engine.marks import (
 )
 from tileconv.engine.memory import address
 
-
 FAR = 4 * BESIDE
 """Neighbouring outputs whose marks are looked at together first."""
 

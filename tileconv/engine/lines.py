@@ -22,13 +22,16 @@ from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import lanes, pointer_to, prefetch
 from tileconv.engine.memory import CACHE_LINE
 from tileconv.engine.pixels import (
-    copy_lanes,
+    copy_pixels,
     deal_fields,
     field_words,
+    is_watched,
     pixel_at,
     pixel_bytes,
     quad_size,
+    tell,
     turn_quads,
+    watched,
 )
 
 BLOCK = 8
@@ -55,14 +58,14 @@ def asked_early(apart: int, adds: float) -> int:
     return int(PARTS * ADDS_A_PIXEL / (ADDS_A_PIXEL + adds))
 
 
-def dealer_type(source: Any, stride: Any, places: Any, lines: Any, sieve: Any = types.uintp) -> Any:
+def dealer_type(source: Any, stride: Any, places: Any, lines: Any, watch: Any) -> Any:
     """Return the signature of what lays out pixels, see `_deal_row`."""
     i = types.intp
-    return types.void(source, i, i, stride, places, i, lines, types.uintp, i, i, sieve)
+    return types.void(source, i, i, stride, places, i, lines, types.uintp, i, i, watch)
 
 
 @cache
-def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
+def dealer(pixel: np.dtype, number: np.dtype, stride: int, *, watches: bool = False) -> np.uintp:
     """Return the address of what lays out pixels of one dtype as lines of another.
 
     It is `_copy_row` for stride 1, `_deal_near` for the strides that it is for, which it knows as
@@ -72,31 +75,36 @@ def dealer(pixel: np.dtype, number: np.dtype, stride: int) -> np.uintp:
     source, lines = types.CPointer(from_dtype(pixel)), types.CPointer(from_dtype(number))
     near = field_words(pixel.itemsize * 8, number.itemsize * 8, stride)
     kind = types.literal(stride) if near or stride in KNOWN else i
-    signature = dealer_type(source, kind, index, lines)
+    watch = types.CPointer(from_dtype(pixel)) if watches else types.uintp
+    signature = dealer_type(source, kind, index, lines, watch)
     if stride == 1:
         return address_of(_copy_row, signature)
     return address_of(_deal_near if near else _deal_row, signature)
 
 
 @loop
-def _copy_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, sieve):  # type: ignore[no-untyped-def]
+def _copy_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, watch):  # type: ignore[no-untyped-def]
     """Write one row of pixels as floats, a single line. Arguments are those of `_deal_row`.
 
     No row is asked for: at stride 1 the blocks of sums do that.
     """
     n = lanes(lines)
+    sought, bound = watched(watch, source, 0), watched(watch, source, 1)
     done = 0
+    found = False
     count = min(count, width)
     if step == pixel_bytes(source):
         while done + n <= count:
-            copy_lanes(source, lines, done * step, done)
+            found |= copy_pixels(source, lines, done * step, done, sought, bound, watch)
             done += n
     for i in range(done, count):
         lines[i] = pixel_at(source, i * step)
+        found |= is_watched(source, lines, i * step, sought, bound, watch)
+    tell(watch, found)
 
 
 @loop
-def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, sieve):  # type: ignore[no-untyped-def]
+def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, watch):  # type: ignore[no-untyped-def]
     """Write the stride phases of one row of pixels as floats, for a stride from 2 on.
 
     source   pointer to the row's first pixel
@@ -109,11 +117,14 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_by
     lines    pointer to float; lines[places[p] + i] becomes pixel p + i * stride, if the row has it,
              and what lies between the count-th number and the next whole vector anything
     ahead    address of a row of which ``ahead_bytes`` are to be asked for meanwhile, or 0
-    mark     where among the marks of all pixels the row's first one has its own
-    sieve    address of a table; both are for `tileconv.engine.sieve` alone, which may stand in
+    mark     where among the marks of all pixels the row's first one has its own: not used here,
+             see `tileconv.engine.sieve`, which may stand in
+    watch    see `tileconv.engine.pixels`
     """
     n = lanes(lines)
+    sought, bound = watched(watch, source, 0), watched(watch, source, 1)
     done = 0
+    found = False
     if step == pixel_bytes(source):
         apart = stride * pixel_bytes(source)
         quad = quad_size(source)
@@ -130,25 +141,32 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_by
                 group, at = pointer_to(places, first), begin
                 whole = used - first > quad // 2
                 while at < stop and at <= last:
-                    turn_quads(source, lines, at * apart + first * step, apart, group, at, whole)
+                    here = at * apart + first * step
+                    found |= turn_quads(
+                        source, lines, here, apart, group, at, whole, sought, bound, watch
+                    )
                     at += n
                 if at < stop and last >= 0:
-                    turn_quads(
-                        source, lines, last * apart + first * step, apart, group, last, whole
+                    here = last * apart + first * step
+                    found |= turn_quads(
+                        source, lines, here, apart, group, last, whole, sought, bound, watch
                     )
                     at = last + n
                 done = at
-    _deal_rest(source, step, width, np.intp(stride), places, count, lines, done)
+    found |= _deal_rest(source, step, width, np.intp(stride), places, count, lines, done, watch)
+    tell(watch, found)
 
 
 @loop
-def _deal_near(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, sieve):  # type: ignore[no-untyped-def]
+def _deal_near(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, watch):  # type: ignore[no-untyped-def]
     """Do what `_deal_row` does for a stride that is known as a constant.
 
     Fields that lie side by side are read in whole vectors.
     """
     n = lanes(lines)
+    sought, bound = watched(watch, source, 0), watched(watch, source, 1)
     done = 0
+    found = False
     apart = stride * step
     if step == pixel_bytes(source):
         last = width // stride - n
@@ -157,24 +175,37 @@ def _deal_near(source, step, width, stride, places, count, lines, ahead, ahead_b
             if ahead:
                 _fetch_part(ahead, done, stop, count, ahead_bytes)
             while done < stop and done <= last:
-                deal_fields(source, lines, done * apart, places, done, stride)
+                found |= deal_fields(
+                    source, lines, done * apart, places, done, stride, sought, bound, watch
+                )
                 done += n
         if done < count and last >= 0:
-            deal_fields(source, lines, last * apart, places, last, stride)
+            found |= deal_fields(
+                source, lines, last * apart, places, last, stride, sought, bound, watch
+            )
             done = last + n
-    _deal_rest(source, step, width, np.intp(stride), places, count, lines, done)
+    found |= _deal_rest(source, step, width, np.intp(stride), places, count, lines, done, watch)
+    tell(watch, found)
 
 
 @loop
-def _deal_rest(source, step, width, stride, places, count, lines, done):  # type: ignore[no-untyped-def]
-    """Write the numbers from ``done`` on of each phase, one by one; see `_deal_row`."""
+def _deal_rest(source, step, width, stride, places, count, lines, done, watch):  # type: ignore[no-untyped-def]
+    """Write the numbers from ``done`` on of each phase, one by one; see `_deal_row`.
+
+    Say whether what is watched for is among them.
+    """
+    sought, bound = watched(watch, source, 0), watched(watch, source, 1)
+    found = False
     p = 0
     while places[p] != END:
         if places[p] != UNUSED:
             place = places[p]
             for i in range(done, min(count, (width - p + stride - 1) // stride)):
-                lines[place + i] = pixel_at(source, (p + i * stride) * step)
+                here = (p + i * stride) * step
+                lines[place + i] = pixel_at(source, here)
+                found |= is_watched(source, lines, here, sought, bound, watch)
         p += 1
+    return found
 
 
 @loop

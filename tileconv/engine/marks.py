@@ -13,7 +13,6 @@ from numba.core import cgutils
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import (
     INDEX_TYPE,
-    constant_index,
     load_vector,
     pointer_to,
     splat,
@@ -27,51 +26,6 @@ BESIDE = 16
 WIDE_MARKS = 64
 """Pixels that are marked, and marks that are gathered, at a time."""
 BYTE = ir.IntType(8)
-
-
-def _finder(*, nan: bool) -> Any:
-    """Return a function of Numba's that looks for numbers; see `may_hold` and `may_hold_nan`."""
-
-    def typer(typingctx: Any, numbers: Any, count: Any, sought: Any) -> Any:
-        return types.boolean(numbers, types.intp, numbers.dtype), generate
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        numbers, count, sought = args
-        bits = signature.args[0].dtype.bitwidth
-        kind = ir.IntType(bits)
-        vector = ir.VectorType(kind, WIDE_MARKS)
-
-        def constant(value: int) -> ir.Value:
-            return ir.Constant(vector, [value] * WIDE_MARKS)
-
-        # In bits, two instructions each: without its sign, NaN is more than infinity, and a number
-        # that equals another differs from it by nothing.
-        unsigned = constant((1 << (bits - 1)) - 1)
-        other = splat(builder, builder.bitcast(sought, kind), vector)
-        seen = cgutils.alloca_once_value(builder, constant(0 if nan else -1))
-        size, last = constant_index(WIDE_MARKS), builder.sub(count, constant_index(WIDE_MARKS))
-        steps = builder.udiv(builder.add(count, constant_index(WIDE_MARKS - 1)), size)
-        with cgutils.for_range(builder, steps, intp=INDEX_TYPE) as loop:
-            at = builder.mul(loop.index, size)
-            at = builder.select(builder.icmp_signed("<", at, last), at, last)  # they may overlap
-            here = load_vector(builder, builder.gep(numbers, [at]), vector, bits // 8)
-            here = builder.and_(here if nan else builder.xor(here, other), unsigned)
-            before = builder.load(seen)
-            nearer = builder.icmp_unsigned(">" if nan else "<", here, before)
-            builder.store(builder.select(nearer, here, before), seen)
-        infinity = ir.Constant(context.get_data_type(signature.args[0].dtype), float("inf"))
-        bound = splat(builder, builder.bitcast(infinity, kind), vector) if nan else constant(0)
-        found = builder.icmp_unsigned(">" if nan else "==", builder.load(seen), bound)
-        return builder.icmp_unsigned(
-            "!=", builder.bitcast(found, ir.IntType(WIDE_MARKS)), ir.IntType(WIDE_MARKS)(0)
-        )
-
-    return step_of(typer)
-
-
-may_hold, may_hold_nan = _finder(nan=False), _finder(nan=True)
-"""Say whether one of ``count`` floats, WIDE_MARKS or more, at a pointer equals a value or its
-negative; is NaN."""
 
 
 @step_of

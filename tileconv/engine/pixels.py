@@ -1,5 +1,10 @@
 """Steps that lay pixels out as floats: `copy_lanes`, `deal_fields` and `turn_quads`.
 
+The latter two, and `copy_pixels`, may watch for pixels meanwhile that are to be found: those that
+equal a value, and NaN. They say whether some pixel that they read is one, or equals the value but
+for its sign. ``watch`` is a pointer to pixels, see `watched`, or a plain number: nothing is sought,
+and nothing compiled for it.
+
 Pixels move about in words that have the bits of a float: two of uint16 in each,
 four of uint8. Only where each word belongs to one field, and neighbouring ones
 to neighbouring fields, are they taken apart, by shifts: the machine has one
@@ -15,6 +20,7 @@ from llvmlite import ir
 from numba import types
 
 from tileconv.engine.lanes import (
+    INDEX_TYPE,
     QUAD_BYTES,
     SHORT_TYPE,
     VECTOR_BYTES,
@@ -22,10 +28,12 @@ from tileconv.engine.lanes import (
     lanes_of,
     load_vector,
     shuffle,
+    splat,
     step_of,
     store_vector,
 )
 
+BYTE = ir.IntType(8)
 MOST_WORDS = 4
 """Words of a field that are dealt out at a time; each holds a byte of pixels or more."""
 WHOLE_TURN = VECTOR_BYTES == 64
@@ -55,17 +63,17 @@ class _Deal:
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> None:
         source, lines = signature.args[:2]
-        self.builder = builder
+        self.builder, self._signature, self._args = builder, signature, args
         self.dtype, self.pixel_bytes = source.dtype, source.dtype.bitwidth // 8
         self.vector = ir.VectorType(context.get_data_type(lines.dtype), lanes_of(lines.dtype))
         self.lanes, self.float_bytes = self.vector.count, lines.dtype.bitwidth // 8
-        self._pixel = context.get_data_type(source.dtype)
-        self._source = builder.bitcast(args[0], ir.IntType(8).as_pointer())
+        self.pixel = context.get_data_type(source.dtype)
+        self._source = builder.bitcast(args[0], BYTE.as_pointer())
         self._lines = args[1]
 
     def load_raw(self, offset: ir.Value) -> ir.Value:
         """Load a vector of pixels, ``offset`` bytes on."""
-        return self.load_words(offset, self._pixel, self.lanes)
+        return self.load_words(offset, self.pixel, self.lanes)
 
     def load_words(self, offset: ir.Value, kind: ir.Type, count: int) -> ir.Value:
         """Load some words, ``offset`` bytes on; each holds whole pixels."""
@@ -89,8 +97,47 @@ class _Deal:
                 if pixel.type != kind:
                     pixel = builder.trunc(pixel, kind)
                 if isinstance(self.dtype, types.Float):
-                    pixel = builder.bitcast(pixel, ir.VectorType(self._pixel, self.lanes))
+                    pixel = builder.bitcast(pixel, ir.VectorType(self.pixel, self.lanes))
                 self.store(pixel, builder.add(place, at))
+
+    def watch(self, words: Sequence[ir.Value]) -> ir.Value:
+        """Return whether a pixel in vectors of words is to be found, see above.
+
+        It is done on bits, and few comparisons are made: they take the unit that moves lanes.
+        """
+        builder, watch = self.builder, self._signature.args[-1]
+        if not isinstance(watch, types.CPointer):
+            return ir.IntType(1)(0)
+        floats, bits = isinstance(self.dtype, types.Float), self.pixel_bytes * 8
+        kind = ir.IntType(bits)
+        words_bits = bits if words[0].type.element == self.pixel else words[0].type.element.width
+        vector = ir.VectorType(kind, words[0].type.count * words_bits // bits)
+        sought, bound = (
+            splat(builder, builder.bitcast(value, kind) if floats else value, vector)
+            for value in self._args[-3:-1]
+        )
+        pixels = [builder.bitcast(word, vector) for word in words]
+        apart = [builder.xor(pixel, sought) for pixel in pixels]
+        if floats:  # without its sign, NaN is more than infinity
+            unsigned = ir.Constant(vector, [(1 << (bits - 1)) - 1] * vector.count)
+            apart = [builder.and_(pixel, unsigned) for pixel in apart]
+        nearest = self._extreme(apart, "<")
+        found = builder.icmp_unsigned("==", nearest, ir.Constant(vector, [0] * vector.count))
+        if floats:
+            sizes = [builder.and_(pixel, unsigned) for pixel in pixels]
+            largest = builder.icmp_unsigned(">", self._extreme(sizes, ">"), bound)
+            found = builder.or_(found, largest)
+        flags = ir.IntType(vector.count)
+        return builder.icmp_unsigned("!=", builder.bitcast(found, flags), flags(0))
+
+    def _extreme(self, vectors: Sequence[ir.Value], order: str) -> ir.Value:
+        """Return the least ("<") or greatest number of vectors, lane by lane."""
+        while len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [
+                self.builder.select(self.builder.icmp_unsigned(order, a, b), a, b) for a, b in pairs
+            ]
+        return vectors[0]
 
     def store(self, value: ir.Value, at: ir.Value) -> None:
         """Store floats, or pixels as floats."""
@@ -113,12 +160,83 @@ def pixel_at(typingctx: Any, source: Any, offset: Any) -> Any:
     """Return the pixel ``offset`` bytes from ``source``."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        byte = builder.gep(builder.bitcast(args[0], ir.IntType(8).as_pointer()), [args[1]])
+        byte = builder.gep(builder.bitcast(args[0], BYTE.as_pointer()), [args[1]])
         loaded = builder.load(builder.bitcast(byte, args[0].type))
         loaded.align = 1
         return loaded
 
     return source.dtype(source, types.intp), generate
+
+
+@step_of
+def watched(typingctx: Any, watch: Any, source: Any, number: Any) -> Any:
+    """Return what is watched for among the pixels at ``source``; 0 if nothing is.
+
+    Number 0 is a value, 1 the bits beyond which, without a sign, a float is to be found.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        watch, _, number = args
+        if not isinstance(signature.args[0], types.CPointer):
+            return ir.Constant(context.get_data_type(signature.return_type), 0)
+        return builder.load(builder.gep(watch, [number]))
+
+    return source.dtype(watch, source, types.intp), generate
+
+
+@step_of
+def tell(typingctx: Any, watch: Any, found: Any) -> Any:
+    """Write whether what is watched for was found, if ``watch`` is a pointer.
+
+    It is an intp, 0 or 1, and lies 16 bytes on.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        watch, found = args
+        if isinstance(signature.args[0], types.CPointer):
+            place = builder.gep(builder.bitcast(watch, BYTE.as_pointer()), [constant_index(16)])
+            place = builder.bitcast(place, INDEX_TYPE.as_pointer())
+            builder.store(builder.zext(found, INDEX_TYPE), place)
+        return context.get_dummy_value()
+
+    return types.void(watch, types.boolean), generate
+
+
+@step_of
+def is_watched(
+    typingctx: Any, source: Any, lines: Any, offset: Any, sought: Any, bound: Any, watch: Any
+) -> Any:
+    """Say whether the pixel ``offset`` bytes on is to be found."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        deal = _Deal(context, builder, signature, args)
+        return deal.watch([deal.load_words(args[2], deal.pixel, 1)])
+
+    pixel = source.dtype
+    return types.boolean(source, lines, types.intp, pixel, pixel, watch), generate
+
+
+@step_of
+def copy_pixels(
+    typingctx: Any,
+    source: Any,
+    lines: Any,
+    offset: Any,
+    at: Any,
+    sought: Any,
+    bound: Any,
+    watch: Any,
+) -> Any:
+    """Do what `copy_lanes` does, and watch for pixels."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        deal = _Deal(context, builder, signature, args)
+        values = deal.load_raw(args[2])
+        deal.store(values, args[3])
+        return deal.watch([values])
+
+    i, pixel = types.intp, source.dtype
+    return types.boolean(source, lines, i, i, pixel, pixel, watch), generate
 
 
 @step_of
@@ -149,7 +267,16 @@ def field_words(pixel_bits: int, float_bits: int, stride: int) -> int:
 
 @step_of
 def deal_fields(
-    typingctx: Any, source: Any, lines: Any, offset: Any, places: Any, at: Any, stride: Any
+    typingctx: Any,
+    source: Any,
+    lines: Any,
+    offset: Any,
+    places: Any,
+    at: Any,
+    stride: Any,
+    sought: Any,
+    bound: Any,
+    watch: Any,
 ) -> Any:
     """Deal out a vector's lanes of fields that lie side by side, ``stride`` pixels each.
 
@@ -162,7 +289,7 @@ def deal_fields(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         deal = _Deal(context, builder, signature, args)
-        _, _, offset, places, at, _ = args
+        offset, places, at = args[2:5]
         bits, float_bits = deal.pixel_bytes * 8, deal.float_bytes * 8
         words = field_words(bits, float_bits, size)
         kind = ir.IntType(min(bits * size, float_bits))
@@ -173,10 +300,11 @@ def deal_fields(
             offset = builder.add(offset, step)
         for w, word in enumerate(_deal_words(builder, vectors)):
             deal.split(word, places, w * (kind.width // bits), at)
-        return context.get_dummy_value()
+        return deal.watch(vectors)
 
-    i = types.intp
-    return types.void(source, lines, i, places, i, stride), generate
+    i, pixel = types.intp, source.dtype
+    kinds = source, lines, i, places, i, stride, pixel, pixel, watch
+    return types.boolean(*kinds), generate
 
 
 def _deal_words(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> Sequence[ir.Value]:
@@ -222,6 +350,9 @@ def turn_quads(
     places: Any,
     at: Any,
     whole: Any,
+    sought: Any,
+    bound: Any,
+    watch: Any,
 ) -> Any:
     """Deal out 128 bits of each of a vector's lanes of fields that lie ``apart`` bytes apart.
 
@@ -237,7 +368,7 @@ def turn_quads(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         deal = _Deal(context, builder, signature, args)
         n, size = deal.lanes, QUAD_BYTES // deal.float_bytes
-        _, _, offset, apart, places, at, whole = args
+        offset, apart, places, at, whole = args[2:7]
         kind, each = ir.IntType(deal.float_bytes * 8), deal.float_bytes // deal.pixel_bytes
         quads = []
         for _ in range(n):
@@ -258,10 +389,10 @@ def turn_quads(
         with builder.if_then(whole):
             for w, word in enumerate(_turn_parts(builder, rows, first=False), half):
                 deal.split(word, places, w * each, at)
-        return context.get_dummy_value()
+        return deal.watch(rows)
 
-    i = types.intp
-    return types.void(source, lines, i, i, places, i, types.boolean), generate
+    i, b, pixel = types.intp, types.boolean, source.dtype
+    return b(source, lines, i, i, places, i, b, pixel, pixel, watch), generate
 
 
 def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value], *, first: bool) -> list[ir.Value]:

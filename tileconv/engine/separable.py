@@ -254,7 +254,8 @@ def correlate(  # type: ignore[no-untyped-def]
 ):
     """Compute all outputs of one kernel on one band, strip by strip.
 
-    functions       addresses from `choose_dealer`, `row_summer` and, for ROWS rows and for fewer, `summer`
+    functions       addresses from `choose_dealer`, `row_summer` and, for ROWS rows and for fewer,
+                    `summer`
     weights_shape   (1, 1, height, 1), of the pass down the columns
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column

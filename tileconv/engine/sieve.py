@@ -6,7 +6,7 @@ hands the row itself on where none is missing, else a copy without them. A tile
 is neither looked at beforehand nor copied.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,19 +14,19 @@ from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import address_at, call_at, pointer_to
-from tileconv.engine.lines import END, UNUSED, dealer, dealer_type
-from tileconv.engine.marks import WIDE_MARKS, may_hold_nan, may_hold, mark_pixels, replace_pixels
+from tileconv.engine.lines import dealer, dealer_type
+from tileconv.engine.marks import WIDE_MARKS, mark_pixels, replace_pixels
 from tileconv.engine.memory import INDEX, address
 from tileconv.engine.pixels import pixel_at, pixel_bytes
 
 (
-    DEAL,
-    DEAL_COPY,
-    LOOK,
-    NUMBER,
-    SIFT,
+    WATCH,
+    WATCH_TOO,
     FOUND,
     ANY,
+    DEAL,
+    DEAL_COPY,
+    SIFT,
     KEEP,
     KEPT,
     KEPT_ROWS,
@@ -42,10 +42,10 @@ from tileconv.engine.pixels import pixel_at, pixel_bytes
 ) = range(19)
 """What a table of `_deal_sifted` holds:
 
+WATCH, WATCH_TOO       what a dealer watches for (see `tileconv.engine.pixels`)
+FOUND, ANY             whether the last row had a missing pixel; whether any had one
 DEAL, DEAL_COPY        addresses of dealers for rows as they are, and for copies
-LOOK, SIFT, KEEP       of `_look_at_lines`, `_sift_row` and `_keep_marks`
-NUMBER                 address of nodata as a number of the lines
-FOUND                  whether the last row had a missing pixel; ANY: whether one had
+SIFT, KEEP             of `_sift_row` and `_keep_marks`
 KEPT, KEPT_ROWS        addresses of the marks that are kept, or 0, and of bytes, one for each row
 KEPT_WIDTH             marks in a row of them
 MARKS, HIDDEN, COPY    addresses of those of one row; of what hides pixels, or 0; of the copy
@@ -79,10 +79,14 @@ class Gap:
         """Return (a table of `_deal_sifted` that knows this alone, what it refers to)."""
         nodata, instead = np.zeros(1, self.dtype), np.array([self.instead])
         table = np.zeros(ENTRIES, np.intp)
+        watch = table[WATCH:FOUND].view(f"u{self.dtype.itemsize}")
+        watch[:2] = ~watch[:2]  # a float that is none, and bits that are never exceeded
         if self.nodata is not None:
             nodata[0] = self.nodata
+            watch[0] = nodata.view(watch.dtype)[0]
             table[KINDS] = BY_VALUE
         if self.nan:
+            watch[1] = np.array([np.inf], self.dtype).view(watch.dtype)[0]
             table[KINDS] |= BY_NAN
         table[SIFT] = sifter(self.dtype, instead.dtype)
         table[NODATA], table[INSTEAD] = address(nodata), address(instead)
@@ -101,9 +105,9 @@ class Gap:
     def take_out(
         self, plane: np.ndarray, hidden: np.ndarray | None, copy: np.ndarray, marks: np.ndarray
     ) -> None:
-        """Copy pixels (H, W) into ``copy`` (H, W), of the dtype of ``instead``, without the missing.
+        """Copy pixels (H, W) into ``copy`` (H, W) without the missing ones.
 
-        ``hidden`` (H, W) and ``marks`` (H, W) are as for a `Sieve`.
+        ``copy`` is of the dtype of ``instead``; ``hidden`` (H, W) and ``marks`` (H, W) are as for a `Sieve`.
         """
         table, owners = self.table()
         cover = None if hidden is None else np.ascontiguousarray(hidden)
@@ -132,7 +136,6 @@ class Sieve:
     _gap: Gap
     _table: np.ndarray
     _owners: tuple[np.ndarray | None, ...]
-    _number: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
 
     @classmethod
     def of(
@@ -167,13 +170,9 @@ class Sieve:
 
     def dealer(self, number: np.dtype, stride: int) -> np.uintp:
         """Return what stands in for the dealer of the planes' pixels."""
-        gap, table = self._gap, self._table
-        table[DEAL] = dealer(gap.dtype, number, stride)
-        table[DEAL_COPY] = dealer(gap.instead.dtype, number, stride)
-        table[LOOK] = looker(number)
-        if gap.nodata is not None:
-            self._number.view(number)[0] = gap.nodata
-        table[NUMBER] = address(self._number)
+        table, copied = self._table, self._gap.instead.dtype
+        table[DEAL] = dealer(self._gap.dtype, number, stride, watches=True)
+        table[DEAL_COPY] = dealer(copied, number, stride, watches=True)
         return _sifting_dealer()
 
     @property
@@ -209,12 +208,12 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
     It knows no dtype: pointers are addresses.
     """
     width = min(width, count * stride)  # what is to the right of it no output reads
+    watch = address_at(pointer_to(table, WATCH))
     # the row may well be like the one before it
     alike = table[FOUND] != 0 or table[HIDDEN] != 0
     if not alike:
-        deal = np.uintp(table[DEAL])
         call_at(
-            deal,
+            np.uintp(table[DEAL]),
             source,
             step,
             width,
@@ -225,16 +224,7 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
             ahead,
             ahead_bytes,
             mark,
-            np.uintp(0),
-        )
-        call_at(
-            np.uintp(table[LOOK]),
-            lines,
-            places,
-            count,
-            np.uintp(table[NUMBER]),
-            table[KINDS],
-            address_at(pointer_to(table, FOUND)),
+            watch,
         )
     copy, marks = np.uintp(table[COPY]), np.uintp(table[MARKS])
     if alike or table[FOUND]:
@@ -266,11 +256,11 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
             np.uintp(table[KEPT_ROWS] + row),
             table[FOUND],
         )
-    if not alike and table[FOUND] == 0:
+    found = table[FOUND]
+    if not alike and found == 0:
         return
     deal = np.uintp(table[DEAL])
-    if table[FOUND]:
-        table[ANY] = 1
+    if found:
         deal, source, step = np.uintp(table[DEAL_COPY]), copy, table[COPY_BYTES]
     call_at(
         deal,
@@ -281,46 +271,13 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
         places,
         count,
         lines,
-        ahead,
+        ahead if alike else np.uintp(0),
         ahead_bytes,
         mark,
-        np.uintp(0),
+        watch,
     )
-
-
-@cache
-def looker(number: np.dtype) -> np.uintp:
-    """Return the address of `_look_at_lines` for lines of a dtype."""
-    floats, index, i = types.CPointer(from_dtype(number)), types.CPointer(types.intp), types.intp
-    return address_of(_look_at_lines, types.void(floats, index, i, floats, i, index))
-
-
-@loop
-def _look_at_lines(lines, places, count, nodata, kinds, found):  # type: ignore[no-untyped-def]
-    """Set ``found`` if ``count`` numbers of the lines of a row hold nodata, or NaN.
-
-    Just written, they lie in the first-level cache. Pixels that equal nodata do so as numbers, too;
-    others may, and where the row has ended lines hold anything.
-    """
-    by_value, by_nan = kinds & BY_VALUE != 0, kinds & BY_NAN != 0
-    some = False
-    p = 0
-    while places[p] != END:
-        if places[p] != UNUSED:
-            line = pointer_to(lines, places[p])
-            if count >= WIDE_MARKS:
-                if by_value:
-                    some |= may_hold(line, count, nodata[0])
-                if by_nan:
-                    some |= may_hold_nan(line, count, nodata[0])
-            else:
-                for x in range(count):
-                    value = line[x]
-                    some |= by_value & (value == nodata[0])
-                    some |= by_nan & (value != value)  # noqa: PLR0124
-        p += 1
-    if some:
-        found[0] = 1
+    table[FOUND] = found  # the dealer has its own opinion
+    table[ANY] |= found
 
 
 @cache
