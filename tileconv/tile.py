@@ -144,12 +144,13 @@ def compute_tile(
             recipe.prepared(group, reads).run(planes, sums, final=final)
         return Counts()
     counts = Counts()
-    if share is not None:
-        share[:] = 1
+    valid = None if share is None else np.ones(share.shape)
     for group in recipe.groups:
         counts = counts.plus(
-            _compute_group(recipe, group, reads, window, masked, out, share, final=final)
+            _compute_group(recipe, group, reads, window, masked, out, valid, final=final)
         )
+    if share is not None:
+        share[:] = valid
     return counts
 
 
@@ -184,15 +185,21 @@ def _compute_group(
         prepared.run(planes, sums, final=final)
     elif padded or c.require_center or not prepared.sifts:
         planes, valid = _settle(c, numbers, reads, planes, gap, hidden, listed=listed)
-        lost = np.ones(planes.shape[:2], np.uint8)
         prepared.run(planes, sums, final=final and valid is None)
+        if valid is not None:
+            lost = np.ones(planes.shape[:2], np.uint8)
+            _settle_sums(_settlers(recipe, group, reads, valid, lost, share), sums)
+            _require_centres(recipe, reads, valid, sums)
     else:
-        marks = buffers.scratch("valid", planes.shape, np.dtype(np.uint8)) if listed else None
+        marks = None
+        if _rule(c) is not None or share is not None:
+            marks = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
         sieve = Sieve.of(gap, planes.shape, marks, hidden)
+        if marks is not None and prepared.settles:
+            sieve.settlers.extend(_settlers(recipe, group, reads, marks, sieve.rows, share))
         prepared.run(planes, sums, final=final, sieve=sieve)
-        valid, lost = marks if sieve.found else None, sieve.rows
-    if valid is not None:
-        _settle_missing(recipe, group, reads, (valid, lost), sums, share)
+        if marks is not None and sieve.found and not prepared.settles:
+            _settle_sums(_settlers(recipe, group, reads, marks, sieve.rows, share), sums)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
         if recipe.bias is not None:
@@ -270,33 +277,52 @@ def _settle(
     return pixels, valid if listed else None
 
 
-def _settle_missing(
+def _rule(c: Convolution) -> gaps.Rule | None:
+    """Return what becomes of sums of fields with missing pixels; None if they stay as they are."""
+    if c.missing == "propagate":
+        return None  # they are NaN already
+    if c.missing == "fill" and not c.min_valid_fraction:
+        return None
+    return gaps.Rule(
+        scale=c.missing == "renormalize",
+        least=c.min_valid_fraction - TIE,
+        empty=c.missing != "fill",
+    )
+
+
+def _settlers(
     recipe: Recipe,
     group: Group,
     reads: Reads,
-    marks: tuple[np.ndarray, np.ndarray],
-    sums: np.ndarray,
+    valid: np.ndarray,
+    lost: np.ndarray,
     share: np.ndarray | None,
-) -> None:
-    """Apply the policy for missing data to the sums of a group, in place.
+) -> list[gaps.Settler | None]:
+    """Return what applies the policy for missing data to the sums of each kernel of a group.
 
-    ``marks`` are ``valid`` and ``lost`` of `tileconv.engine.gaps.settle`.
+    It is None for kernels without taps, whose fields miss nothing. ``valid`` and ``lost`` are as
+    for `tileconv.engine.gaps.Settler`.
     """
-    c = recipe.convolution
-    rule = None
-    if c.missing in ("skip", "renormalize") or c.min_valid_fraction > 0:
-        rule = gaps.Rule(
-            scale=c.missing == "renormalize",
-            least=c.min_valid_fraction - TIE,
-            empty=c.missing != "fill",
-        )
-    if c.missing == "propagate":
-        rule = None  # sums with missing pixels are NaN already
-    if rule is not None or share is not None:
-        for values, taps in zip(sums, group.taps, strict=True):
-            gaps.settle(values, *marks, taps, _sampling(reads), rule, share)
-    if c.require_center:
-        hidden = _centres(c, reads, (marks[0] == 0).any(axis=0), sums[0].shape)
+    rule = _rule(recipe.convolution)
+    if rule is None and share is None:
+        return [None] * len(group.taps)
+    return [
+        gaps.Settler(valid, lost, taps, _sampling(reads), rule, share) if taps.exact.any() else None
+        for taps in group.taps
+    ]
+
+
+def _settle_sums(settlers: list[gaps.Settler | None], sums: np.ndarray) -> None:
+    for settler, values in zip(settlers, sums, strict=True):
+        if settler is not None:
+            settler.settle(values)
+
+
+def _require_centres(recipe: Recipe, reads: Reads, valid: np.ndarray, sums: np.ndarray) -> None:
+    """Make sums missing whose kernel's centre lies on a missing pixel, if that is asked for."""
+    if recipe.convolution.require_center:
+        lost = (valid == 0).any(axis=0)
+        hidden = _centres(recipe.convolution, reads, lost, sums[0].shape)
         for values in sums:
             values[hidden] = np.nan
 

@@ -37,6 +37,10 @@ class Prepared(Protocol):
     def sifts(self) -> bool:
         """Whether `run` takes a sieve."""
 
+    @property
+    def settles(self) -> bool:
+        """Whether sums are settled by the sieve as they are made."""
+
     def run(
         self,
         planes: np.ndarray,

@@ -66,6 +66,11 @@ class ColumnsFirst:
         """Whether `run` takes a sieve: rows of pixels are added up as they lie in memory."""
         return False
 
+    @property
+    def settles(self) -> bool:
+        """Whether sums are settled by the sieve as they are made."""
+        return False
+
     def run(
         self,
         planes: np.ndarray,

@@ -38,7 +38,7 @@ from tileconv.engine.matrix import Matrix
 from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.sieve import Sieve, choose_dealer
+from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows
 from tileconv.engine.streamed import Streamed
 
 PAST_TAPS = 12
@@ -82,6 +82,12 @@ class Direct:
         """Whether `run` takes a sieve: what reads fields as a whole does not."""
         p = self.program
         return p is not None and not bank.fits(p)
+
+    @property
+    def settles(self) -> bool:
+        """Whether sums are settled by the sieve as they are made: those of a single kernel are."""
+        p = self.program
+        return self.sifts and p is not None and len(p.weights) == 1
 
     def run(
         self,
@@ -288,8 +294,10 @@ def correlate(  # type: ignore[no-untyped-def]
                         ahead_at,
                         coming,
                         stride_x * strides[2],
-                        mode,
+                        AFRESH if found_by(sieve_at) else mode,
                     )
+                    done, pitch = c + i * classes, classes * row_pitch
+                    settle_rows(sieve_at, done, classes, count, x, columns, out, pitch)
                 else:
                     here = (ring, row_size)
                     write_places(numbers, first_place, i * overlap, here, weights_shape, taps)

@@ -1,12 +1,14 @@
 """Sums of fields with missing pixels, settled by the weight of those that are valid."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numba import from_dtype, types
 
 from tileconv.convolution import Taps
-from tileconv.engine.jit import loop
-from tileconv.engine.lanes import pointer_for, pointer_to
+from tileconv.engine.jit import address_of, loop
+from tileconv.engine.lanes import call_at, pointer_like, pointer_to
 from tileconv.engine.marks import (
     BESIDE,
     WIDE_MARKS,
@@ -35,203 +37,282 @@ class Rule:
     """It is missing where ``valid`` is 0."""
 
 
-def settle(
-    sums: np.ndarray,
-    valid: np.ndarray,
-    lost: np.ndarray,
-    taps: Taps,
-    sampling: tuple[tuple[int, int], tuple[int, int]],
-    rule: Rule | None,
-    share: np.ndarray | None,
-) -> None:
-    """Settle the sums (OH, OW) of one kernel, in place.
+(
+    STRIDE_Y,
+    STRIDE_X,
+    SPAN,
+    WIDTH,
+    ROWS,
+    ROW_COUNT,
+    ROWS_HERE,
+    LOST,
+    PLACES,
+    SIZES,
+    TAPS,
+    MARKS,
+    SHARE,
+    SHARE_PITCH,
+    RULED,
+    SCALE,
+    EMPTY,
+    ENTRIES,
+) = range(18)
+"""What a table of `_settle_rows` holds:
+
+STRIDE_Y, STRIDE_X    input pixels between fields
+SPAN                  pixels from a field's first column of taps to its last one
+WIDTH                 marks in a row
+ROWS, ROW_COUNT       address of the rows of marks that a field at the top reads; how many
+ROWS_HERE             address of room for where those of some field begin
+LOST                  address of what rows have missing pixels
+PLACES, SIZES, TAPS   addresses of where among all marks those of the taps of the first field lie, and
+                      of their weights; how many taps
+MARKS                 address of room for two rows of marks
+SHARE, SHARE_PITCH    address of the share of outputs, or 0; numbers in a row
+RULED, SCALE, EMPTY   whether there is a `Rule`, and what it says
+"""
+TOTAL, LEAST, BLOCK = range(3)
+"""What it knows as float64: the weight of a whole field, the least one, and room for a block."""
+
+
+class Settler:
+    """Settles the sums of one kernel, row by row.
 
     The weight of a field's valid pixels is the sum of their ``|w|`` in float64,
     tap by tap; it is added up only where some are missing and some are not.
-
-    valid     (bands, H, W) uint8, 0 where a pixel is missing, else 1
-    lost      (bands, H) uint8, 0 where a row has no missing pixel: ``valid`` may then hold anything
-              there, and is mended where it is looked at
-    sampling  stride and dilation, (y, x)
-    rule      None leaves the sums as they are
-    share     (OH, OW) float; lowered to the share of the weight that is valid, if it is less
     """
-    (stride_y, stride_x), (step_y, step_x) = sampling
-    y, x = taps.y.astype(np.intp) * step_y, taps.x.astype(np.intp) * step_x
-    sizes = np.abs(taps.exact)
-    total = float(np.cumsum(sizes)[-1]) if sizes.size else 0.0  # one after the other, as below
-    if not total:  # no taps: nothing can be missing
-        return
-    places = (taps.band.astype(np.intp) * valid.shape[1] + y) * valid.shape[2] + x
-    block = np.empty(BESIDE)
-    span = int(x.max()) + 1
-    reach = (min(BESIDE, sums.shape[1]) - 1) * stride_x + span  # a stride may be huge
-    marks = np.empty((2, valid.shape[2] + reach + WIDE_MARKS), np.uint8)
-    bands = np.unique(taps.band).astype(np.intp) * valid.shape[1]
-    rows = (bands[:, None] + np.unique(y)).ravel()
-    rows_here = np.empty_like(rows)
-    _settle(
-        sums[:0, 0].copy(),
-        address(sums),
-        sums.strides[0],
-        sums.shape,
-        valid,
-        lost.ravel(),
-        address(valid),
-        (stride_y, stride_x, span, reach),
-        rows,
-        rows_here,
-        places,
-        sizes,
-        block,
-        address(block),
-        (address(places), address(sizes), address(marks), address(rows_here)),
-        total,
-        rule is not None,
-        rule is not None and rule.scale,
-        -1.0 if rule is None else rule.least * total,
-        rule is not None and rule.empty,
-        np.empty((0, 0)) if share is None else share,
-        share is not None,
-    )
+
+    def __init__(
+        self,
+        valid: np.ndarray,
+        lost: np.ndarray,
+        taps: Taps,
+        sampling: tuple[tuple[int, int], tuple[int, int]],
+        rule: Rule | None,
+        share: np.ndarray | None,
+    ) -> None:
+        """Lay a kernel out that has taps.
+
+        Parameters
+        ----------
+        valid
+            (bands, H, W) uint8, 0 where a pixel is missing, else 1.
+        lost
+            (bands, H) uint8, 0 where a row has no missing pixel: ``valid`` may then hold anything
+            there, and is mended where it is looked at.
+        sampling
+            Stride and dilation, (y, x).
+        rule
+            None leaves the sums as they are.
+        share
+            (OH, OW) float64, rows contiguous; lowered to the share of the weight that is valid,
+            where it is less.
+        """
+        (stride_y, stride_x), (step_y, step_x) = sampling
+        y, x = taps.y.astype(np.intp) * step_y, taps.x.astype(np.intp) * step_x
+        sizes = np.abs(taps.exact)
+        total = np.cumsum(sizes)[-1]  # one after the other, as below
+        _, height, width = valid.shape
+        bands = np.unique(taps.band).astype(np.intp) * height
+        rows = (bands[:, None] + np.unique(y)).ravel()
+        places = (taps.band.astype(np.intp) * height + y) * width + x
+        span = int(x.max()) + 1
+        marks = np.empty((2, width + WIDE_MARKS), np.uint8)
+        here = np.empty_like(rows)
+        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(BLOCK + BESIDE)
+        table[[STRIDE_Y, STRIDE_X, SPAN, WIDTH]] = stride_y, stride_x, span, width
+        table[[ROW_COUNT, TAPS]] = rows.size, sizes.size
+        for entry, array in (
+            (ROWS, rows),
+            (ROWS_HERE, here),
+            (LOST, lost),
+            (PLACES, places),
+            (SIZES, sizes),
+            (MARKS, marks),
+        ):
+            table[entry] = address(array)
+        numbers[[TOTAL, LEAST]] = total, -1
+        if rule is not None:
+            table[[RULED, SCALE, EMPTY]] = True, rule.scale, rule.empty
+            numbers[LEAST] = rule.least * total
+        if share is not None:
+            table[[SHARE, SHARE_PITCH]] = address(share), share.strides[0] // share.itemsize
+        self._valid = valid
+        self._table, self._numbers = table, numbers
+        self._owners = rows, here, lost, places, sizes, marks, share
+
+    def addresses(self, number: np.dtype) -> tuple[np.uintp, np.uintp, np.uintp, np.uintp]:
+        """Return what `settle_rows` is told: a function for sums of a dtype, and its tables."""
+        function = settler(number)
+        return function, address(self._table), address(self._numbers), address(self._valid)
+
+    def settle(self, sums: np.ndarray) -> None:
+        """Settle all sums (OH, OW) in place."""
+        pitch = sums.strides[0] // sums.itemsize
+        _settle_plane(self.addresses(sums.dtype), address(sums), pitch, *sums.shape)
 
 
 @loop
-def _settle(  # type: ignore[no-untyped-def]
-    like,
-    target,
-    pitch,
-    shape,
-    valid,
-    lost,
-    valid_at,
-    layout,
-    rows,
-    rows_here,
-    taps,
-    sizes,
-    block,
-    block_at,
-    tables_at,
-    total,
-    ruled,
-    scale,
-    least,
-    empty,
-    share,
-    shared,
+def _settle_plane(addresses, sums, pitch, rows, columns):  # type: ignore[no-untyped-def]
+    settle, table, numbers, valid = addresses
+    call_at(settle, table, numbers, valid, sums, pitch, 0, 1, rows, 0, columns)
+
+
+@cache
+def settler(number: np.dtype) -> np.uintp:
+    """Return the address of `_settle_rows` for sums of a dtype."""
+    index, floats = types.CPointer(types.intp), types.CPointer(types.float64)
+    marks, sums, i = types.CPointer(types.uint8), types.CPointer(from_dtype(number)), types.intp
+    return address_of(_settle_rows, types.void(index, floats, marks, sums, i, i, i, i, i, i))
+
+
+@loop
+def _settle_rows(  # type: ignore[no-untyped-def]
+    table, numbers, valid, sums, pitch, first, apart, count, x, columns
 ):
-    stride_y, stride_x, span, reach = layout
-    width = valid.shape[2]
-    padded = width + reach + WIDE_MARKS
-    pixels = pointer_for(valid, valid_at)  # no slices: each would count its references
-    low = pointer_for(valid, tables_at[2])
-    high = pointer_to(low, padded)
-    weights, weights_at = block, pointer_for(block, block_at)
-    taps_at, sizes_at = pointer_for(taps, tables_at[0]), pointer_for(sizes, tables_at[1])
-    presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
-    presence &= sizes.size == rows.size * span  # and taps lie everywhere in a field
-    loses_empty = ruled and (empty or least > 0)
-    far_empty = loses_empty and not shared
-    for x in range(width, padded):  # looks may go beyond the row
-        low[x] = 1
-        high[x] = 0
-    for y in range(shape[0]):
-        top = y * stride_y
+    """Settle some rows of sums.
+
+    table, numbers  pointers to intp and float64, see above
+    valid           pointer to uint8
+    sums, pitch     pointer to float, the first sum; the next row lies ``pitch`` numbers further on
+    first, apart    output row of the first of ``count`` rows, and rows from one to the next
+    x, columns      output column of the first sum of a row, and how many are there
+    """
+    width, row_count = table[WIDTH], table[ROW_COUNT]
+    lost = pointer_like(valid, np.uintp(table[LOST]))
+    rows = pointer_like(table, np.uintp(table[ROWS]))
+    here = pointer_like(table, np.uintp(table[ROWS_HERE]))
+    low = pointer_like(valid, np.uintp(table[MARKS]))
+    high = pointer_to(low, width + WIDE_MARKS)
+    left = x * table[STRIDE_X]
+    reads = min(width - left, (columns - 1) * table[STRIDE_X] + table[SPAN])
+    for i in range(reads, reads + WIDE_MARKS):  # looks may go beyond the last field
+        low[i] = 1
+        high[i] = 0
+    for j in range(count):
+        top = (first + j * apart) * table[STRIDE_Y]
         some = False
-        for r in range(rows.size):
+        for r in range(row_count):
             some |= lost[rows[r] + top] != 0
         if not some:
             continue
-        for r in range(rows.size):
+        for r in range(row_count):
             row = rows[r] + top
-            rows_here[r] = row * width
+            here[r] = row * width + left
             if lost[row] == 0:
                 lost[row] = 1
-                marks = pointer_to(pixels, row * width)
-                for x in range(width):
-                    marks[x] = 1
-        if _gather(pixels, rows_here, tables_at[3], width, low, high):
-            continue
-        sums = pointer_for(like, target + np.uintp(y * pitch))
-        end = 0
-        while end < shape[1]:
-            start, end = end, min(end + FAR, shape[1])
-            if end - start == FAR:
-                left = start * stride_x
-                reads = (FAR - 1) * stride_x + span
-                if all_are(pointer_to(low, left), reads, 1):
-                    continue
-                if far_empty and all_are(pointer_to(high, left), reads, 0):
-                    for x in range(start, end, BESIDE):
-                        lose_block(pointer_to(sums, x))
-                    continue
-            for first in range(start, end, BESIDE):
-                left = first * stride_x
-                number = min(BESIDE, end - first)
-                reads = (number - 1) * stride_x + span
-                if all_are(pointer_to(low, left), reads, 1):
-                    continue
-                here = top * width + left
-                beside = pointer_to(sums, first)
-                weighed = True
-                if all_are(pointer_to(high, left), reads, 0):
-                    if shared:
-                        for i in range(number):
-                            share[y, first + i] = 0
-                    if loses_empty:
-                        for i in range(number):
-                            beside[i] = np.nan
-                        continue
-                    weights[:] = 0
-                    weighed = False
-                elif presence and all_reach_one(pointer_to(high, left), number, stride_x, span):
-                    continue
-                if weighed and stride_x == 1 and number == BESIDE:
-                    weigh_block(pointer_to(pixels, here), taps_at, sizes_at, sizes.size, weights_at)
-                elif weighed:
-                    for i in range(number):
-                        weight = 0.0
-                        for t in range(sizes.size):
-                            weight += sizes[t] * pixels[here + taps[t] + i * stride_x]
-                        weights[i] = weight
-                if shared:
-                    for i in range(number):
-                        share[y, first + i] = min(share[y, first + i], weights_at[i] / total)
-                if ruled and number == BESIDE:
-                    settle_block(beside, weights_at, total, scale, least, empty)
-                elif ruled:
-                    for i in range(number):
-                        if scale and weights_at[i] != total:
-                            beside[i] = beside[i] * (total / weights_at[i])
-                        if (weights_at[i] < least) | (empty & (weights_at[i] == 0)):
-                            beside[i] = np.nan
+                marks = pointer_to(valid, row * width)
+                for i in range(width):
+                    marks[i] = 1
+        if not _gather(valid, here, row_count, reads, low, high):
+            _settle_row(
+                table,
+                numbers,
+                pointer_to(valid, top * width + left),
+                pointer_to(sums, j * pitch),
+                columns,
+                low,
+                high,
+                (first + j * apart) * table[SHARE_PITCH] + x,
+            )
 
 
 @loop
-def _gather(pixels, rows, rows_at, width, low, high):  # type: ignore[no-untyped-def]
+def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # type: ignore[no-untyped-def]
+    """Settle a row of sums, some of whose fields have missing pixels.
+
+    valid      pointer to the mark of the first field's first pixel
+    low, high  pointers to the least and the greatest mark of each column of pixels
+    share_at   where the share of the first output lies
+    """
+    stride_x, span, taps = table[STRIDE_X], table[SPAN], table[TAPS]
+    ruled, scale, empty = table[RULED] != 0, table[SCALE] != 0, table[EMPTY] != 0
+    shared = table[SHARE] != 0
+    total, least = numbers[TOTAL], numbers[LEAST]
+    share = pointer_to(pointer_like(numbers, np.uintp(table[SHARE])), share_at)
+    places = pointer_like(table, np.uintp(table[PLACES]))
+    sizes = pointer_like(numbers, np.uintp(table[SIZES]))
+    weights = pointer_to(numbers, BLOCK)
+    presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
+    presence &= taps == table[ROW_COUNT] * span  # and taps lie everywhere in a field
+    loses_empty = ruled and (empty or least > 0)
+    far_empty = loses_empty and not shared
+    end = 0
+    while end < columns:
+        start, end = end, min(end + FAR, columns)
+        if end - start == FAR:
+            left = start * stride_x
+            reads = (FAR - 1) * stride_x + span
+            if all_are(pointer_to(low, left), reads, 1):
+                continue
+            if far_empty and all_are(pointer_to(high, left), reads, 0):
+                for first in range(start, end, BESIDE):
+                    lose_block(pointer_to(sums, first))
+                continue
+        for first in range(start, end, BESIDE):
+            left = first * stride_x
+            number = min(BESIDE, end - first)
+            reads = (number - 1) * stride_x + span
+            if all_are(pointer_to(low, left), reads, 1):
+                continue
+            here = pointer_to(valid, left)
+            beside = pointer_to(sums, first)
+            weighed = True
+            if all_are(pointer_to(high, left), reads, 0):
+                if shared:
+                    for i in range(number):
+                        share[first + i] = 0
+                if loses_empty:
+                    for i in range(number):
+                        beside[i] = np.nan
+                    continue
+                for i in range(number):
+                    weights[i] = 0
+                weighed = False
+            elif presence and all_reach_one(pointer_to(high, left), number, stride_x, span):
+                continue
+            if weighed and stride_x == 1 and number == BESIDE:
+                weigh_block(here, places, sizes, taps, weights)
+            elif weighed:
+                for i in range(number):
+                    weight = 0.0
+                    for t in range(taps):
+                        weight += sizes[t] * here[places[t] + i * stride_x]
+                    weights[i] = weight
+            if shared:
+                for i in range(number):
+                    share[first + i] = min(share[first + i], weights[i] / total)
+            if ruled and number == BESIDE:
+                settle_block(beside, weights, total, scale, least, empty)
+            elif ruled:
+                for i in range(number):
+                    if scale and weights[i] != total:
+                        beside[i] = beside[i] * (total / weights[i])
+                    if (weights[i] < least) | (empty & (weights[i] == 0)):
+                        beside[i] = np.nan
+
+
+@loop
+def _gather(valid, rows, count, width, low, high):  # type: ignore[no-untyped-def]
     """Write the least and the greatest mark of each column of some rows; say whether all are 1.
 
-    ``rows`` (R,) intp, at the address ``rows_at``, says where in ``pixels`` each row begins; the
-    others are pointers to uint8.
+    ``rows`` is a pointer to intp, where in ``valid`` each of ``count`` begins; the others are
+    pointers to uint8.
     """
     whole = True
     done = 0
     if width >= WIDE_MARKS:
-        at = pointer_for(rows, rows_at)
         while done < width:
             done = min(done, width - WIDE_MARKS)  # the last ones overlap
-            marks = pointer_to(pixels, done)
-            whole &= gather_rows(
-                marks, at, rows.size, pointer_to(low, done), pointer_to(high, done)
-            )
+            marks = pointer_to(valid, done)
+            whole &= gather_rows(marks, rows, count, pointer_to(low, done), pointer_to(high, done))
             done += WIDE_MARKS
         return whole
     for x in range(width):
         low[x] = 1
         high[x] = 0
-    for r in range(rows.size):
-        seen = pointer_to(pixels, rows[r])
+    for r in range(count):
+        seen = pointer_to(valid, rows[r])
         for x in range(width):
             low[x] &= seen[x]
         for x in range(width):

@@ -147,6 +147,17 @@ def put_at(typingctx: Any, place: Any, address: Any) -> Any:
 
 
 @step_of
+def index_at(typingctx: Any, address: Any, number: Any) -> Any:
+    """Return one of the intp at an address."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], INDEX_TYPE.as_pointer())
+        return builder.load(builder.gep(pointer, [args[1]]))
+
+    return types.intp(types.uintp, types.intp), generate
+
+
+@step_of
 def prefetch(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at ``address``, see `fetch`."""
 

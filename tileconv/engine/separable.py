@@ -29,7 +29,7 @@ from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.memory import address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.sieve import Sieve, choose_dealer
+from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows
 from tileconv.engine.sums import LONG
 
 DEARER = 1.5
@@ -132,6 +132,11 @@ class Separable:
         """Whether `run` takes a sieve."""
         return True
 
+    @property
+    def settles(self) -> bool:
+        """Whether sums are settled by the sieve as they are made."""
+        return True
+
     def run(
         self,
         planes: np.ndarray,
@@ -141,7 +146,7 @@ class Separable:
         sieve: Sieve | None = None,
     ) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
-        for pair, target in zip(self.passes, out, strict=True):
+        for kernel, (pair, target) in enumerate(zip(self.passes, out, strict=True)):
             along, down = pair
             columns, sizes, fixed, tables = self._laid_out(pair, target.shape[1])
             dtype = target.dtype
@@ -153,7 +158,7 @@ class Separable:
             taps = along.offsets.size + down.height
             past = final and taps <= PAST_TAPS
             ahead = np.empty(ROWS * down.overlap, np.uintp)
-            deal, sieve_at = choose_dealer(planes.dtype, dtype, along.stride[1], sieve)
+            deal, sieve_at = choose_dealer(planes.dtype, dtype, along.stride[1], sieve, kernel)
             correlate(
                 (
                     deal,
@@ -343,6 +348,9 @@ def correlate(  # type: ignore[no-untyped-def]
                     ahead_at,
                     coming,
                     stride_x * strides[2],
-                    mode,
+                    AFRESH if found_by(sieve_at) else mode,
                 )
+                sums = target + np.uintp(((c + i * classes) * pitch + x) * size)
+                done = c + i * classes
+                settle_rows(sieve_at, done, classes, count, x, columns, sums, classes * pitch)
     settle_streams()

@@ -6,14 +6,15 @@ hands the row itself on where none is missing, else a copy without them. A tile
 is neither looked at beforehand nor copied.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
 from numba import from_dtype, types
 
+from tileconv.engine.gaps import Settler
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import address_at, call_at, pointer_to
+from tileconv.engine.lanes import address_at, call_at, index_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type
 from tileconv.engine.marks import WIDE_MARKS, mark_pixels, replace_pixels
 from tileconv.engine.memory import INDEX, address
@@ -38,7 +39,7 @@ from tileconv.engine.pixels import pixel_at, pixel_bytes
     NODATA,
     INSTEAD,
     KINDS,
-    ENTRIES,
+    SETTLE,
 ) = range(19)
 """What a table of `_deal_sifted` holds:
 
@@ -52,7 +53,9 @@ MARKS, HIDDEN, COPY    addresses of those of one row; of what hides pixels, or 0
 COPY_BYTES             of a pixel of the copy
 NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
 KINDS                  of missing pixels
+SETTLE                 what `settle_rows` needs, four addresses; 0 if it is done elsewhere
 """
+ENTRIES = SETTLE + 4
 BY_VALUE, BY_NAN = 1, 2
 """Kinds of missing pixels: those that equal nodata; NaN."""
 
@@ -136,6 +139,8 @@ class Sieve:
     _gap: Gap
     _table: np.ndarray
     _owners: tuple[np.ndarray | None, ...]
+    settlers: list[Settler | None] = field(default_factory=list)
+    """Settle the sums of each kernel as soon as they are made; empty if that is done elsewhere."""
 
     @classmethod
     def of(
@@ -168,21 +173,21 @@ class Sieve:
         """Some pixel was missing."""
         return bool(self._table[ANY])
 
-    def dealer(self, number: np.dtype, stride: int) -> np.uintp:
-        """Return what stands in for the dealer of the planes' pixels."""
+    def start(self, kernel: int, number: np.dtype, stride: int) -> tuple[np.uintp, np.uintp]:
+        """Return what stands in for the dealer of the planes' pixels, and its table's address.
+
+        ``kernel`` says whose sums are made.
+        """
         table, copied = self._table, self._gap.instead.dtype
+        settler = self.settlers[kernel] if self.settlers else None
+        table[SETTLE:] = 0 if settler is None else settler.addresses(number)
         table[DEAL] = dealer(self._gap.dtype, number, stride, watches=True)
         table[DEAL_COPY] = dealer(copied, number, stride, watches=True)
-        return _sifting_dealer()
-
-    @property
-    def address(self) -> np.uintp:
-        """Of what the dealer has to be told."""
-        return address(self._table)
+        return _sifting_dealer(), address(table)
 
 
 def choose_dealer(
-    pixel: np.dtype, number: np.dtype, stride: int, sieve: Sieve | None
+    pixel: np.dtype, number: np.dtype, stride: int, sieve: Sieve | None, kernel: int = 0
 ) -> tuple[np.uintp, np.uintp]:
     """Return what lays pixels out as numbers, and what it has to be told: the address of a sieve.
 
@@ -190,7 +195,37 @@ def choose_dealer(
     """
     if sieve is None:
         return dealer(pixel, number, stride), np.uintp(0)
-    return sieve.dealer(number, stride), sieve.address
+    return sieve.start(kernel, number, stride)
+
+
+@loop
+def found_by(sieve):  # type: ignore[no-untyped-def]
+    """Say whether a sieve, an address or 0, has found missing pixels and sums are to be settled."""
+    if sieve == np.uintp(0):
+        return False
+    return index_at(sieve, SETTLE) != 0 and index_at(sieve, ANY) != 0
+
+
+@loop
+def settle_rows(sieve, first, apart, count, x, columns, sums, pitch):  # type: ignore[no-untyped-def]
+    """Settle ``count`` rows of sums, just made, if a sieve has found missing pixels.
+
+    sums  address of the first sum; all else is as in `tileconv.engine.gaps`
+    """
+    if found_by(sieve):
+        call_at(
+            np.uintp(index_at(sieve, SETTLE)),
+            np.uintp(index_at(sieve, SETTLE + 1)),
+            np.uintp(index_at(sieve, SETTLE + 2)),
+            np.uintp(index_at(sieve, SETTLE + 3)),
+            sums,
+            pitch,
+            first,
+            apart,
+            count,
+            x,
+            columns,
+        )
 
 
 @cache

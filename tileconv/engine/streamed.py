@@ -33,7 +33,7 @@ from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams, write_past, write_row
 from tileconv.engine.program import LONG_REACH, Program
-from tileconv.engine.sieve import Sieve, choose_dealer
+from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
@@ -225,6 +225,8 @@ def correlate(  # type: ignore[no-untyped-def]
                             at = (i + j) % in_flight * sums_size
                             put_at(rows_at + np.uintp(j * INDEX), sums_at + np.uintp(at * size))
                         r = number - i * overlap  # row of the kernel for output row i
+                        ends = r == height - 1
+                        how = copied if band == bands - 1 and not found_by(sieve_at) else COPIED
                         out = target + np.uintp(((c + i * classes) * pitch + x) * size)
                         call_at(
                             add_rows,
@@ -239,10 +241,13 @@ def correlate(  # type: ignore[no-untyped-def]
                             out,
                             classes * pitch,
                             (2 if band else 1) if r == (count - 1) * overlap else 0,
-                            (copied if band == bands - 1 else COPIED) if r == height - 1 else 0,
+                            how if ends else 0,
                             coming + np.uintp(early) if late and i == first else np.uintp(0),
                             row_bytes - early,
                         )
+                        if ends and band == bands - 1:
+                            row = c + i * classes
+                            settle_rows(sieve_at, row, classes, 1, x, columns, out, pitch)
     settle_streams()
 
 
