@@ -506,7 +506,7 @@ def test_shares_of_wide_rows_are_those_of_their_pixels(rule, stride):
     lost = np.ones(marks.shape[:2], np.uint8)
     whole = marks.all(axis=2)
     lost[whole], marks[whole] = 0, 7  # what lies there must not matter
-    gaps.settle(sums, marks, lost, taps, ((stride, stride), (1, 1)), rule, share)
+    gaps.Settler(marks, lost, taps, ((stride, stride), (1, 1)), rule, share).settle(sums)
     fields = np.lib.stride_tricks.sliding_window_view(valid, kernel.shape)[::stride, ::stride]
     expected = (fields * kernel).sum(axis=(2, 3)) / kernel.sum()
     np.testing.assert_allclose(share, expected, rtol=1e-12, atol=1e-15)

@@ -11,13 +11,15 @@ from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import call_at, pointer_like, pointer_to
 from tileconv.engine.marks import (
     BESIDE,
+    BLOCKS,
     WIDE_MARKS,
     all_are,
     all_reach_one,
     gather_rows,
     lose_block,
+    mark_picks,
     settle_block,
-    weigh_block,
+    weigh_blocks,
 )
 from tileconv.engine.memory import address
 
@@ -55,24 +57,28 @@ class Rule:
     RULED,
     SCALE,
     EMPTY,
-    ENTRIES,
-) = range(18)
+    PICKED,
+    PICKS,
+) = range(19)
 """What a table of `_settle_rows` holds:
 
 STRIDE_Y, STRIDE_X    input pixels between fields
 SPAN                  pixels from a field's first column of taps to its last one
 WIDTH                 marks in a row
 ROWS, ROW_COUNT       address of the rows of marks that a field at the top reads; how many
-ROWS_HERE             address of room for where those of some field begin
+ROWS_HERE             address of room for where those of some field begin, for the places of
+                      BLOCKS blocks, and for where all blocks of a row begin
 LOST                  address of what rows have missing pixels
 PLACES, SIZES, TAPS   addresses of where among all marks those of the taps of the first field lie, and
                       of their weights; how many taps
 MARKS                 address of room for two rows of marks
 SHARE, SHARE_PITCH    address of the share of outputs, or 0; numbers in a row
 RULED, SCALE, EMPTY   whether there is a `Rule`, and what it says
+PICKED, PICKS         whether fields are weighed many at a time; `mark_picks`
 """
-TOTAL, LEAST, BLOCK = range(3)
-"""What it knows as float64: the weight of a whole field, the least one, and room for a block."""
+ENTRIES = PICKS + 3
+TOTAL, LEAST, WEIGHTS = range(3)
+"""What it knows as float64: the weight of a whole field, the least one, and room for some weights."""
 
 
 class Settler:
@@ -118,8 +124,8 @@ class Settler:
         places = (taps.band.astype(np.intp) * height + y) * width + x
         span = int(x.max()) + 1
         marks = np.empty((2, width + WIDE_MARKS), np.uint8)
-        here = np.empty_like(rows)
-        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(BLOCK + BESIDE)
+        here = np.empty(rows.size + BLOCKS + width // BESIDE + 2, np.intp)
+        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + BLOCKS * BESIDE)
         table[[STRIDE_Y, STRIDE_X, SPAN, WIDTH]] = stride_y, stride_x, span, width
         table[[ROW_COUNT, TAPS]] = rows.size, sizes.size
         for entry, array in (
@@ -135,6 +141,9 @@ class Settler:
         if rule is not None:
             table[[RULED, SCALE, EMPTY]] = True, rule.scale, rule.empty
             numbers[LEAST] = rule.least * total
+        picks = mark_picks(stride_x)
+        if picks is not None:
+            table[PICKED], table[PICKS:] = True, picks
         if share is not None:
             table[[SHARE, SHARE_PITCH]] = address(share), share.strides[0] // share.itemsize
         self._valid = valid
@@ -232,12 +241,15 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
     share = pointer_to(pointer_like(numbers, np.uintp(table[SHARE])), share_at)
     places = pointer_like(table, np.uintp(table[PLACES]))
     sizes = pointer_like(numbers, np.uintp(table[SIZES]))
-    weights = pointer_to(numbers, BLOCK)
+    weights = pointer_to(numbers, WEIGHTS)
+    places_here = pointer_to(pointer_like(table, np.uintp(table[ROWS_HERE])), table[ROW_COUNT])
+    blocks = pointer_to(places_here, BLOCKS)
+    picked, picks = table[PICKED] != 0, pointer_to(table, PICKS)
     presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
     presence &= taps == table[ROW_COUNT] * span  # and taps lie everywhere in a field
     loses_empty = ruled and (empty or least > 0)
     far_empty = loses_empty and not shared
-    end = 0
+    end, mixed = 0, 0
     while end < columns:
         start, end = end, min(end + FAR, columns)
         if end - start == FAR:
@@ -250,46 +262,39 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
                     lose_block(pointer_to(sums, first))
                 continue
         for first in range(start, end, BESIDE):
-            left = first * stride_x
             number = min(BESIDE, end - first)
-            reads = (number - 1) * stride_x + span
-            if all_are(pointer_to(low, left), reads, 1):
-                continue
-            here = pointer_to(valid, left)
-            beside = pointer_to(sums, first)
-            weighed = True
-            if all_are(pointer_to(high, left), reads, 0):
-                if shared:
-                    for i in range(number):
-                        share[first + i] = 0
-                if loses_empty:
-                    for i in range(number):
-                        beside[i] = np.nan
-                    continue
-                for i in range(number):
-                    weights[i] = 0
-                weighed = False
-            elif presence and all_reach_one(pointer_to(high, left), number, stride_x, span):
-                continue
-            if weighed and stride_x == 1 and number == BESIDE:
-                weigh_block(here, places, sizes, taps, weights)
-            elif weighed:
-                for i in range(number):
-                    weight = 0.0
-                    for t in range(taps):
-                        weight += sizes[t] * here[places[t] + i * stride_x]
-                    weights[i] = weight
+            left, reads = first * stride_x, (number - 1) * stride_x + span
+            whole = all_are(pointer_to(low, left), reads, 1)
+            if presence:
+                whole |= all_reach_one(pointer_to(high, left), number, stride_x, span)
+            blocks[mixed] = first  # no branches: the processor would guess wrong
+            mixed += not whole
+    rest = columns % BESIDE != 0 and mixed > 0 and blocks[mixed - 1] + BESIDE > columns
+    many = mixed - rest if picked else 0
+    for first in range(0, many, BLOCKS):
+        some = min(BLOCKS, many - first)
+        for i in range(BLOCKS):
+            places_here[i] = blocks[first + min(i, some - 1)] * stride_x
+        weigh_blocks(valid, places_here, places, sizes, taps, weights, picks)
+        for i in range(some):
+            at, beside = blocks[first + i], pointer_to(weights, i * BESIDE)
             if shared:
-                for i in range(number):
-                    share[first + i] = min(share[first + i], weights[i] / total)
-            if ruled and number == BESIDE:
-                settle_block(beside, weights, total, scale, least, empty)
-            elif ruled:
-                for i in range(number):
-                    if scale and weights[i] != total:
-                        beside[i] = beside[i] * (total / weights[i])
-                    if (weights[i] < least) | (empty & (weights[i] == 0)):
-                        beside[i] = np.nan
+                for k in range(BESIDE):
+                    share[at + k] = min(share[at + k], beside[k] / total)
+            if ruled:
+                settle_block(pointer_to(sums, at), beside, total, scale, least, empty)
+    for block in range(many, mixed):
+        for i in range(blocks[block], min(blocks[block] + BESIDE, columns)):
+            here = pointer_to(valid, i * stride_x)
+            weight = 0.0
+            for t in range(taps):
+                weight += sizes[t] * here[places[t]]
+            if shared:
+                share[i] = min(share[i], weight / total)
+            if ruled and scale and weight != total:
+                sums[i] = sums[i] * (total / weight)
+            if ruled and ((weight < least) | (empty & (weight == 0))):
+                sums[i] = np.nan
 
 
 @loop

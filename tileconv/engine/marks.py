@@ -5,6 +5,7 @@ What is not said here is as in `tileconv.engine.lanes`.
 
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -13,6 +14,8 @@ from numba.core import cgutils
 from tileconv.engine.jit import loop
 from tileconv.engine.lanes import (
     INDEX_TYPE,
+    VECTOR_BYTES,
+    constant_index,
     load_vector,
     pointer_to,
     splat,
@@ -26,6 +29,10 @@ BESIDE = 16
 WIDE_MARKS = 64
 """Pixels that are marked, and marks that are gathered, at a time."""
 BYTE = ir.IntType(8)
+BLOCKS = 4 if VECTOR_BYTES == 64 else 2
+"""Blocks of such fields that are weighed together: 8 vectors of float64, where there are enough."""
+PICKS = bool(llvm.get_host_cpu_features().get("bmi2"))
+"""The machine has an instruction for `_pick_bits`."""
 
 
 @step_of
@@ -72,8 +79,7 @@ def replace_pixels(typingctx: Any, pixels: Any, marks: Any, instead: Any, copy: 
         if dtype != made:
             values = to_floats(builder, values, dtype, target)
         seen = load_vector(builder, marks, ir.VectorType(BYTE, WIDE_MARKS), 1)
-        there = builder.icmp_unsigned("!=", seen, ir.Constant(seen.type, [0] * WIDE_MARKS))
-        values = builder.select(there, values, splat(builder, instead, target))
+        values = builder.select(_is_set(builder, seen), values, splat(builder, instead, target))
         store_vector(builder, values, copy, made.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -182,32 +188,106 @@ def all_reach_one(marks, count, stride, span):  # type: ignore[no-untyped-def]
 
 
 @step_of
-def weigh_block(
-    typingctx: Any, valid: Any, taps: Any, sizes: Any, tap_count: Any, weights: Any
+def weigh_blocks(
+    typingctx: Any,
+    valid: Any,
+    blocks: Any,
+    taps: Any,
+    sizes: Any,
+    tap_count: Any,
+    weights: Any,
+    picks: Any,
 ) -> Any:
-    """Write the sums of ``sizes`` over the valid pixels of BESIDE fields at stride 1, tap by tap.
+    """Write the sums of ``sizes`` over the valid pixels of BLOCKS times BESIDE fields, tap by tap.
 
-    All are pointers: ``valid`` to marks; ``taps`` to intp, where the pixel of each tap of the
-    first field lies; ``sizes`` and ``weights`` to float64.
+    All are pointers: ``valid`` to marks; ``blocks`` to intp, where the first mark of each block of
+    neighbouring fields lies; ``taps`` to intp, where from there the mark of each tap of the first
+    field lies; ``sizes`` and ``weights`` to float64; ``picks`` to what `mark_picks` returns.
+
+    The chains of additions of one block alone would wait for each other.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        valid, taps, sizes, count, weights = args
-        numbers = ir.VectorType(ir.DoubleType(), BESIDE)
-        sums = cgutils.alloca_once(builder, numbers)
-        builder.store(ir.Constant(numbers, [ir.Constant(ir.DoubleType(), 0.0)] * BESIDE), sums)
-        with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
-            place = builder.gep(valid, [builder.load(builder.gep(taps, [loop.index]))])
-            seen = load_vector(builder, place, ir.VectorType(BYTE, BESIDE), 1)
-            there = builder.icmp_unsigned("!=", seen, ir.Constant(seen.type, [0] * BESIDE))
-            size = splat(builder, builder.load(builder.gep(sizes, [loop.index])), numbers)
-            # a product of 0 or 1 needs no multiplication, and a sum of sizes is no -0
-            more = builder.select(there, size, ir.Constant(numbers, [0.0] * BESIDE))
-            builder.store(builder.fadd(builder.load(sums), more), sums)
-        store_vector(builder, builder.load(sums), weights, 8)
+        valid, blocks, taps, sizes, count, weights, picks = args
+        double = ir.DoubleType()
+        numbers = ir.VectorType(double, BESIDE)
+        none = ir.Constant(numbers, [ir.Constant(double, 0.0)] * BESIDE)
+        sums = [cgutils.alloca_once_value(builder, none) for _ in range(BLOCKS)]
+        firsts = [
+            builder.gep(valid, [builder.load(builder.gep(blocks, [constant_index(i)]))])
+            for i in range(BLOCKS)
+        ]
+        pick = [builder.load(builder.gep(picks, [constant_index(i)])) for i in range(3)]
+
+        def add_taps(load: Any) -> None:
+            with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
+                tap = builder.load(builder.gep(taps, [loop.index]))
+                size = splat(builder, builder.load(builder.gep(sizes, [loop.index])), numbers)
+                for first, total in zip(firsts, sums, strict=True):
+                    there = load(builder.gep(first, [tap]))
+                    # a product with 0 or 1 needs no multiplication, and a sum of sizes is no -0
+                    before = builder.load(total)
+                    more = builder.select(there, builder.fadd(before, size), before)
+                    builder.store(more, total)
+
+        def load_beside(place: Any) -> Any:
+            return _is_set(builder, load_vector(builder, place, ir.VectorType(BYTE, BESIDE), 1))
+
+        def load_apart(place: Any) -> Any:
+            wide = ir.VectorType(BYTE, WIDE_MARKS)
+            bits = []
+            for i in range(2):
+                here = builder.gep(place, [constant_index(i * WIDE_MARKS)])
+                some = _is_set(builder, load_vector(builder, here, wide, 1))
+                some = builder.bitcast(some, INDEX_TYPE)
+                bits.append(builder.call(_pick_bits(builder), [some, pick[i]]))
+            both = builder.or_(bits[0], builder.shl(bits[1], pick[2]))
+            flags = builder.trunc(both, ir.IntType(BESIDE))
+            return builder.bitcast(flags, ir.VectorType(ir.IntType(1), BESIDE))
+
+        if PICKS:
+            near = builder.icmp_unsigned("==", pick[0], constant_index(-1))
+            with builder.if_else(near) as (beside, apart):
+                with beside:
+                    add_taps(load_beside)
+                with apart:
+                    add_taps(load_apart)
+        else:
+            add_taps(load_beside)
+        for i, total in enumerate(sums):
+            place = builder.gep(weights, [constant_index(i * BESIDE)])
+            store_vector(builder, builder.load(total), place, 8)
         return context.get_dummy_value()
 
-    return types.void(valid, taps, sizes, types.intp, weights), generate
+    kinds = valid, blocks, taps, sizes, types.intp, weights, picks
+    return types.void(*kinds), generate
+
+
+def mark_picks(stride: int) -> list[int] | None:
+    """Return what `weigh_blocks` needs to pick the marks of fields a stride apart; None: it cannot.
+
+    Of bits for WIDE_MARKS marks, which to take; the same of the next ones; and how many the former
+    are. At stride 1 all are -1.
+    """
+    if stride == 1:
+        return [-1] * 3
+    if not PICKS or (BESIDE - 1) * stride >= 2 * WIDE_MARKS:
+        return None
+    places = np.arange(BESIDE) * stride
+    first = places[places < WIDE_MARKS]
+    later = places[first.size :] - WIDE_MARKS
+    low, high = (sum(1 << int(place) for place in some) for some in (first, later))
+    return [int(np.uint64(low).view(np.int64)), int(np.uint64(high).view(np.int64)), first.size]
+
+
+def _pick_bits(builder: ir.IRBuilder) -> ir.Function:
+    """Return what takes bits from a word and puts them side by side."""
+    kind = ir.FunctionType(INDEX_TYPE, [INDEX_TYPE, INDEX_TYPE])
+    return cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.bmi.pext.64")
+
+
+def _is_set(builder: ir.IRBuilder, marks: ir.Value) -> ir.Value:
+    return builder.icmp_unsigned("!=", marks, ir.Constant(marks.type, [0] * marks.type.count))
 
 
 @step_of

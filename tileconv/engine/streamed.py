@@ -246,8 +246,8 @@ def correlate(  # type: ignore[no-untyped-def]
                             row_bytes - early,
                         )
                         if ends and band == bands - 1:
-                            row = c + i * classes
-                            settle_rows(sieve_at, row, classes, 1, x, columns, out, pitch)
+                            done = c + i * classes
+                            settle_rows(sieve_at, done, classes, 1, x, columns, out, pitch)
     settle_streams()
 
 
