@@ -19,12 +19,16 @@ from tileconv.engine.marks import (
     lose_block,
     mark_picks,
     settle_block,
+    valid_fields,
     weigh_blocks,
+    whole_fields,
 )
 from tileconv.engine.memory import address
 
-FAR = 4 * BESIDE
+FAR = WIDE_MARKS
 """Neighbouring outputs whose marks are looked at together first."""
+BLOCK_BITS = np.uint64((1 << BESIDE) - 1)
+"""A bit for each of BESIDE fields."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ SPAN                  pixels from a field's first column of taps to its last one
 WIDTH                 marks in a row
 ROWS, ROW_COUNT       address of the rows of marks that a field at the top reads; how many
 ROWS_HERE             address of room for where those of some field begin, for the places of
-                      BLOCKS blocks, and for where all blocks of a row begin
+                      BLOCKS blocks, and twice for where all blocks of a row begin
 LOST                  address of what rows have missing pixels
 PLACES, SIZES, TAPS   addresses of where among all marks those of the taps of the first field lie, and
                       of their weights; how many taps
@@ -124,7 +128,7 @@ class Settler:
         places = (taps.band.astype(np.intp) * height + y) * width + x
         span = int(x.max()) + 1
         marks = np.empty((2, width + WIDE_MARKS), np.uint8)
-        here = np.empty(rows.size + BLOCKS + width // BESIDE + 2, np.intp)
+        here = np.empty(rows.size + BLOCKS + 2 * (width // BESIDE + 2), np.intp)
         table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + BLOCKS * BESIDE)
         table[[STRIDE_Y, STRIDE_X, SPAN, WIDTH]] = stride_y, stride_x, span, width
         table[[ROW_COUNT, TAPS]] = rows.size, sizes.size
@@ -235,7 +239,7 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
     share_at   where the share of the first output lies
     """
     stride_x, span, taps = table[STRIDE_X], table[SPAN], table[TAPS]
-    ruled, scale, empty = table[RULED] != 0, table[SCALE] != 0, table[EMPTY] != 0
+    ruled, scale, loses = table[RULED] != 0, table[SCALE] != 0, table[EMPTY] != 0
     shared = table[SHARE] != 0
     total, least = numbers[TOTAL], numbers[LEAST]
     share = pointer_to(pointer_like(numbers, np.uintp(table[SHARE])), share_at)
@@ -244,12 +248,12 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
     weights = pointer_to(numbers, WEIGHTS)
     places_here = pointer_to(pointer_like(table, np.uintp(table[ROWS_HERE])), table[ROW_COUNT])
     blocks = pointer_to(places_here, BLOCKS)
+    empties = pointer_to(blocks, columns // BESIDE + 2)
     picked, picks = table[PICKED] != 0, pointer_to(table, PICKS)
     presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
     presence &= taps == table[ROW_COUNT] * span  # and taps lie everywhere in a field
-    loses_empty = ruled and (empty or least > 0)
-    far_empty = loses_empty and not shared
-    end, mixed = 0, 0
+    far_empty = ruled and (loses or least > 0) and not shared
+    end, mixed, lost = 0, 0, 0
     while end < columns:
         start, end = end, min(end + FAR, columns)
         if end - start == FAR:
@@ -261,14 +265,30 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
                 for first in range(start, end, BESIDE):
                     lose_block(pointer_to(sums, first))
                 continue
+        beside = stride_x == 1 and end - start == FAR
+        if beside:
+            whole_bits = whole_fields(pointer_to(low, start), span)
+            valid_bits = valid_fields(pointer_to(high, start), span)
         for first in range(start, end, BESIDE):
             number = min(BESIDE, end - first)
-            left, reads = first * stride_x, (number - 1) * stride_x + span
-            whole = all_are(pointer_to(low, left), reads, 1)
-            if presence:
-                whole |= all_reach_one(pointer_to(high, left), number, stride_x, span)
+            if beside:
+                shift = np.uint64(first - start)
+                some = (valid_bits >> shift) & BLOCK_BITS
+                whole = (whole_bits >> shift) & BLOCK_BITS == BLOCK_BITS
+                whole |= presence and some == BLOCK_BITS
+                empty = far_empty and some == 0
+            else:
+                left, reads = first * stride_x, (number - 1) * stride_x + span
+                whole = all_are(pointer_to(low, left), reads, 1)
+                if presence:
+                    whole |= all_reach_one(pointer_to(high, left), number, stride_x, span)
+                empty = far_empty and number == BESIDE and all_are(pointer_to(high, left), reads, 0)
             blocks[mixed] = first  # no branches: the processor would guess wrong
-            mixed += not whole
+            mixed += not (whole or empty)
+            empties[lost] = first
+            lost += empty
+    for block in range(lost):
+        lose_block(pointer_to(sums, empties[block]))
     rest = columns % BESIDE != 0 and mixed > 0 and blocks[mixed - 1] + BESIDE > columns
     many = mixed - rest if picked else 0
     for first in range(0, many, BLOCKS):
@@ -282,7 +302,7 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
                 for k in range(BESIDE):
                     share[at + k] = min(share[at + k], beside[k] / total)
             if ruled:
-                settle_block(pointer_to(sums, at), beside, total, scale, least, empty)
+                settle_block(pointer_to(sums, at), beside, total, scale, least, loses)
     for block in range(many, mixed):
         for i in range(blocks[block], min(blocks[block] + BESIDE, columns)):
             here = pointer_to(valid, i * stride_x)
@@ -293,7 +313,7 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
                 share[i] = min(share[i], weight / total)
             if ruled and scale and weight != total:
                 sums[i] = sums[i] * (total / weight)
-            if ruled and ((weight < least) | (empty & (weight == 0))):
+            if ruled and ((weight < least) | (loses & (weight == 0))):
                 sums[i] = np.nan
 
 

@@ -143,41 +143,43 @@ _some_are, _many_are = _are(BESIDE), _are(WIDE_MARKS)
 def all_are(marks, count, value):  # type: ignore[no-untyped-def]
     """Say whether ``count`` marks at a pointer hold a value; of fewer than BESIDE, BESIDE do."""
     value = np.uint8(value)
-    if WIDE_MARKS <= count <= 2 * WIDE_MARKS:
-        last = pointer_to(marks, count - WIDE_MARKS)
-        return _many_are(marks, value) & _many_are(last, value)
-    if count > WIDE_MARKS:
+    same = True  # no way out before the end: the processor would guess wrong
+    if count >= WIDE_MARKS:
         for i in range(0, count - WIDE_MARKS, WIDE_MARKS):
-            if not _many_are(pointer_to(marks, i), value):
-                return False
-        return _many_are(pointer_to(marks, count - WIDE_MARKS), value)
+            same &= _many_are(pointer_to(marks, i), value)
+        return same & _many_are(pointer_to(marks, count - WIDE_MARKS), value)
     for i in range(0, count - BESIDE, BESIDE):
-        if not _some_are(pointer_to(marks, i), value):
-            return False
-    return _some_are(pointer_to(marks, max(count - BESIDE, 0)), value)
+        same &= _some_are(pointer_to(marks, i), value)
+    return same & _some_are(pointer_to(marks, max(count - BESIDE, 0)), value)
 
 
-@step_of
-def _block_reaches_one(typingctx: Any, marks: Any, span: Any) -> Any:
-    """Say whether each of BESIDE runs of ``span`` marks, one place apart, holds a 1."""
+def _fields(*, every: bool) -> Any:
+    """Return a function of Numba's that looks at WIDE_MARKS neighbouring runs of marks at once."""
+
+    def typer(typingctx: Any, marks: Any, span: Any) -> Any:
+        return types.uint64(marks, types.intp), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         marks, span = args
-        vector = ir.VectorType(BYTE, BESIDE)
-        some = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * BESIDE))
+        vector = ir.VectorType(BYTE, WIDE_MARKS)
+        seen = cgutils.alloca_once_value(builder, ir.Constant(vector, [int(every)] * WIDE_MARKS))
+        join = builder.and_ if every else builder.or_
         with cgutils.for_range(builder, span, intp=INDEX_TYPE) as loop:
-            seen = load_vector(builder, builder.gep(marks, [loop.index]), vector, 1)
-            builder.store(builder.or_(builder.load(some), seen), some)
-        return _are_same(builder, builder.load(some), ir.Constant(vector, [1] * BESIDE))
+            here = load_vector(builder, builder.gep(marks, [loop.index]), vector, 1)
+            builder.store(join(builder.load(seen), here), seen)
+        return builder.bitcast(_is_set(builder, builder.load(seen)), INDEX_TYPE)
 
-    return types.boolean(marks, types.intp), generate
+    return step_of(typer)
+
+
+whole_fields, valid_fields = _fields(every=True), _fields(every=False)
+"""Return bits that say whether each of WIDE_MARKS runs of ``span`` marks, one place apart, holds only
+1, and whether it holds one. ``marks`` is a pointer."""
 
 
 @loop
 def all_reach_one(marks, count, stride, span):  # type: ignore[no-untyped-def]
     """Say whether each of ``count`` runs of ``span`` marks, ``stride`` places apart, holds a 1."""
-    if stride == 1 and count == BESIDE:
-        return _block_reaches_one(marks, span)
     for first in range(0, count * stride, stride):
         some = np.uint8(0)
         for i in range(first, first + span):
