@@ -19,9 +19,7 @@ from tileconv.engine.marks import (
     lose_block,
     mark_picks,
     settle_block,
-    valid_fields,
     weigh_blocks,
-    whole_fields,
 )
 from tileconv.engine.memory import address
 
@@ -51,6 +49,8 @@ class Rule:
     ROWS,
     ROW_COUNT,
     ROWS_HERE,
+    WORDS,
+    ROOM,
     LOST,
     PLACES,
     SIZES,
@@ -63,15 +63,15 @@ class Rule:
     EMPTY,
     PICKED,
     PICKS,
-) = range(19)
+) = range(21)
 """What a table of `_settle_rows` holds:
 
 STRIDE_Y, STRIDE_X    input pixels between fields
 SPAN                  pixels from a field's first column of taps to its last one
 WIDTH                 marks in a row
 ROWS, ROW_COUNT       address of the rows of marks that a field at the top reads; how many
-ROWS_HERE             address of room for where those of some field begin, for the places of
-                      BLOCKS blocks, and twice for where all blocks of a row begin
+ROWS_HERE, WORDS      addresses of room for where those of some field begin; for bits of marks
+ROOM                  of room for the places of BLOCKS blocks, and, three times, of those of a row
 LOST                  address of what rows have missing pixels
 PLACES, SIZES, TAPS   addresses of where among all marks those of the taps of the first field lie, and
                       of their weights; how many taps
@@ -128,13 +128,16 @@ class Settler:
         places = (taps.band.astype(np.intp) * height + y) * width + x
         span = int(x.max()) + 1
         marks = np.empty((2, width + WIDE_MARKS), np.uint8)
-        here = np.empty(rows.size + BLOCKS + 2 * (width // BESIDE + 2), np.intp)
+        here, words = np.empty_like(rows), np.empty(2 * (width // WIDE_MARKS + 2), np.intp)
+        room = np.empty(BLOCKS + 3 * (width // BESIDE + 2), np.intp)
         table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + BLOCKS * BESIDE)
         table[[STRIDE_Y, STRIDE_X, SPAN, WIDTH]] = stride_y, stride_x, span, width
         table[[ROW_COUNT, TAPS]] = rows.size, sizes.size
         for entry, array in (
             (ROWS, rows),
             (ROWS_HERE, here),
+            (WORDS, words),
+            (ROOM, room),
             (LOST, lost),
             (PLACES, places),
             (SIZES, sizes),
@@ -152,7 +155,7 @@ class Settler:
             table[[SHARE, SHARE_PITCH]] = address(share), share.strides[0] // share.itemsize
         self._valid = valid
         self._table, self._numbers = table, numbers
-        self._owners = rows, here, lost, places, sizes, marks, share
+        self._owners = rows, here, words, room, lost, places, sizes, marks, share
 
     def addresses(self, number: np.dtype) -> tuple[np.uintp, np.uintp, np.uintp, np.uintp]:
         """Return what `settle_rows` is told: a function for sums of a dtype, and its tables."""
@@ -197,6 +200,7 @@ def _settle_rows(  # type: ignore[no-untyped-def]
     here = pointer_like(table, np.uintp(table[ROWS_HERE]))
     low = pointer_like(valid, np.uintp(table[MARKS]))
     high = pointer_to(low, width + WIDE_MARKS)
+    words = pointer_like(table, np.uintp(table[WORDS]))
     left = x * table[STRIDE_X]
     reads = min(width - left, (columns - 1) * table[STRIDE_X] + table[SPAN])
     for i in range(reads, reads + WIDE_MARKS):  # looks may go beyond the last field
@@ -217,7 +221,7 @@ def _settle_rows(  # type: ignore[no-untyped-def]
                 marks = pointer_to(valid, row * width)
                 for i in range(width):
                     marks[i] = 1
-        if not _gather(valid, here, row_count, reads, low, high):
+        if not _gather(valid, here, row_count, reads, low, high, words):
             _settle_row(
                 table,
                 numbers,
@@ -226,16 +230,18 @@ def _settle_rows(  # type: ignore[no-untyped-def]
                 columns,
                 low,
                 high,
+                words,
                 (first + j * apart) * table[SHARE_PITCH] + x,
             )
 
 
 @loop
-def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # type: ignore[no-untyped-def]
+def _settle_row(table, numbers, valid, sums, columns, low, high, words, share_at):  # type: ignore[no-untyped-def]
     """Settle a row of sums, some of whose fields have missing pixels.
 
     valid      pointer to the mark of the first field's first pixel
-    low, high  pointers to the least and the greatest mark of each column of pixels
+    low, high  pointers to the least and the greatest mark of each column of pixels; words: the same
+               in bits, see `_gather`
     share_at   where the share of the first output lies
     """
     stride_x, span, taps = table[STRIDE_X], table[SPAN], table[TAPS]
@@ -246,47 +252,49 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
     places = pointer_like(table, np.uintp(table[PLACES]))
     sizes = pointer_like(numbers, np.uintp(table[SIZES]))
     weights = pointer_to(numbers, WEIGHTS)
-    places_here = pointer_to(pointer_like(table, np.uintp(table[ROWS_HERE])), table[ROW_COUNT])
-    blocks = pointer_to(places_here, BLOCKS)
+    room = pointer_like(table, np.uintp(table[ROOM]))
+    places_here, blocks = room, pointer_to(room, BLOCKS)
     empties = pointer_to(blocks, columns // BESIDE + 2)
     picked, picks = table[PICKED] != 0, pointer_to(table, PICKS)
     presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
     presence &= taps == table[ROW_COUNT] * span  # and taps lie everywhere in a field
     far_empty = ruled and (loses or least > 0) and not shared
-    end, mixed, lost = 0, 0, 0
-    while end < columns:
-        start, end = end, min(end + FAR, columns)
-        if end - start == FAR:
-            left = start * stride_x
-            reads = (FAR - 1) * stride_x + span
-            if all_are(pointer_to(low, left), reads, 1):
-                continue
-            if far_empty and all_are(pointer_to(high, left), reads, 0):
-                for first in range(start, end, BESIDE):
+    mixed, lost, done = 0, 0, 0
+    if stride_x == 1 and span <= FAR:
+        far_blocks, fars = pointer_to(empties, columns // BESIDE + 2), 0
+        edge = (np.uint64(1) << np.uint64(span - 1)) - np.uint64(1)
+        for far in range(columns // FAR):
+            whole = (~np.uint64(words[2 * far]) | (~np.uint64(words[2 * far + 2]) & edge)) == 0
+            some = np.uint64(words[2 * far + 1]) | (np.uint64(words[2 * far + 3]) & edge)
+            empty = far_empty and some == 0
+            far_blocks[fars] = far  # no branches: the processor would guess wrong
+            fars += not (whole or empty)
+            if empty:
+                for first in range(far * FAR, (far + 1) * FAR, BESIDE):
                     lose_block(pointer_to(sums, first))
-                continue
-        beside = stride_x == 1 and end - start == FAR
-        if beside:
-            whole_bits = whole_fields(pointer_to(low, start), span)
-            valid_bits = valid_fields(pointer_to(high, start), span)
-        for first in range(start, end, BESIDE):
-            number = min(BESIDE, end - first)
-            if beside:
-                shift = np.uint64(first - start)
-                some = (valid_bits >> shift) & BLOCK_BITS
-                whole = (whole_bits >> shift) & BLOCK_BITS == BLOCK_BITS
+        for i in range(fars):
+            far = far_blocks[i]
+            whole_bits = _fields(words[2 * far], words[2 * far + 2], span, True)
+            valid_bits = _fields(words[2 * far + 1], words[2 * far + 3], span, False)
+            for block in range(FAR // BESIDE):
+                some = valid_bits >> np.uint64(block * BESIDE) & BLOCK_BITS
+                whole = whole_bits >> np.uint64(block * BESIDE) & BLOCK_BITS == BLOCK_BITS
                 whole |= presence and some == BLOCK_BITS
                 empty = far_empty and some == 0
-            else:
-                left, reads = first * stride_x, (number - 1) * stride_x + span
-                whole = all_are(pointer_to(low, left), reads, 1)
-                if presence:
-                    whole |= all_reach_one(pointer_to(high, left), number, stride_x, span)
-                empty = far_empty and number == BESIDE and all_are(pointer_to(high, left), reads, 0)
-            blocks[mixed] = first  # no branches: the processor would guess wrong
-            mixed += not (whole or empty)
-            empties[lost] = first
-            lost += empty
+                blocks[mixed] = empties[lost] = far * FAR + block * BESIDE
+                mixed += not (whole or empty)
+                lost += empty and not whole
+        done = columns // FAR * FAR
+    for first in range(done, columns, BESIDE):
+        number = min(BESIDE, columns - first)
+        left, reads = first * stride_x, (number - 1) * stride_x + span
+        whole = all_are(pointer_to(low, left), reads, 1)
+        if presence:
+            whole |= all_reach_one(pointer_to(high, left), number, stride_x, span)
+        empty = far_empty and number == BESIDE and all_are(pointer_to(high, left), reads, 0)
+        blocks[mixed] = empties[lost] = first
+        mixed += not (whole or empty)
+        lost += empty
     for block in range(lost):
         lose_block(pointer_to(sums, empties[block]))
     rest = columns % BESIDE != 0 and mixed > 0 and blocks[mixed - 1] + BESIDE > columns
@@ -318,20 +326,35 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, share_at):  # t
 
 
 @loop
-def _gather(valid, rows, count, width, low, high):  # type: ignore[no-untyped-def]
+def _fields(word, after, span, every):  # type: ignore[no-untyped-def]
+    """Return bits that say of runs of ``span`` bits whether all are set, or if some are.
+
+    The runs begin with each bit of ``word`` and go on in the one ``after`` it.
+    """
+    word, after = np.uint64(word), np.uint64(after)
+    seen = word
+    for i in range(1, span):
+        here = word >> np.uint64(i) | after << np.uint64(FAR - i)
+        seen = seen & here if every else seen | here
+    return seen
+
+
+@loop
+def _gather(valid, rows, count, width, low, high, words):  # type: ignore[no-untyped-def]
     """Write the least and the greatest mark of each column of some rows; say whether all are 1.
 
     ``rows`` is a pointer to intp, where in ``valid`` each of ``count`` begins; the others are
-    pointers to uint8.
+    pointers to uint8, and to intp: for each WIDE_MARKS columns, if there are so many, the bits of
+    the least marks, then of the greatest.
     """
     whole = True
-    done = 0
     if width >= WIDE_MARKS:
-        while done < width:
-            done = min(done, width - WIDE_MARKS)  # the last ones overlap
-            marks = pointer_to(valid, done)
-            whole &= gather_rows(marks, rows, count, pointer_to(low, done), pointer_to(high, done))
-            done += WIDE_MARKS
+        for first in range(0, width, WIDE_MARKS):
+            done = min(first, width - WIDE_MARKS)  # the last ones overlap
+            here = pointer_to(words, first // WIDE_MARKS * 2)
+            least, greatest = pointer_to(low, done), pointer_to(high, done)
+            gather_rows(pointer_to(valid, done), rows, count, least, greatest, here, first - done)
+            whole &= here[0] == (-1 if first == done else (1 << (width - first)) - 1)
         return whole
     for x in range(width):
         low[x] = 1

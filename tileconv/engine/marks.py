@@ -88,16 +88,24 @@ def replace_pixels(typingctx: Any, pixels: Any, marks: Any, instead: Any, copy: 
 
 @step_of
 def gather_rows(
-    typingctx: Any, marks: Any, rows: Any, count: Any, least: Any, greatest: Any
+    typingctx: Any,
+    marks: Any,
+    rows: Any,
+    count: Any,
+    least: Any,
+    greatest: Any,
+    words: Any,
+    shift: Any,
 ) -> Any:
-    """Write the least and the greatest of WIDE_MARKS columns; say whether all marks are 1.
+    """Write the least and the greatest of WIDE_MARKS columns, as marks and as bits.
 
     All are pointers: ``marks`` to uint8; ``rows`` to intp, where each of ``count`` rows begins;
-    ``least`` and ``greatest`` to uint8, overwritten.
+    ``least`` and ``greatest`` to uint8, and ``words`` to two intp, overwritten. The first ``shift``
+    columns have no bits.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        marks, rows, count, least, greatest = args
+        marks, rows, count, least, greatest, words, shift = args
         vector = ir.VectorType(BYTE, WIDE_MARKS)
         low = cgutils.alloca_once_value(builder, ir.Constant(vector, [1] * WIDE_MARKS))
         high = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * WIDE_MARKS))
@@ -106,11 +114,16 @@ def gather_rows(
             seen = load_vector(builder, place, vector, 1)
             builder.store(builder.and_(builder.load(low), seen), low)
             builder.store(builder.or_(builder.load(high), seen), high)
-        store_vector(builder, builder.load(low), least, 1)
-        store_vector(builder, builder.load(high), greatest, 1)
-        return _are_same(builder, builder.load(low), ir.Constant(vector, [1] * WIDE_MARKS))
+        for i, (of, place) in enumerate(((low, least), (high, greatest))):
+            joined = builder.load(of)
+            store_vector(builder, joined, place, 1)
+            bits = builder.bitcast(_is_set(builder, joined), INDEX_TYPE)
+            word = builder.gep(words, [constant_index(i)])
+            builder.store(builder.lshr(bits, shift), word)
+        return context.get_dummy_value()
 
-    return types.boolean(marks, rows, types.intp, least, greatest), generate
+    i = types.intp
+    return types.void(marks, rows, i, least, greatest, words, i), generate
 
 
 def _are_same(builder: ir.IRBuilder, marks: ir.Value, values: ir.Value) -> ir.Value:
@@ -151,30 +164,6 @@ def all_are(marks, count, value):  # type: ignore[no-untyped-def]
     for i in range(0, count - BESIDE, BESIDE):
         same &= _some_are(pointer_to(marks, i), value)
     return same & _some_are(pointer_to(marks, max(count - BESIDE, 0)), value)
-
-
-def _fields(*, every: bool) -> Any:
-    """Return a function of Numba's that looks at WIDE_MARKS neighbouring runs of marks at once."""
-
-    def typer(typingctx: Any, marks: Any, span: Any) -> Any:
-        return types.uint64(marks, types.intp), generate
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        marks, span = args
-        vector = ir.VectorType(BYTE, WIDE_MARKS)
-        seen = cgutils.alloca_once_value(builder, ir.Constant(vector, [int(every)] * WIDE_MARKS))
-        join = builder.and_ if every else builder.or_
-        with cgutils.for_range(builder, span, intp=INDEX_TYPE) as loop:
-            here = load_vector(builder, builder.gep(marks, [loop.index]), vector, 1)
-            builder.store(join(builder.load(seen), here), seen)
-        return builder.bitcast(_is_set(builder, builder.load(seen)), INDEX_TYPE)
-
-    return step_of(typer)
-
-
-whole_fields, valid_fields = _fields(every=True), _fields(every=False)
-"""Return bits that say whether each of WIDE_MARKS runs of ``span`` marks, one place apart, holds only
-1, and whether it holds one. ``marks`` is a pointer."""
 
 
 @loop
