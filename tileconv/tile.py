@@ -4,9 +4,11 @@ The meaning of a run is: for every tile, read its window, compute, write. This
 is the middle step; it knows neither files nor dask.
 """
 
+import math
+import threading
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +54,7 @@ class Recipe:
     bias: np.ndarray | None
     """Of the compute dtype."""
     _prepared: dict[tuple[int, Sampling], Prepared] = field(default_factory=dict, repr=False)
+    _gaps: dict[bool, Gap] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
@@ -83,6 +86,28 @@ class Recipe:
     def outputs(self) -> int:
         """Output planes."""
         return sum(len(group.outputs) for group in self.groups)
+
+    def gap(self, dtype: np.dtype, *, listed: bool) -> Gap:
+        """Return what makes pixels of a dtype missing, and what stands in for them.
+
+        ``listed`` says that NaN has to be found; else it does what a missing pixel does.
+        """
+        found = self._gaps.get(listed)
+        if found is None:
+            c, numbers = self.convolution, self.numbers
+            nodata = None if numbers.nodata is None else dtype.type(numbers.nodata)
+            if nodata is not None and np.isnan(nodata):
+                nodata = None  # NaN is missing anyhow
+            value = np.nan
+            if c.missing != "propagate":
+                value = c.fill_value if c.missing == "fill" else 0.0
+            # whole numbers stay what they are where they can, for less memory; a sum of theirs is
+            # never -0, so that it does not matter which 0 is put in
+            whole = dtype.kind in "iu" and value == 0
+            instead = dtype.type(0) if whole else numbers.compute.type(value)
+            found = Gap(dtype, nodata, nan=listed and dtype.kind == "f", instead=instead)
+            self._gaps[listed] = found
+        return found
 
     def prepared(self, group: Group, reads: Reads) -> Prepared:
         """Return the kernels of a group, laid out for windows.
@@ -178,7 +203,7 @@ def _compute_group(
     # under "propagate" missing pixels are NaN and need no list, unless someone must look at it
     listed = share is not None or c.require_center or c.missing != "propagate"
     hidden = _hidden(masked, group.bands, planes.shape)
-    gap = _gap(c, numbers, planes.dtype, listed=listed)
+    gap = recipe.gap(planes.dtype, listed=listed)
     padded = any(read.outside is not None for read in reads)
     valid = None
     if not padded and hidden is None and not gap.possible:
@@ -191,12 +216,8 @@ def _compute_group(
             _settle_sums(_settlers(recipe, group, reads, valid, lost, share), sums)
             _require_centres(recipe, reads, valid, sums)
     else:
-        marks = None
-        if _rule(c) is not None or share is not None:
-            marks = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
-        sieve = Sieve.of(gap, planes.shape, marks, hidden)
-        if marks is not None and prepared.settles:
-            sieve.settlers.extend(_settlers(recipe, group, reads, marks, sieve.rows, share))
+        marks = _marks(planes.shape) if _rule(c) is not None or share is not None else None
+        sieve = _sieve(recipe, group, reads, gap, planes.shape, hidden, marks, share)
         prepared.run(planes, sums, final=final, sieve=sieve)
         if marks is not None and sieve.found and not prepared.settles:
             _settle_sums(_settlers(recipe, group, reads, marks, sieve.rows, share), sums)
@@ -219,19 +240,50 @@ def _hidden(
     return np.broadcast_to(chosen, shape) if chosen.any() else None
 
 
-def _gap(c: Convolution, numbers: Numbers, dtype: np.dtype, *, listed: bool) -> Gap:
-    """Return what makes pixels of a dtype missing, and what stands in for them."""
-    nodata = None if numbers.nodata is None else dtype.type(numbers.nodata)
-    if nodata is not None and np.isnan(nodata):
-        nodata = None  # NaN is missing anyhow
-    value = np.nan
-    if c.missing != "propagate":
-        value = c.fill_value if c.missing == "fill" else 0.0
-    # whole numbers stay what they are where they can, for less memory; a sum of theirs is never -0,
-    # so that it does not matter which 0 is put in
-    whole = dtype.kind in "iu" and value == 0
-    instead = dtype.type(0) if whole else numbers.compute.type(value)
-    return Gap(dtype, nodata, nan=listed and dtype.kind == "f", instead=instead)
+class _Kept(threading.local):
+    """Sieves of a thread, for its next tiles: to lay one out takes as long as a small tile."""
+
+    def __init__(self) -> None:
+        self.sieves: dict[tuple[Any, ...], tuple[Recipe, Sieve]] = {}
+
+
+REMEMBERED = 16
+"""Sieves that a thread keeps."""
+_kept = _Kept()
+
+
+def _sieve(
+    recipe: Recipe,
+    group: Group,
+    reads: Reads,
+    gap: Gap,
+    shape: tuple[int, ...],
+    hidden: np.ndarray | None,
+    marks: np.ndarray | None,
+    share: np.ndarray | None,
+) -> Sieve:
+    """Return a sieve for planes of a shape, ready to begin with them."""
+    # it holds the recipe, so that none of the numbers it is found by is used again
+    key = id(recipe), id(group.taps), _sampling(reads), shape
+    plain = hidden is None and share is None
+    sieve = _kept.sieves[key][1] if plain and key in _kept.sieves else None
+    if sieve is None:
+        sieve = Sieve(gap, shape, hidden)
+        if marks is not None and recipe.prepared(group, reads).settles:
+            sieve.settlers.extend(_settlers(recipe, group, reads, marks, sieve.rows, share))
+        if plain:
+            if len(_kept.sieves) >= REMEMBERED:
+                _kept.sieves.clear()
+            _kept.sieves[key] = recipe, sieve
+    sieve.begin(marks)
+    return sieve
+
+
+def _marks(shape: tuple[int, ...]) -> np.ndarray:
+    """Return room for a mark of each pixel of a tile."""
+    size = math.prod(shape)
+    room = buffers.scratch("valid", (size + gaps.SLACK,), np.dtype(np.uint8))
+    return room[:size].reshape(shape)
 
 
 def _settle(
@@ -262,7 +314,7 @@ def _settle(
     if gap.instead.dtype.kind in "iu" and around != 0 and any(o is not None for o in outside):
         gap = replace(gap, instead=numbers.compute.type(0))
     pixels = buffers.scratch("pixels", planes.shape, gap.instead.dtype)
-    valid = buffers.scratch("valid", planes.shape, np.dtype(np.uint8))
+    valid = _marks(planes.shape)
     for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):
         if lost[i]:
             gap.take_out(plane, None if hidden is None else hidden[i], made, seen)

@@ -25,6 +25,8 @@ from tileconv.engine.memory import address
 
 FAR = WIDE_MARKS
 """Neighbouring outputs whose marks are looked at together first."""
+SLACK = 2 * WIDE_MARKS
+"""Bytes after the marks that looks at the last ones may read."""
 BLOCK_BITS = np.uint64((1 << BESIDE) - 1)
 """A bit for each of BESIDE fields."""
 
@@ -71,10 +73,10 @@ SPAN                  pixels from a field's first column of taps to its last one
 WIDTH                 marks in a row
 ROWS, ROW_COUNT       address of the rows of marks that a field at the top reads; how many
 ROWS_HERE, WORDS      addresses of room for where those of some field begin; for bits of marks
-ROOM                  of room for the places of BLOCKS blocks, and, three times, of those of a row
+ROOM                  of room for the places of BLOCKS blocks, and for those of a row, three times
 LOST                  address of what rows have missing pixels
-PLACES, SIZES, TAPS   addresses of where among all marks those of the taps of the first field lie, and
-                      of their weights; how many taps
+PLACES, SIZES, TAPS   addresses of where among all marks those of the taps of the first field lie,
+                      and of their weights; how many taps
 MARKS                 address of room for two rows of marks
 SHARE, SHARE_PITCH    address of the share of outputs, or 0; numbers in a row
 RULED, SCALE, EMPTY   whether there is a `Rule`, and what it says
@@ -106,7 +108,7 @@ class Settler:
         Parameters
         ----------
         valid
-            (bands, H, W) uint8, 0 where a pixel is missing, else 1.
+            (bands, H, W) uint8, 0 where a pixel is missing, else 1; `SLACK` more bytes may be read.
         lost
             (bands, H) uint8, 0 where a row has no missing pixel: ``valid`` may then hold anything
             there, and is mended where it is looked at.
@@ -153,14 +155,14 @@ class Settler:
             table[PICKED], table[PICKS:] = True, picks
         if share is not None:
             table[[SHARE, SHARE_PITCH]] = address(share), share.strides[0] // share.itemsize
-        self._valid = valid
-        self._table, self._numbers = table, numbers
-        self._owners = rows, here, words, room, lost, places, sizes, marks, share
+        self.valid = address(valid)
+        """Where the marks lie, which the caller holds."""
+        self._tables = address(table), address(numbers)
+        self._owners = table, numbers, rows, here, words, room, lost, places, sizes, marks, share
 
-    def addresses(self, number: np.dtype) -> tuple[np.uintp, np.uintp, np.uintp, np.uintp]:
+    def addresses(self, number: np.dtype) -> tuple[np.uintp, ...]:
         """Return what `settle_rows` is told: a function for sums of a dtype, and its tables."""
-        function = settler(number)
-        return function, address(self._table), address(self._numbers), address(self._valid)
+        return settler(number), *self._tables, self.valid
 
     def settle(self, sums: np.ndarray) -> None:
         """Settle all sums (OH, OW) in place."""

@@ -6,7 +6,7 @@ hands the row itself on where none is missing, else a copy without them. A tile
 is neither looked at beforehand nor copied.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -53,7 +53,7 @@ MARKS, HIDDEN, COPY    addresses of those of one row; of what hides pixels, or 0
 COPY_BYTES             of a pixel of the copy
 NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
 KINDS                  of missing pixels
-SETTLE                 what `settle_rows` needs, four addresses; 0 if it is done elsewhere
+SETTLE                 what `settle_rows` needs, four addresses; 0 if others do it
 """
 ENTRIES = SETTLE + 4
 BY_VALUE, BY_NAN = 1, 2
@@ -128,45 +128,43 @@ class Gap:
         del owners, cover
 
 
-@dataclass(frozen=True, eq=False)
 class Sieve:
-    """Missing pixels of some planes, found by those who deal out their rows."""
+    """Finds the missing pixels of some planes while their rows are dealt out."""
 
-    rows: np.ndarray
-    """(bands, H) uint8: 1 where a row has a missing pixel, of those that were dealt out."""
-    marks: np.ndarray | None
-    """(bands, H, W) uint8, of these rows: 0 where a pixel is missing, else 1."""
-    _gap: Gap
-    _table: np.ndarray
-    _owners: tuple[np.ndarray | None, ...]
-    settlers: list[Settler | None] = field(default_factory=list)
-    """Settle the sums of each kernel as soon as they are made; empty if that is done elsewhere."""
+    def __init__(self, gap: Gap, shape: tuple[int, ...], hidden: np.ndarray | None = None) -> None:
+        """Make a sieve for planes of a shape (bands, H, W).
 
-    @classmethod
-    def of(
-        cls,
-        gap: Gap,
-        shape: tuple[int, ...],
-        marks: np.ndarray | None,
-        hidden: np.ndarray | None,
-    ) -> "Sieve":
-        """Return a sieve for planes of a shape (bands, H, W).
-
-        ``hidden``, of this shape, is not 0 where a pixel is missing whatever it holds; None if none
-        is. ``marks``, too, are overwritten where there are some to keep; None if nobody asks.
+        ``hidden``, of this shape, is not 0 where a pixel is missing whatever it holds.
         """
         table, owners = gap.table()
         copy, row = np.empty(shape[2], gap.instead.dtype), np.empty(shape[2], np.uint8)
         rows = np.zeros(shape[:2], np.uint8)
         table[MARKS], table[COPY], table[COPY_BYTES] = address(row), address(copy), copy.itemsize
         table[KEPT_ROWS], table[KEPT_WIDTH] = address(rows), shape[2]
-        if marks is not None:
-            table[KEPT], table[KEEP] = address(marks), _keeper()
         if hidden is not None:
             hidden = np.ascontiguousarray(hidden)
             table[HIDDEN] = address(hidden)
-        owners = (*owners, copy, row, hidden)
-        return cls(rows, marks, gap, table, owners)
+        self.rows = rows
+        """(bands, H) uint8: 1 where a row has a missing pixel, of those that were dealt out."""
+        self.settlers: list[Settler | None] = []
+        """Settle the sums of each kernel as soon as they are made; empty if others do it."""
+        self._gap, self._table, self._address = gap, table, address(table)
+        self._owners = *owners, copy, row, hidden
+
+    def begin(self, marks: np.ndarray | None) -> None:
+        """Begin with planes of which nothing is known.
+
+        ``marks``, of their shape, uint8, are overwritten in the ``rows`` that have a missing pixel:
+        0 for those, else 1. None if nobody asks. The caller holds them.
+        """
+        self._table[FOUND] = self._table[ANY] = self._table[KEPT] = 0
+        self.rows[...] = 0
+        if marks is not None:
+            kept = address(marks)
+            self._table[KEPT], self._table[KEEP] = kept, _keeper()
+            for settler in self.settlers:
+                if settler is not None:
+                    settler.valid = kept
 
     @property
     def found(self) -> bool:
@@ -183,7 +181,7 @@ class Sieve:
         table[SETTLE:] = 0 if settler is None else settler.addresses(number)
         table[DEAL] = dealer(self._gap.dtype, number, stride, watches=True)
         table[DEAL_COPY] = dealer(copied, number, stride, watches=True)
-        return _sifting_dealer(), address(table)
+        return _sifting_dealer(), self._address
 
 
 def choose_dealer(
