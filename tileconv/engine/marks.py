@@ -36,17 +36,27 @@ PICKS = bool(llvm.get_host_cpu_features().get("bmi2"))
 
 
 @step_of
-def mark_pixels(
-    typingctx: Any, pixels: Any, nodata: Any, by_value: Any, by_nan: Any, marks: Any
+def sift_pixels(
+    typingctx: Any,
+    pixels: Any,
+    nodata: Any,
+    by_value: Any,
+    by_nan: Any,
+    hidden: Any,
+    marks: Any,
+    instead: Any,
+    copy: Any,
 ) -> Any:
-    """Mark WIDE_MARKS pixels at a pointer; say whether all are valid.
+    """Mark and copy WIDE_MARKS pixels, ``instead`` for missing ones; say whether all are valid.
 
-    Missing is what equals ``nodata`` if ``by_value``, and NaN if ``by_nan``.
+    Missing is what equals ``nodata`` if ``by_value``, NaN if ``by_nan``, and what is not 0 in
+    ``hidden``, a pointer to uint8 or to nowhere. ``pixels``, ``marks`` and ``copy`` are pointers.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        pixels, nodata, by_value, by_nan, marks = args
-        dtype = signature.args[0].dtype
+        pixels, nodata, by_value, by_nan, hidden, marks, instead, copy = args
+        dtype, made = signature.args[0].dtype, signature.args[7].dtype
+        bytes_ = ir.VectorType(BYTE, WIDE_MARKS)
         vector = ir.VectorType(context.get_data_type(dtype), WIDE_MARKS)
         values = load_vector(builder, pixels, vector, dtype.bitwidth // 8)
         floats = isinstance(dtype, types.Float)
@@ -57,33 +67,23 @@ def mark_pixels(
             nan = builder.fcmp_unordered("uno", values, values)
             nan = builder.and_(nan, _splat_flag(builder, by_nan, WIDE_MARKS))
             lost = builder.or_(lost, nan)
-        seen = builder.zext(builder.not_(lost), ir.VectorType(BYTE, WIDE_MARKS))
+        seen = cgutils.alloca_once_value(builder, builder.zext(builder.not_(lost), bytes_))
+        with builder.if_then(cgutils.is_not_null(builder, hidden)):
+            clear = builder.not_(_is_set(builder, load_vector(builder, hidden, bytes_, 1)))
+            builder.store(builder.and_(builder.load(seen), builder.zext(clear, bytes_)), seen)
+        seen = builder.load(seen)
         store_vector(builder, seen, marks, 1)
-        whole = builder.bitcast(lost, ir.IntType(WIDE_MARKS))
-        return builder.icmp_unsigned("==", whole, ir.Constant(whole.type, 0))
-
-    b = types.boolean
-    return b(pixels, pixels.dtype, b, b, marks), generate
-
-
-@step_of
-def replace_pixels(typingctx: Any, pixels: Any, marks: Any, instead: Any, copy: Any) -> Any:
-    """Copy WIDE_MARKS pixels from a pointer to another, ``instead`` where their mark is 0."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        pixels, marks, instead, copy = args
-        dtype, made = signature.args[0].dtype, signature.args[3].dtype
-        vector = ir.VectorType(context.get_data_type(dtype), WIDE_MARKS)
         target = ir.VectorType(context.get_data_type(made), WIDE_MARKS)
-        values = load_vector(builder, pixels, vector, dtype.bitwidth // 8)
         if dtype != made:
             values = to_floats(builder, values, dtype, target)
-        seen = load_vector(builder, marks, ir.VectorType(BYTE, WIDE_MARKS), 1)
-        values = builder.select(_is_set(builder, seen), values, splat(builder, instead, target))
+        there = _is_set(builder, seen)
+        values = builder.select(there, values, splat(builder, instead, target))
         store_vector(builder, values, copy, made.bitwidth // 8)
-        return context.get_dummy_value()
+        whole = ir.IntType(WIDE_MARKS)
+        return builder.icmp_signed("==", builder.bitcast(there, whole), whole(-1))
 
-    return types.void(pixels, marks, copy.dtype, copy), generate
+    b = types.boolean
+    return b(pixels, pixels.dtype, b, b, hidden, marks, copy.dtype, copy), generate
 
 
 @step_of

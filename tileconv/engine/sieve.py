@@ -16,7 +16,7 @@ from tileconv.engine.gaps import Settler
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import address_at, call_at, index_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type
-from tileconv.engine.marks import WIDE_MARKS, mark_pixels, replace_pixels
+from tileconv.engine.marks import WIDE_MARKS, sift_pixels
 from tileconv.engine.memory import INDEX, address
 from tileconv.engine.pixels import pixel_at, pixel_bytes
 
@@ -100,9 +100,11 @@ class Gap:
         if not self.possible:
             return False
         table, owners = self.table()
-        marks = np.empty(plane.shape[1], np.uint8)
-        _look(address(table), address(plane), plane.shape, plane.strides, address(marks), table)
-        del owners
+        width = plane.shape[1]
+        row = np.empty(width, np.uint8), np.empty(width, self.instead.dtype)
+        marks, copy = map(address, row)
+        _look(address(table), address(plane), plane.shape, plane.strides, marks, copy, table)
+        del owners, row
         return bool(table[FOUND])
 
     def take_out(
@@ -278,7 +280,7 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
             copy,
             address_at(pointer_to(table, FOUND)),
         )
-    if table[KEPT]:
+    if table[KEPT] and (table[FOUND] or table[ANY]):
         row = mark // table[KEPT_WIDTH]
         call_at(
             np.uintp(table[KEEP]),
@@ -339,7 +341,7 @@ def _keep_marks(marks, width, kept, before, row, found):  # type: ignore[no-unty
 
 
 @loop
-def _look(table_at, source, shape, strides, marks, table):  # type: ignore[no-untyped-def]
+def _look(table_at, source, shape, strides, marks, copy, table):  # type: ignore[no-untyped-def]
     """Look at the rows of a plane up to the first one with a missing pixel."""
     rows, columns = shape
     y = 0
@@ -354,17 +356,19 @@ def _look(table_at, source, shape, strides, marks, table):  # type: ignore[no-un
             np.uintp(table[NODATA]),
             table[KINDS],
             np.uintp(table[INSTEAD]),
-            np.uintp(0),
+            copy,
             table_at + np.uintp(FOUND * INDEX),
         )
         y += 1
 
 
 @loop
-def _take_out(table_at, source, shape, strides, hidden, marks, out, pitch, table):  # type: ignore[no-untyped-def]
+def _take_out(  # type: ignore[no-untyped-def]
+    table_at, source, shape, strides, hidden, marks, out, pitch, table
+):
+    """Mark and copy all rows of a plane."""
     rows, columns = shape
     for y in range(rows):
-        table[FOUND] = 1
         cover = np.uintp(0)
         if hidden != np.uintp(0):
             cover = hidden + np.uintp(y * columns)
@@ -396,46 +400,41 @@ def sifter(pixel: np.dtype, copied: np.dtype) -> np.uintp:
 def _sift_row(  # type: ignore[no-untyped-def]
     source, step, width, marks, hidden, nodata, kinds, instead, copy, found
 ):
-    """Mark the pixels of a row; if some are missing, say so and copy it without them.
+    """Mark the pixels of a row and copy it without the missing ones; say if there are some.
 
     source   pointer to the row's first pixel; step: bytes from one to the next
     width    pixels to look at
     marks    pointer to uint8, overwritten
-    hidden   pointer to uint8, not 0 where a pixel is missing, or 0
+    hidden   pointer to uint8, not 0 where a pixel is missing, or to nowhere
     nodata   pointer to what missing pixels equal; kinds: BY_VALUE, BY_NAN or both
-    instead  pointer to what takes their place in ``copy``, a pointer; 0: no copy is made
-    found    pointer to intp, set to 1 if one is missing; the copy is written if it is 1
+    instead  pointer to what takes their place in ``copy``, a pointer
+    found    pointer to intp, set to 1 if one is missing
     """
     by_value, by_nan = kinds & BY_VALUE != 0, kinds & BY_NAN != 0
+    covered = address_at(hidden) != np.uintp(0)
     beside = step == pixel_bytes(source) and width >= WIDE_MARKS
     valid = True
     done = 0
     while beside and done < width:
         done = min(done, width - WIDE_MARKS)  # the last ones overlap
-        here = pointer_to(marks, done)
-        valid &= mark_pixels(pointer_to(source, done), nodata[0], by_value, by_nan, here)
+        valid &= sift_pixels(
+            pointer_to(source, done),
+            nodata[0],
+            by_value,
+            by_nan,
+            pointer_to(hidden, done if covered else 0),
+            pointer_to(marks, done),
+            instead[0],
+            pointer_to(copy, done),
+        )
         done += WIDE_MARKS
     for x in range(done, width):
         value = pixel_at(source, x * step)
         lost = (by_value & (value == nodata[0])) | (by_nan & (value != value))  # noqa: PLR0124
+        if covered:
+            lost |= hidden[x] != 0
         marks[x] = not lost
+        copy[x] = instead[0] if lost else value
         valid &= not lost
-    if address_at(hidden) != np.uintp(0):
-        for x in range(width):
-            marks[x] &= hidden[x] == 0
-        for x in range(width):
-            valid &= marks[x] == 1
-    if valid and found[0] == 0:
-        return
-    found[0] = 1
-    if address_at(copy) == np.uintp(0):
-        return
-    done = 0
-    while beside and done < width:
-        done = min(done, width - WIDE_MARKS)
-        replace_pixels(
-            pointer_to(source, done), pointer_to(marks, done), instead[0], pointer_to(copy, done)
-        )
-        done += WIDE_MARKS
-    for x in range(done, width):
-        copy[x] = pixel_at(source, x * step) if marks[x] else instead[0]
+    if not valid:
+        found[0] = 1
