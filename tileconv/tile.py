@@ -82,6 +82,13 @@ class Recipe:
             and self.bias is None
         )
 
+    @cached_property
+    def copies(self) -> bool:
+        """Tiles with missing pixels are copied; else these are taken out row by row."""
+        c = self.convolution
+        sampling = c.stride, c.dilation
+        return c.require_center or not all(self._lay_out(g, sampling).sifts for g in self.groups)
+
     @property
     def outputs(self) -> int:
         """Output planes."""
@@ -114,10 +121,13 @@ class Recipe:
 
         Laid out once for each way to sample a window; groups with the same kernels share it.
         """
-        key = id(group.taps), _sampling(reads)
+        return self._lay_out(group, _sampling(reads))
+
+    def _lay_out(self, group: Group, sampling: Sampling) -> Prepared:
+        key = id(group.taps), sampling
         found = self._prepared.get(key)
         if found is None:
-            found = self.algorithm.prepare(*key[1], group.taps, len(group.bands))
+            found = self.algorithm.prepare(*sampling, group.taps, len(group.bands))
             self._prepared[key] = found
         return found
 

@@ -17,10 +17,12 @@ from tileconv.planning.reads import read_axis
 from tileconv.tile import Reads, Recipe, compute_tile
 
 TILE = 4096
-"""Most outputs in a row of a tile that copies its window."""
-TILE_PIXELS = 1 << 20
-"""Input pixels that such a tile aims at: 5 MiB of float32 and mask, a part of the third-level
-cache."""
+"""Most outputs in a row of a tile that copies its window, or keeps marks of its pixels."""
+COPIED_PIXELS = 1 << 20
+"""Input pixels of a tile that copies its window: 5 MiB of float32 and marks, a part of the
+third-level cache."""
+MARKED_PIXELS = 1 << 22
+"""Those of one that keeps marks, of rows with missing pixels: as many bytes."""
 FEWEST_ROWS = 64
 """Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""
 FEWEST_APART = 8
@@ -148,16 +150,18 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     c, numbers = recipe.convolution, recipe.numbers
     geometry = c.geometry((shape[0], shape[1]))
     rows, columns = geometry.out_shape
-    copies = numbers.nodata is not None or (
+    looks = numbers.nodata is not None or (
         numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
     )
-    wide = TILE if copies else columns
+    held = looks and (recipe.copies or c.missing != "propagate")
+    wide = TILE if held else columns
     pieces = threads + 1 if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
     fewest = FEWEST_ROWS if geometry.y.halo > 0 else FEWEST_APART
     tall = min(max(share, fewest), MOST_ROWS)
-    if copies:
-        tall = min(tall, max(FEWEST_ROWS, (1 << 22) // shape[1]))
+    if held:
+        pixels = COPIED_PIXELS if recipe.copies else MARKED_PIXELS
+        tall = min(tall, max(FEWEST_ROWS, pixels // shape[1]))
     down, across = (
         [(slice(*part), read_axis(axis, *part, c.padding_mode)) for part in _ranges(axis, most)]
         for axis, most in ((geometry.y, tall), (geometry.x, wide))

@@ -84,7 +84,7 @@ PICKED, PICKS         whether fields are weighed many at a time; `mark_picks`
 """
 ENTRIES = PICKS + 3
 TOTAL, LEAST, WEIGHTS = range(3)
-"""What it knows as float64: the weight of a whole field, the least one, and room for some weights."""
+"""What it knows as float64: the weight of a whole field, the least one, and room for weights."""
 
 
 class Settler:
@@ -108,7 +108,7 @@ class Settler:
         Parameters
         ----------
         valid
-            (bands, H, W) uint8, 0 where a pixel is missing, else 1; `SLACK` more bytes may be read.
+            (bands, H, W) uint8, 0 where a pixel is missing, else 1. SLACK more bytes may be read.
         lost
             (bands, H) uint8, 0 where a row has no missing pixel: ``valid`` may then hold anything
             there, and is mended where it is looked at.
@@ -302,11 +302,11 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, words, share_at
     rest = columns % BESIDE != 0 and mixed > 0 and blocks[mixed - 1] + BESIDE > columns
     many = mixed - rest if picked else 0
     for first in range(0, many, BLOCKS):
-        some = min(BLOCKS, many - first)
+        together = min(BLOCKS, many - first)
         for i in range(BLOCKS):
-            places_here[i] = blocks[first + min(i, some - 1)] * stride_x
+            places_here[i] = blocks[first + min(i, together - 1)] * stride_x
         weigh_blocks(valid, places_here, places, sizes, taps, weights, picks)
-        for i in range(some):
+        for i in range(together):
             at, beside = blocks[first + i], pointer_to(weights, i * BESIDE)
             if shared:
                 for k in range(BESIDE):

@@ -112,7 +112,7 @@ class Gap:
     ) -> None:
         """Copy pixels (H, W) into ``copy`` (H, W) without the missing ones.
 
-        ``copy`` is of the dtype of ``instead``; ``hidden`` (H, W) and ``marks`` (H, W) are as for a `Sieve`.
+        ``copy`` is of the dtype of ``instead``; the others (H, W) are as for a `Sieve`.
         """
         table, owners = self.table()
         cover = None if hidden is None else np.ascontiguousarray(hidden)
