@@ -228,8 +228,9 @@ def _compute_group(
     else:
         marks = _marks(planes.shape) if _rule(c) is not None or share is not None else None
         sieve = _sieve(recipe, group, reads, gap, planes.shape, hidden, marks, share)
+        sieve.begin(marks, numbers.compute)
         prepared.run(planes, sums, final=final, sieve=sieve)
-        if marks is not None and sieve.found and not prepared.settles:
+        if marks is not None and sieve.found and not sieve.settles:
             _settle_sums(_settlers(recipe, group, reads, marks, sieve.rows, share), sums)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
@@ -272,7 +273,7 @@ def _sieve(
     marks: np.ndarray | None,
     share: np.ndarray | None,
 ) -> Sieve:
-    """Return a sieve for planes of a shape, ready to begin with them."""
+    """Return a sieve for planes of a shape, to begin with."""
     # it holds the recipe, so that none of the numbers it is found by is used again
     key = id(recipe), id(group.taps), _sampling(reads), shape
     plain = hidden is None and share is None
@@ -285,7 +286,6 @@ def _sieve(
             if len(_kept.sieves) >= REMEMBERED:
                 _kept.sieves.clear()
             _kept.sieves[key] = recipe, sieve
-    sieve.begin(marks)
     return sieve
 
 

@@ -296,7 +296,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         stride_x * strides[2],
                         AFRESH if found_by(sieve_at) else mode,
                     )
-                    done, pitch = c + i * classes, classes * row_pitch
+                    done, pitch = c + i * classes, classes * row_pitch * size
                     settle_rows(sieve_at, done, classes, count, x, columns, out, pitch)
                 else:
                     here = (ring, row_size)

@@ -8,13 +8,12 @@ from numba import from_dtype, types
 
 from tileconv.convolution import Taps
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import call_at, pointer_like, pointer_to
+from tileconv.engine.lanes import address_at, call_at, pointer_like, pointer_to
 from tileconv.engine.marks import (
     BESIDE,
     BLOCKS,
     WIDE_MARKS,
     all_are,
-    all_reach_one,
     gather_rows,
     lose_block,
     mark_picks,
@@ -64,8 +63,9 @@ class Rule:
     SCALE,
     EMPTY,
     PICKED,
+    ROW,
     PICKS,
-) = range(21)
+) = range(22)
 """What a table of `_settle_rows` holds:
 
 STRIDE_Y, STRIDE_X    input pixels between fields
@@ -81,6 +81,7 @@ MARKS                 address of room for two rows of marks
 SHARE, SHARE_PITCH    address of the share of outputs, or 0; numbers in a row
 RULED, SCALE, EMPTY   whether there is a `Rule`, and what it says
 PICKED, PICKS         whether fields are weighed many at a time; `mark_picks`
+ROW                   address of `_settle_row`
 """
 ENTRIES = PICKS + 3
 TOTAL, LEAST, WEIGHTS = range(3)
@@ -157,17 +158,18 @@ class Settler:
             table[[SHARE, SHARE_PITCH]] = address(share), share.strides[0] // share.itemsize
         self.valid = address(valid)
         """Where the marks lie, which the caller holds."""
-        self._tables = address(table), address(numbers)
-        self._owners = table, numbers, rows, here, words, room, lost, places, sizes, marks, share
+        self._table, self._numbers = table, numbers
+        self._owners = rows, here, words, room, lost, places, sizes, marks, share
 
     def addresses(self, number: np.dtype) -> tuple[np.uintp, ...]:
         """Return what `settle_rows` is told: a function for sums of a dtype, and its tables."""
-        return settler(number), *self._tables, self.valid
+        rows, row = settler(number)
+        self._table[ROW] = row
+        return rows, address(self._table), address(self._numbers), self.valid
 
     def settle(self, sums: np.ndarray) -> None:
         """Settle all sums (OH, OW) in place."""
-        pitch = sums.strides[0] // sums.itemsize
-        _settle_plane(self.addresses(sums.dtype), address(sums), pitch, *sums.shape)
+        _settle_plane(self.addresses(sums.dtype), address(sums), sums.strides[0], *sums.shape)
 
 
 @loop
@@ -176,23 +178,38 @@ def _settle_plane(addresses, sums, pitch, rows, columns):  # type: ignore[no-unt
     call_at(settle, table, numbers, valid, sums, pitch, 0, 1, rows, 0, columns)
 
 
+_ready: set[np.dtype] = set()
+
+
+def is_ready(number: np.dtype) -> bool:
+    """Say whether sums of a dtype can be settled without compiling anything."""
+    return number in _ready
+
+
 @cache
-def settler(number: np.dtype) -> np.uintp:
-    """Return the address of `_settle_rows` for sums of a dtype."""
-    index, floats = types.CPointer(types.intp), types.CPointer(types.float64)
-    marks, sums, i = types.CPointer(types.uint8), types.CPointer(from_dtype(number)), types.intp
-    return address_of(_settle_rows, types.void(index, floats, marks, sums, i, i, i, i, i, i))
+def settler(number: np.dtype) -> tuple[np.uintp, np.uintp]:
+    """Return the addresses of `_settle_rows`, and of `_settle_row` for sums of a dtype."""
+    index, floats, i = types.CPointer(types.intp), types.CPointer(types.float64), types.intp
+    marks, sums, u = types.CPointer(types.uint8), types.CPointer(from_dtype(number)), types.uintp
+    many = index, floats, marks, u, i, i, i, i, i, i
+    one = index, floats, marks, sums, i, marks, marks, index, i
+    found = tuple(
+        address_of(function, types.void(*kinds))
+        for function, kinds in ((_settle_rows, many), (_settle_row, one))
+    )
+    _ready.add(number)
+    return found  # type: ignore[return-value]
 
 
 @loop
 def _settle_rows(  # type: ignore[no-untyped-def]
     table, numbers, valid, sums, pitch, first, apart, count, x, columns
 ):
-    """Settle some rows of sums.
+    """Settle some rows of sums. It knows no dtype.
 
     table, numbers  pointers to intp and float64, see above
     valid           pointer to uint8
-    sums, pitch     pointer to float, the first sum; the next row lies ``pitch`` numbers further on
+    sums, pitch     address of the first sum; the next row lies ``pitch`` bytes further on
     first, apart    output row of the first of ``count`` rows, and rows from one to the next
     x, columns      output column of the first sum of a row, and how many are there
     """
@@ -224,15 +241,16 @@ def _settle_rows(  # type: ignore[no-untyped-def]
                 for i in range(width):
                     marks[i] = 1
         if not _gather(valid, here, row_count, reads, low, high, words):
-            _settle_row(
-                table,
-                numbers,
-                pointer_to(valid, top * width + left),
-                pointer_to(sums, j * pitch),
+            call_at(
+                np.uintp(table[ROW]),
+                address_at(table),
+                address_at(numbers),
+                address_at(pointer_to(valid, top * width + left)),
+                sums + np.uintp(j * pitch),
                 columns,
-                low,
-                high,
-                words,
+                address_at(low),
+                address_at(high),
+                address_at(words),
                 (first + j * apart) * table[SHARE_PITCH] + x,
             )
 
@@ -290,10 +308,10 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, words, share_at
     for first in range(done, columns, BESIDE):
         number = min(BESIDE, columns - first)
         left, reads = first * stride_x, (number - 1) * stride_x + span
-        whole = all_are(pointer_to(low, left), reads, 1)
-        if presence:
-            whole |= all_reach_one(pointer_to(high, left), number, stride_x, span)
-        empty = far_empty and number == BESIDE and all_are(pointer_to(high, left), reads, 0)
+        whole = all_are(pointer_to(low, left), reads, np.intp(1))
+        empty = (
+            far_empty and number == BESIDE and all_are(pointer_to(high, left), reads, np.intp(0))
+        )
         blocks[mixed] = empties[lost] = first
         mixed += not (whole or empty)
         lost += empty

@@ -139,12 +139,13 @@ def _are(count: int) -> Any:
     """Return a function of Numba's that says whether ``count`` marks at a pointer hold a value."""
 
     def typer(typingctx: Any, marks: Any, value: Any) -> Any:
-        return types.boolean(marks, types.uint8), generate
+        return types.boolean(marks, types.intp), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         vector = ir.VectorType(BYTE, count)
         seen = load_vector(builder, args[0], vector, 1)
-        return _are_same(builder, seen, splat(builder, args[1], vector))
+        value = builder.trunc(args[1], BYTE)
+        return _are_same(builder, seen, splat(builder, value, vector))
 
     return step_of(typer)
 
@@ -155,27 +156,12 @@ _some_are, _many_are = _are(BESIDE), _are(WIDE_MARKS)
 @loop
 def all_are(marks, count, value):  # type: ignore[no-untyped-def]
     """Say whether ``count`` marks at a pointer hold a value; of fewer than BESIDE, BESIDE do."""
-    value = np.uint8(value)
     same = True  # no way out before the end: the processor would guess wrong
-    if count >= WIDE_MARKS:
-        for i in range(0, count - WIDE_MARKS, WIDE_MARKS):
-            same &= _many_are(pointer_to(marks, i), value)
-        return same & _many_are(pointer_to(marks, count - WIDE_MARKS), value)
-    for i in range(0, count - BESIDE, BESIDE):
+    for i in range(0, count - WIDE_MARKS, WIDE_MARKS):
+        same &= _many_are(pointer_to(marks, i), value)
+    for i in range(max(count - WIDE_MARKS, 0) // BESIDE * BESIDE, count - BESIDE, BESIDE):
         same &= _some_are(pointer_to(marks, i), value)
     return same & _some_are(pointer_to(marks, max(count - BESIDE, 0)), value)
-
-
-@loop
-def all_reach_one(marks, count, stride, span):  # type: ignore[no-untyped-def]
-    """Say whether each of ``count`` runs of ``span`` marks, ``stride`` places apart, holds a 1."""
-    for first in range(0, count * stride, stride):
-        some = np.uint8(0)
-        for i in range(first, first + span):
-            some |= marks[i]
-        if some == 0:
-            return False
-    return True
 
 
 @step_of

@@ -352,5 +352,6 @@ def correlate(  # type: ignore[no-untyped-def]
                 )
                 sums = target + np.uintp(((c + i * classes) * pitch + x) * size)
                 done = c + i * classes
-                settle_rows(sieve_at, done, classes, count, x, columns, sums, classes * pitch)
+                apart = classes * pitch * size
+                settle_rows(sieve_at, done, classes, count, x, columns, sums, apart)
     settle_streams()

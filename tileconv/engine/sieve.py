@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numba import from_dtype, types
 
-from tileconv.engine.gaps import Settler
+from tileconv.engine.gaps import Settler, is_ready
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import address_at, call_at, index_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type
@@ -149,12 +149,14 @@ class Sieve:
         self.rows = rows
         """(bands, H) uint8: 1 where a row has a missing pixel, of those that were dealt out."""
         self.settlers: list[Settler | None] = []
-        """Settle the sums of each kernel as soon as they are made; empty if others do it."""
+        """Settle the sums of each kernel; empty if others do it."""
+        self.settles = False
+        """They do so as soon as sums are made."""
         self._gap, self._table, self._address = gap, table, address(table)
         self._owners = *owners, copy, row, hidden
 
-    def begin(self, marks: np.ndarray | None) -> None:
-        """Begin with planes of which nothing is known.
+    def begin(self, marks: np.ndarray | None, number: np.dtype) -> None:
+        """Begin with planes of which nothing is known; their sums are of the dtype ``number``.
 
         ``marks``, of their shape, uint8, are overwritten in the ``rows`` that have a missing pixel:
         0 for those, else 1. None if nobody asks. The caller holds them.
@@ -167,6 +169,8 @@ class Sieve:
             for settler in self.settlers:
                 if settler is not None:
                     settler.valid = kept
+        # what settles them takes seconds to compile, for nothing where no pixel is missing
+        self.settles = bool(self.settlers) and is_ready(number)
 
     @property
     def found(self) -> bool:
@@ -179,7 +183,7 @@ class Sieve:
         ``kernel`` says whose sums are made.
         """
         table, copied = self._table, self._gap.instead.dtype
-        settler = self.settlers[kernel] if self.settlers else None
+        settler = self.settlers[kernel] if self.settles else None
         table[SETTLE:] = 0 if settler is None else settler.addresses(number)
         table[DEAL] = dealer(self._gap.dtype, number, stride, watches=True)
         table[DEAL_COPY] = dealer(copied, number, stride, watches=True)
@@ -210,7 +214,7 @@ def found_by(sieve):  # type: ignore[no-untyped-def]
 def settle_rows(sieve, first, apart, count, x, columns, sums, pitch):  # type: ignore[no-untyped-def]
     """Settle ``count`` rows of sums, just made, if a sieve has found missing pixels.
 
-    sums  address of the first sum; all else is as in `tileconv.engine.gaps`
+    sums and all else are as in `tileconv.engine.gaps`.
     """
     if found_by(sieve):
         call_at(
