@@ -12,6 +12,7 @@ from numba.core import cgutils
 from tileconv.engine.lanes import (
     INDEX_TYPE,
     constant_index,
+    fetch,
     lanes_of,
     load_vector,
     splat,
@@ -30,7 +31,7 @@ def _add_to_rows(
     context: Any, builder: ir.IRBuilder, number: Any, args: Any, rows: int, wide: int
 ) -> None:
     """Generate the code that adds taps to a block of ``rows`` rows of sums, ``wide`` vectors."""
-    lines, column, places_at, place_count, weights, apart, sums_at, _ = args
+    lines, column, places_at, place_count, weights, apart, sums_at, _, ahead, step = args
     kind, width = context.get_data_type(number), number.bitwidth // 8
     vector = ir.VectorType(kind, lanes_of(number))
     fma = vector_fma(builder, vector)
@@ -49,6 +50,9 @@ def _add_to_rows(
         blocks.append((weights, sums))
         weights = builder.gep(weights, [apart])
     with cgutils.for_range(builder, place_count, intp=INDEX_TYPE) as taps:
+        # with each tap, for the processor has few reads under way at a time, and waits beyond
+        coming = builder.add(ahead, builder.mul(taps.index, step))
+        fetch(builder, builder.inttoptr(coming, ir.IntType(8).as_pointer()))
         tap = builder.gep(first, [builder.load(builder.gep(places_at, [taps.index]))])
         pixels = [
             load_vector(
@@ -76,6 +80,7 @@ def _adder(wide: tuple[int, ...]) -> Any:
     weights, apart      pointer to float; those of the next row of sums lie ``apart`` further on
     sums, rows          pointer to the addresses of the rows of sums, whose output 0 they are; how
                         many, at least one
+    ahead, step         address of what is asked for with the first tap; bytes to that of the next
     """
 
     def typer(
@@ -88,14 +93,17 @@ def _adder(wide: tuple[int, ...]) -> Any:
         apart: Any,
         sums: Any,
         rows: Any,
+        ahead: Any,
+        step: Any,
     ) -> Any:
         i = types.intp
-        return types.void(lines, i, places, i, weights, i, sums, i), generate
+        kinds = lines, i, places, i, weights, i, sums, i, types.uintp, i
+        return types.void(*kinds), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         number = signature.args[0].dtype
         done = builder.append_basic_block("done")
-        switch = builder.switch(args[-1], done)
+        switch = builder.switch(args[7], done)
         for rows in range(1, len(wide)):
             block = builder.append_basic_block(f"rows_{rows}")
             switch.add_case(constant_index(rows), block)

@@ -297,19 +297,28 @@ def _add_rows(  # type: ignore[no-untyped-def]
         for i in range(columns):
             sums[i] = there[i] if begin == 2 else 0
     fetched, each = 0, 0
-    if ahead:
+    if not ahead:
+        ahead_bytes = 0
+    else:
         blocks = (columns + ADDED[count] * n - 1) // (ADDED[count] * n)
         each = (ahead_bytes + blocks - 1) // blocks + CACHE_LINE - 1
     x, written = np.intp(0), np.intp(0)
     while x < columns:
-        for byte in range(fetched, min(fetched + each, ahead_bytes), CACHE_LINE):
-            prefetch(ahead + np.uintp(byte))
-            fetched = byte + CACHE_LINE
+        asked, step = address_at(lines), np.intp(0)
+        if fetched < ahead_bytes and each <= tap_count * CACHE_LINE:
+            asked, step = ahead + np.uintp(fetched), (each + tap_count - 1) // tap_count
+            fetched += each
+        else:  # more than one cache line with each tap
+            for byte in range(fetched, min(fetched + each, ahead_bytes), CACHE_LINE):
+                prefetch(ahead + np.uintp(byte))
+                fetched = byte + CACHE_LINE
         taken = ADDED[count] * n if columns - x > n else n
         if tap_count > 0 and taken > n:
-            add_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
+            add_to_rows(lines, x, places, tap_count, factors, apart, rows, count, asked, step)
         elif tap_count > 0:
-            add_narrow_to_rows(lines, x, places, tap_count, factors, apart, rows, count)
+            add_narrow_to_rows(
+                lines, x, places, tap_count, factors, apart, rows, count, asked, step
+            )
         if last == COPIED_PAST:  # a block late, but for the last one: its sums are on their way
             ends = x + taken >= columns
             ready = columns if ends else x
