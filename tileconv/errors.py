@@ -42,7 +42,6 @@ class ConfigError(TileconvError, ValueError):
     >>> tileconv.load_job({"input": {"path": "a.tif"}, "kernel": {"name": "box"}, "ouput": {}})
     Traceback (most recent call last):
     tileconv.errors.ConfigError: job is not a valid job:
-      output: this key is needed
       ouput: unknown key; did you mean `output`?
     """
 

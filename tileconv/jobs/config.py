@@ -299,6 +299,9 @@ def option_places() -> dict[str, str]:
     return places | {"flip": "kernel", "normalize": "kernel"} | top
 
 
+NEEDED = "this key is needed"
+
+
 def check_job(document: Document, name: str) -> JobConfig:
     """Return the job that ``document`` holds; `ConfigError` lists all that is wrong with it."""
     value = document.value
@@ -313,6 +316,10 @@ def check_job(document: Document, name: str) -> JobConfig:
         for detail in error.errors():
             path = _key_path(detail["loc"])
             problems.setdefault(path, (document.line(path) or 0, _explain(path, detail, value)))
+        for path in [path for path in problems if problems[path][1] == _unknown_key(path)]:
+            meant = (*path[:-1], _meant(path) or "")
+            if meant in problems and problems[meant][1] == NEEDED:
+                del problems[meant]  # it is there, misspelt
         lines = [
             f"  {f'line {line}: ' if line else ''}{'.'.join(map(str, path))}: {text}"
             for path, (line, text) in sorted(problems.items(), key=lambda item: item[1][0])
@@ -344,7 +351,7 @@ def _explain(path: KeyPath, detail: Any, value: Any) -> str:
     if kind == "extra_forbidden":
         return _unknown_key(path)
     if kind == "missing":
-        return "this key is needed"
+        return NEEDED
     if kind in ("model_type", "model_attributes_type"):
         return f"must hold keys of its own; got {given!r}"
     if path in _CHOICES:
@@ -355,21 +362,37 @@ def _explain(path: KeyPath, detail: Any, value: Any) -> str:
     return message if repr(given) in message else f"{message}; got {given!r}"
 
 
-def _unknown_key(path: KeyPath) -> str:
-    section, key = ".".join(map(str, path[:-1])), str(path[-1])
-    if key in PLANNED.get(section, ()):
-        return f"this key is not supported yet (tileconv {__version__})"
+def _known_keys() -> dict[str, str]:
+    """Return every key of a job, with its section before it, and the section."""
     everywhere = dict.fromkeys(JobConfig.model_fields, "")
     for name, known in JobConfig.model_fields.items():
         if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
             everywhere |= {f"{name}.{inner}": name for inner in known.annotation.model_fields}
-    here = [n.rpartition(".")[2] for n, home in everywhere.items() if home == section]
-    elsewhere = [n for n in everywhere if n.rpartition(".")[2] == key]
+    return everywhere
+
+
+def _keys_beside(path: KeyPath) -> list[str]:
+    """Return the keys that are known where ``path`` is."""
+    section = ".".join(map(str, path[:-1]))
+    return [key.rpartition(".")[2] for key, home in _known_keys().items() if home == section]
+
+
+def _meant(path: KeyPath) -> str | None:
+    """Return the known key that the last one of ``path`` looks like."""
+    near = difflib.get_close_matches(str(path[-1]), _keys_beside(path), 1, 0.6) if path else []
+    return near[0] if near else None
+
+
+def _unknown_key(path: KeyPath) -> str:
+    section, key = ".".join(map(str, path[:-1])), str(path[-1])
+    if key in PLANNED.get(section, ()):
+        return f"this key is not supported yet (tileconv {__version__})"
+    elsewhere = [known for known in _known_keys() if known.rpartition(".")[2] == key]
     if elsewhere:
         return f"unknown key here; it belongs at `{elsewhere[0]}`"
-    if near := difflib.get_close_matches(key, here, 1, 0.6):
-        return f"unknown key; did you mean `{near[0]}`?"
-    return f"unknown key; the keys here are {', '.join(here)}"
+    if meant := _meant(path):
+        return f"unknown key; did you mean `{meant}`?"
+    return f"unknown key; the keys here are {', '.join(_keys_beside(path))}"
 
 
 def _at(value: Any, path: KeyPath) -> Any:
