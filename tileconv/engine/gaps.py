@@ -12,9 +12,11 @@ from tileconv.engine.lanes import address_at, call_at, pointer_like, pointer_to
 from tileconv.engine.marks import (
     BESIDE,
     BLOCKS,
+    GATHERED,
     WIDE_MARKS,
     all_are,
     gather_rows,
+    gather_wide_rows,
     lose_block,
     mark_picks,
     settle_block,
@@ -222,9 +224,6 @@ def _settle_rows(  # type: ignore[no-untyped-def]
     words = pointer_like(table, np.uintp(table[WORDS]))
     left = x * table[STRIDE_X]
     reads = min(width - left, (columns - 1) * table[STRIDE_X] + table[SPAN])
-    for i in range(reads, reads + WIDE_MARKS):  # looks may go beyond the last field
-        low[i] = 1
-        high[i] = 0
     for j in range(count):
         top = (first + j * apart) * table[STRIDE_Y]
         some = False
@@ -364,27 +363,24 @@ def _gather(valid, rows, count, width, low, high, words):  # type: ignore[no-unt
     """Write the least and the greatest mark of each column of some rows; say whether all are 1.
 
     ``rows`` is a pointer to intp, where in ``valid`` each of ``count`` begins; the others are
-    pointers to uint8, and to intp: for each WIDE_MARKS columns, if there are so many, the bits of
-    the least marks, then of the greatest.
+    pointers to uint8, and to intp: for each WIDE_MARKS columns, the bits of the least marks, then
+    of the greatest.
     """
     whole = True
-    if width >= WIDE_MARKS:
-        for first in range(0, width, WIDE_MARKS):
-            done = min(first, width - WIDE_MARKS)  # the last ones overlap
-            here = pointer_to(words, first // WIDE_MARKS * 2)
-            least, greatest = pointer_to(low, done), pointer_to(high, done)
-            gather_rows(pointer_to(valid, done), rows, count, least, greatest, here, first - done)
-            whole &= here[0] == (-1 if first == done else (1 << (width - first)) - 1)
-        return whole
-    for x in range(width):
-        low[x] = 1
-        high[x] = 0
-    for r in range(count):
-        seen = pointer_to(valid, rows[r])
-        for x in range(width):
-            low[x] &= seen[x]
-        for x in range(width):
-            high[x] |= seen[x]
-    for x in range(width):
-        whole &= low[x] == 1
+    wide = width // (GATHERED * WIDE_MARKS) * GATHERED * WIDE_MARKS
+    for first in range(0, wide, GATHERED * WIDE_MARKS):
+        here = pointer_to(words, first // WIDE_MARKS * 2)
+        least, greatest = pointer_to(low, first), pointer_to(high, first)
+        gather_wide_rows(pointer_to(valid, first), rows, count, least, greatest, here, 0)
+        for i in range(0, 2 * GATHERED, 2):
+            whole &= here[i] == -1
+    for first in range(wide, width, WIDE_MARKS):
+        # the last ones overlap; in narrow rows, marks that lie behind them are gathered too
+        done = max(0, min(first, width - WIDE_MARKS))
+        here = pointer_to(words, first // WIDE_MARKS * 2)
+        least, greatest = pointer_to(low, done), pointer_to(high, done)
+        gather_rows(pointer_to(valid, done), rows, count, least, greatest, here, first - done)
+        left = width - first
+        bits = -1 if left >= WIDE_MARKS else (1 << left) - 1
+        whole &= here[0] & bits == bits
     return whole

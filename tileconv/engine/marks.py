@@ -28,6 +28,8 @@ BESIDE = 16
 """Neighbouring fields that are weighed at a time."""
 WIDE_MARKS = 64
 """Pixels that are marked, and marks that are gathered, at a time."""
+GATHERED = 2
+"""Times as many that `gather_wide_rows` gathers."""
 BYTE = ir.IntType(8)
 BLOCKS = 4 if VECTOR_BYTES == 64 else 2
 """Blocks of such fields that are weighed together: 8 vectors of float64, where there are enough."""
@@ -67,16 +69,15 @@ def sift_pixels(
             nan = builder.fcmp_unordered("uno", values, values)
             nan = builder.and_(nan, _splat_flag(builder, by_nan, WIDE_MARKS))
             lost = builder.or_(lost, nan)
-        seen = cgutils.alloca_once_value(builder, builder.zext(builder.not_(lost), bytes_))
+        seen = cgutils.alloca_once_value(builder, builder.not_(lost))
         with builder.if_then(cgutils.is_not_null(builder, hidden)):
             clear = builder.not_(_is_set(builder, load_vector(builder, hidden, bytes_, 1)))
-            builder.store(builder.and_(builder.load(seen), builder.zext(clear, bytes_)), seen)
-        seen = builder.load(seen)
-        store_vector(builder, seen, marks, 1)
+            builder.store(builder.and_(builder.load(seen), clear), seen)
+        there = builder.load(seen)
+        store_vector(builder, builder.zext(there, bytes_), marks, 1)
         target = ir.VectorType(context.get_data_type(made), WIDE_MARKS)
         if dtype != made:
             values = to_floats(builder, values, dtype, target)
-        there = _is_set(builder, seen)
         values = builder.select(there, values, splat(builder, instead, target))
         store_vector(builder, values, copy, made.bitwidth // 8)
         whole = ir.IntType(WIDE_MARKS)
@@ -86,44 +87,55 @@ def sift_pixels(
     return b(pixels, pixels.dtype, b, b, hidden, marks, copy.dtype, copy), generate
 
 
-@step_of
-def gather_rows(
-    typingctx: Any,
-    marks: Any,
-    rows: Any,
-    count: Any,
-    least: Any,
-    greatest: Any,
-    words: Any,
-    shift: Any,
-) -> Any:
-    """Write the least and the greatest of WIDE_MARKS columns, as marks and as bits.
+def _gatherer(parts: int) -> Any:
+    """Return a function of Numba's that gathers ``parts`` times WIDE_MARKS columns."""
 
-    All are pointers: ``marks`` to uint8; ``rows`` to intp, where each of ``count`` rows begins;
-    ``least`` and ``greatest`` to uint8, and ``words`` to two intp, overwritten. The first ``shift``
-    columns have no bits.
-    """
+    def typer(
+        typingctx: Any,
+        marks: Any,
+        rows: Any,
+        count: Any,
+        least: Any,
+        greatest: Any,
+        words: Any,
+        shift: Any,
+    ) -> Any:
+        i = types.intp
+        return types.void(marks, rows, i, least, greatest, words, i), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         marks, rows, count, least, greatest, words, shift = args
         vector = ir.VectorType(BYTE, WIDE_MARKS)
-        low = cgutils.alloca_once_value(builder, ir.Constant(vector, [1] * WIDE_MARKS))
-        high = cgutils.alloca_once_value(builder, ir.Constant(vector, [0] * WIDE_MARKS))
+        ones, noughts = (ir.Constant(vector, [mark] * WIDE_MARKS) for mark in (1, 0))
+        low = [cgutils.alloca_once_value(builder, ones) for _ in range(parts)]
+        high = [cgutils.alloca_once_value(builder, noughts) for _ in range(parts)]
         with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
-            place = builder.gep(marks, [builder.load(builder.gep(rows, [loop.index]))])
-            seen = load_vector(builder, place, vector, 1)
-            builder.store(builder.and_(builder.load(low), seen), low)
-            builder.store(builder.or_(builder.load(high), seen), high)
-        for i, (of, place) in enumerate(((low, least), (high, greatest))):
-            joined = builder.load(of)
-            store_vector(builder, joined, place, 1)
-            bits = builder.bitcast(_is_set(builder, joined), INDEX_TYPE)
-            word = builder.gep(words, [constant_index(i)])
-            builder.store(builder.lshr(bits, shift), word)
+            row = builder.gep(marks, [builder.load(builder.gep(rows, [loop.index]))])
+            for part in range(parts):
+                place = builder.gep(row, [constant_index(part * WIDE_MARKS)])
+                seen = load_vector(builder, place, vector, 1)
+                builder.store(builder.and_(builder.load(low[part]), seen), low[part])
+                builder.store(builder.or_(builder.load(high[part]), seen), high[part])
+        for part in range(parts):
+            for i, (of, first) in enumerate(((low, least), (high, greatest))):
+                joined = builder.load(of[part])
+                place = builder.gep(first, [constant_index(part * WIDE_MARKS)])
+                store_vector(builder, joined, place, 1)
+                bits = builder.bitcast(_is_set(builder, joined), INDEX_TYPE)
+                word = builder.gep(words, [constant_index(2 * part + i)])
+                builder.store(builder.lshr(bits, shift), word)
         return context.get_dummy_value()
 
-    i = types.intp
-    return types.void(marks, rows, i, least, greatest, words, i), generate
+    return step_of(typer)
+
+
+gather_rows, gather_wide_rows = _gatherer(1), _gatherer(GATHERED)
+"""Write the least and the greatest of WIDE_MARKS columns, or GATHERED times as many.
+
+All are pointers: ``marks`` to uint8; ``rows`` to intp, where each of ``count`` rows begins;
+``least`` and ``greatest`` to uint8, overwritten; ``words`` to two intp for each WIDE_MARKS columns,
+overwritten by the same as bits, of which the first ``shift`` are left out.
+"""
 
 
 def _are_same(builder: ir.IRBuilder, marks: ir.Value, values: ir.Value) -> ir.Value:
