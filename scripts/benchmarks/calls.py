@@ -38,10 +38,10 @@ start = time.perf_counter()
 import numpy as np, tileconv
 imported = time.perf_counter() - start
 random = np.random.default_rng(0)
-def convolve(dtype, shape, kernel, stride):
+def convolve(dtype, shape, kernel, stride, **missing):
     pixels = (random.random(shape) * 100).astype(dtype)
     start = time.perf_counter()
-    tileconv.convolve(pixels, kernel, stride=stride)
+    tileconv.convolve(pixels, kernel, stride=stride, **missing)
     return time.perf_counter() - start
 dense = lambda *shape: random.normal(size=shape).astype(np.float32)
 plane, bands = (256, 256), (4, 256, 256)
@@ -59,6 +59,9 @@ for name, call in {
     "float64 7x7 s1": ("float64", plane, dense(7, 7), 1),
 }.items():
     seconds[name] = convolve(*call)
+for policy in ("propagate", "renormalize"):  # one pixel in a hundred is missing
+    call = "uint16", plane, np.ones((3, 3)), 1
+    seconds[f"uint16 3x3 s1 {policy}"] = convolve(*call, nodata=0, missing=policy)
 print(json.dumps(seconds))
 """
 
