@@ -589,6 +589,8 @@ def test_all_mistakes_are_told_at_once():
     words = ["line 5: stride", "line 6: dilation", "line 7: pading", "line 9: output.pth"]
     told = refused(2, words, job)
     assert len(told.splitlines()) == 5  # not that output.path is needed: it is there, misspelt
+    job = JOB.replace("path: in.tif", "part: 3")  # a key of another section is no misspelt one
+    refused(2, ["input.path: this key is needed", "it belongs at `compute.part`"], job)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
+from tileconv.engine import gaps
 from tileconv.engine.direct import Direct
 from tileconv.engine.separable import Separable
 from tileconv.planning.reads import read_axis
@@ -68,6 +69,36 @@ def test_bits_are_those_of_tiles_looked_at_beforehand(beforehand, policy, dtype)
         sifted = tileconv.convolve(array, kernel, **options)
         expected = beforehand(array, kernel, **options)
         assert sifted.tobytes() == expected.tobytes(), (name, stride, dilation)
+
+
+def comb(*columns):
+    row = np.zeros(45)
+    row[list(columns)] = np.arange(1, len(columns) + 1)
+    return np.outer(np.arange(1, 10.0), row)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: " ".join(map(str, policy.values())))
+def test_sums_settled_late_have_the_same_bits(monkeypatch, beforehand, policy, ready):
+    # what settles sums as they are made may not be compiled yet; kernels of a bank may read pixels
+    # that others do not
+    array = RNG.integers(1, 100, (40, 16 * 30 + 45)).astype(np.uint16)
+    array[20, 16 * 7 + 12] = array[22, 16 * 9] = array[30, -3:] = 0
+    banks = [
+        np.stack([comb(0, 16, 32), comb(12, 28, 44)]),
+        np.stack([comb(0, 16, 32, 44), comb(12, 20)]),
+        np.stack([DENSE, DENSE.T]),
+        comb(0, 16, 32),
+        DENSE,
+    ]
+    for kernel, stride in itertools.product(banks, (1, (1, 2), (1, 4), (1, 16), 3)):
+        options = {"stride": stride, "nodata": 0, **policy}
+        expected = beforehand(array, kernel, **options)
+        with monkeypatch.context() as patch:
+            if not ready:
+                patch.setattr(gaps, "_ready", set())
+            found = tileconv.convolve(array, kernel, **options)
+        assert found.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("stride", [1, 2, 8], ids=str)

@@ -54,7 +54,7 @@ class Recipe:
     bias: np.ndarray | None
     """Of the compute dtype."""
     _prepared: dict[tuple[int, Sampling], Prepared] = field(default_factory=dict, repr=False)
-    _gaps: dict[bool, Gap] = field(default_factory=dict, repr=False)
+    _gaps: dict[tuple[np.dtype, bool], Gap] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
@@ -99,7 +99,7 @@ class Recipe:
 
         ``listed`` says that NaN has to be found; else it does what a missing pixel does.
         """
-        found = self._gaps.get(listed)
+        found = self._gaps.get((dtype, listed))
         if found is None:
             c, numbers = self.convolution, self.numbers
             nodata = None if numbers.nodata is None else dtype.type(numbers.nodata)
@@ -113,7 +113,7 @@ class Recipe:
             whole = dtype.kind in "iu" and value == 0
             instead = dtype.type(0) if whole else numbers.compute.type(value)
             found = Gap(dtype, nodata, nan=listed and dtype.kind == "f", instead=instead)
-            self._gaps[listed] = found
+            self._gaps[dtype, listed] = found
         return found
 
     def prepared(self, group: Group, reads: Reads) -> Prepared:
@@ -260,6 +260,8 @@ class _Kept(threading.local):
 
 REMEMBERED = 16
 """Sieves that a thread keeps."""
+SMALL_KERNEL_BYTES = 1 << 16
+"""Weights of a convolution whose sieves are kept: they hold its recipe."""
 _kept = _Kept()
 
 
@@ -282,7 +284,7 @@ def _sieve(
         sieve = Sieve(gap, shape, hidden)
         if marks is not None and recipe.prepared(group, reads).settles:
             sieve.settlers.extend(_settlers(recipe, group, reads, marks, sieve.rows, share))
-        if plain:
+        if plain and recipe.convolution.weights.nbytes <= SMALL_KERNEL_BYTES:
             if len(_kept.sieves) >= REMEMBERED:
                 _kept.sieves.clear()
             _kept.sieves[key] = recipe, sieve

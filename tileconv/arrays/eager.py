@@ -22,7 +22,7 @@ COPIED_PIXELS = 1 << 20
 """Input pixels of a tile that copies its window: 5 MiB of float32 and marks, a part of the
 third-level cache."""
 MARKED_PIXELS = 1 << 22
-"""Those of one that keeps marks, of rows with missing pixels: as many bytes."""
+"""Those of one band of one that keeps marks, of rows with missing pixels: as many bytes."""
 FEWEST_ROWS = 64
 """Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""
 FEWEST_APART = 8
@@ -210,7 +210,7 @@ def compute_window(
     single = convolution.weights.ndim == 2
     lead = window.shape[:-2] if single else window.shape[:-3]
     bands = 1 if single or window.ndim == 2 else window.shape[-3]
-    recipe = Recipe.of(convolution, numbers, bands)
+    recipe = _recipe(convolution, numbers, bands)
     outputs = (reads[0].outputs, reads[1].outputs)
     middle = () if single else (recipe.outputs,)
     out = np.empty((*lead, *middle, *outputs), numbers.target)

@@ -223,7 +223,7 @@ def _settle_rows(  # type: ignore[no-untyped-def]
     high = pointer_to(low, width + WIDE_MARKS)
     words = pointer_like(table, np.uintp(table[WORDS]))
     left = x * table[STRIDE_X]
-    reads = min(width - left, (columns - 1) * table[STRIDE_X] + table[SPAN])
+    reads = (columns - 1) * table[STRIDE_X] + table[SPAN]
     for j in range(count):
         top = (first + j * apart) * table[STRIDE_Y]
         some = False
@@ -302,7 +302,7 @@ def _settle_row(table, numbers, valid, sums, columns, low, high, words, share_at
                 empty = far_empty and some == 0
                 blocks[mixed] = empties[lost] = far * FAR + block * BESIDE
                 mixed += not (whole or empty)
-                lost += empty and not whole
+                lost += empty
         done = columns // FAR * FAR
     for first in range(done, columns, BESIDE):
         number = min(BESIDE, columns - first)

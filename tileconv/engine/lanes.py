@@ -10,7 +10,7 @@ steps are built as vector instructions, of what is here:
     tileconv.engine.tall     blocks of small dense kernels
     tileconv.engine.panels   blocks of banks whose fields share no pixel
     tileconv.engine.places   the same where there are many kernels
-    tileconv.engine.marks    looks at marks of missing pixels, and settles sums
+    tileconv.engine.marks    marks missing pixels, looks at the marks, and settles sums
 
 Every lane is one output and does what a scalar would do, so the bits depend on
 neither the vector's width nor an output's place in it.

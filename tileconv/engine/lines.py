@@ -69,7 +69,7 @@ def dealer(pixel: np.dtype, number: np.dtype, stride: int, *, watches: bool = Fa
     """Return the address of what lays out pixels of one dtype as lines of another.
 
     It is `_copy_row` for stride 1, `_deal_near` for the strides that it is for, which it knows as
-    constants, and `_deal_row` for any other.
+    constants, and `_deal_row` for any other. It may watch for pixels, see `tileconv.engine.pixels`.
     """
     i, index = types.intp, types.CPointer(types.intp)
     source, lines = types.CPointer(from_dtype(pixel)), types.CPointer(from_dtype(number))

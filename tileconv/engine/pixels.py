@@ -34,6 +34,8 @@ from tileconv.engine.lanes import (
 )
 
 BYTE = ir.IntType(8)
+FOUND_AFTER = 16
+"""Bytes after what is watched for that hold whether it was found: those of two pixels, or more."""
 MOST_WORDS = 4
 """Words of a field that are dealt out at a time; each holds a byte of pixels or more."""
 WHOLE_TURN = VECTOR_BYTES == 64
@@ -188,13 +190,15 @@ def watched(typingctx: Any, watch: Any, source: Any, number: Any) -> Any:
 def tell(typingctx: Any, watch: Any, found: Any) -> Any:
     """Write whether what is watched for was found, if ``watch`` is a pointer.
 
-    It is an intp, 0 or 1, and lies 16 bytes on.
+    It is an intp, 0 or 1, and lies FOUND_AFTER bytes on.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         watch, found = args
         if isinstance(signature.args[0], types.CPointer):
-            place = builder.gep(builder.bitcast(watch, BYTE.as_pointer()), [constant_index(16)])
+            place = builder.gep(
+                builder.bitcast(watch, BYTE.as_pointer()), [constant_index(FOUND_AFTER)]
+            )
             place = builder.bitcast(place, INDEX_TYPE.as_pointer())
             builder.store(builder.zext(found, INDEX_TYPE), place)
         return context.get_dummy_value()

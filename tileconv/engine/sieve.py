@@ -1,9 +1,10 @@
 """Missing pixels taken out of a row as it is dealt out, where there are any.
 
-The loops deal every input row out once. A sieve stands in for the dealer: it
-looks at the row, which has to come from memory anyhow, marks its pixels, and
-hands the row itself on where none is missing, else a copy without them. A tile
-is neither looked at beforehand nor copied.
+The loops deal every input row out once, and what deals it out can watch for
+pixels meanwhile. A sieve stands in for it: it has a row dealt out, and only if
+something was seen, it marks the row's pixels, copies it without the missing
+ones and has the copy dealt out instead. A tile is neither looked at beforehand
+nor copied.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tileconv.engine.lanes import address_at, call_at, index_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type
 from tileconv.engine.marks import WIDE_MARKS, sift_pixels
 from tileconv.engine.memory import INDEX, address
-from tileconv.engine.pixels import pixel_at, pixel_bytes
+from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
 
 (
     WATCH,
@@ -49,13 +50,14 @@ DEAL, DEAL_COPY        addresses of dealers for rows as they are, and for copies
 SIFT, KEEP             of `_sift_row` and `_keep_marks`
 KEPT, KEPT_ROWS        addresses of the marks that are kept, or 0, and of bytes, one for each row
 KEPT_WIDTH             marks in a row of them
-MARKS, HIDDEN, COPY    addresses of those of one row; of what hides pixels, or 0; of the copy
+MARKS, HIDDEN, COPY    addresses of marks of one row; of what hides pixels, or 0; of the copy
 COPY_BYTES             of a pixel of the copy
 NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
 KINDS                  of missing pixels
 SETTLE                 what `settle_rows` needs, four addresses; 0 if others do it
 """
 ENTRIES = SETTLE + 4
+assert FOUND * INDEX == FOUND_AFTER  # a dealer writes it there
 BY_VALUE, BY_NAN = 1, 2
 """Kinds of missing pixels: those that equal nodata; NaN."""
 
@@ -83,7 +85,8 @@ class Gap:
         nodata, instead = np.zeros(1, self.dtype), np.array([self.instead])
         table = np.zeros(ENTRIES, np.intp)
         watch = table[WATCH:FOUND].view(f"u{self.dtype.itemsize}")
-        watch[:2] = ~watch[:2]  # a float that is none, and bits that are never exceeded
+        # a float that is none, and bits that are never exceeded; whole numbers go by KINDS too
+        watch[:2] = ~watch[:2]
         if self.nodata is not None:
             nodata[0] = self.nodata
             watch[0] = nodata.view(watch.dtype)[0]
@@ -147,7 +150,7 @@ class Sieve:
             hidden = np.ascontiguousarray(hidden)
             table[HIDDEN] = address(hidden)
         self.rows = rows
-        """(bands, H) uint8: 1 where a row has a missing pixel, of those that were dealt out."""
+        """(bands, H) uint8: 0 where a row that was dealt out has no missing pixel, and no marks."""
         self.settlers: list[Settler | None] = []
         """Settle the sums of each kernel; empty if others do it."""
         self.settles = False
@@ -169,8 +172,9 @@ class Sieve:
             for settler in self.settlers:
                 if settler is not None:
                     settler.valid = kept
-        # what settles them takes seconds to compile, for nothing where no pixel is missing
-        self.settles = bool(self.settlers) and is_ready(number)
+        # what settles them takes seconds to compile, for nothing where no pixel is missing; but
+        # later kernels may read other pixels, and would leave other marks to the earlier ones
+        self.settles = len(self.settlers) > 1 or (bool(self.settlers) and is_ready(number))
 
     @property
     def found(self) -> bool:

@@ -247,7 +247,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         )
                         if ends and band == bands - 1:
                             done = c + i * classes
-                            settle_rows(sieve_at, done, classes, 1, x, columns, out, pitch)
+                            settle_rows(sieve_at, done, classes, 1, x, columns, out, 0)
     settle_streams()
 
 
@@ -304,7 +304,7 @@ def _add_rows(  # type: ignore[no-untyped-def]
         each = (ahead_bytes + blocks - 1) // blocks + CACHE_LINE - 1
     x, written = np.intp(0), np.intp(0)
     while x < columns:
-        asked, step = address_at(lines), np.intp(0)
+        asked, step = address_at(lines), np.intp(0)  # what is there already costs nothing
         if fetched < ahead_bytes and each <= tap_count * CACHE_LINE:
             asked, step = ahead + np.uintp(fetched), (each + tap_count - 1) // tap_count
             fetched += each

@@ -316,10 +316,11 @@ def check_job(document: Document, name: str) -> JobConfig:
         for detail in error.errors():
             path = _key_path(detail["loc"])
             problems.setdefault(path, (document.line(path) or 0, _explain(path, detail, value)))
-        for path in [path for path in problems if problems[path][1] == _unknown_key(path)]:
-            meant = (*path[:-1], _meant(path) or "")
-            if meant in problems and problems[meant][1] == NEEDED:
-                del problems[meant]  # it is there, misspelt
+        told = {path: text for path, (_, text) in problems.items()}
+        for path, text in told.items():
+            meant = _meant(path)
+            if meant and text == _misspelt(meant) and told.get((*path[:-1], meant)) == NEEDED:
+                problems.pop((*path[:-1], meant), None)  # it is there, under another name
         lines = [
             f"  {f'line {line}: ' if line else ''}{'.'.join(map(str, path))}: {text}"
             for path, (line, text) in sorted(problems.items(), key=lambda item: item[1][0])
@@ -383,6 +384,10 @@ def _meant(path: KeyPath) -> str | None:
     return near[0] if near else None
 
 
+def _misspelt(meant: str) -> str:
+    return f"unknown key; did you mean `{meant}`?"
+
+
 def _unknown_key(path: KeyPath) -> str:
     section, key = ".".join(map(str, path[:-1])), str(path[-1])
     if key in PLANNED.get(section, ()):
@@ -391,7 +396,7 @@ def _unknown_key(path: KeyPath) -> str:
     if elsewhere:
         return f"unknown key here; it belongs at `{elsewhere[0]}`"
     if meant := _meant(path):
-        return f"unknown key; did you mean `{meant}`?"
+        return _misspelt(meant)
     return f"unknown key; the keys here are {', '.join(_keys_beside(path))}"
 
 

@@ -70,7 +70,7 @@ class Work:
     copy_bytes: int = 0
     """What it takes after them."""
     marks: bool = True
-    """Windows may hold padding or missing pixels, and are then copied as floats."""
+    """Windows may hold padding or missing pixels, and may then be copied as floats."""
 
     def window(self, tile: tuple[int, int]) -> tuple[int, int]:
         """Window places of a tile of output."""
