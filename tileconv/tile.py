@@ -215,7 +215,6 @@ def _compute_group(
     hidden = _hidden(masked, group.bands, planes.shape)
     gap = recipe.gap(planes.dtype, listed=listed)
     padded = any(read.outside is not None for read in reads)
-    valid = None
     if not padded and hidden is None and not gap.possible:
         prepared.run(planes, sums, final=final)
     elif padded or c.require_center or not prepared.sifts:

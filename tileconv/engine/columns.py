@@ -42,6 +42,7 @@ class ColumnsFirst:
     """Some kernels of rank one on one band, ready to run one after the other."""
 
     kernels: tuple["_Kernel", ...]
+    sifts = settles = False  # rows of pixels are added up as they lie in memory
 
     @classmethod
     def of(
@@ -60,16 +61,6 @@ class ColumnsFirst:
     def scratch_bytes(self, width: int) -> int:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         return max(kernel.scratch_bytes(width) for kernel in self.kernels)
-
-    @property
-    def sifts(self) -> bool:
-        """Whether `run` takes a sieve: rows of pixels are added up as they lie in memory."""
-        return False
-
-    @property
-    def settles(self) -> bool:
-        """Whether sums are settled by the sieve as they are made."""
-        return False
 
     def run(
         self,

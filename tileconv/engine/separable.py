@@ -107,6 +107,7 @@ class Separable:
 
     passes: tuple[tuple[Program, Program], ...]
     """Along the rows and down the columns, for each kernel."""
+    sifts = settles = True
     _layouts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -126,16 +127,6 @@ class Separable:
         numbers = along.row_size(_padded(along, columns))
         numbers += down.ring * down.line_size(_padded(down, columns)) + buffer_size(down.lanes)
         return numbers * down.weights.itemsize
-
-    @property
-    def sifts(self) -> bool:
-        """Whether `run` takes a sieve."""
-        return True
-
-    @property
-    def settles(self) -> bool:
-        """Whether sums are settled by the sieve as they are made."""
-        return True
 
     def run(
         self,
