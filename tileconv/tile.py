@@ -18,7 +18,8 @@ from tileconv.dtypes import Numbers
 from tileconv.engine import gaps
 from tileconv.engine.choose import Algorithm, Prepared, choose
 from tileconv.engine.finish import round_and_saturate
-from tileconv.engine.sieve import Gap, Sieve
+from tileconv.engine.marks import SLACK, line_bytes, mark_columns, marked
+from tileconv.engine.sieve import Gap, Sieve, in_phases
 from tileconv.errors import ConvolutionError
 from tileconv.missing import TIE
 from tileconv.planning.reads import AxisRead
@@ -221,16 +222,25 @@ def _compute_group(
         planes, valid = _settle(c, numbers, reads, planes, gap, hidden, listed=listed)
         prepared.run(planes, sums, final=final and valid is None)
         if valid is not None:
-            lost = np.ones(planes.shape[:2], np.uint8)
-            _settle_sums(_settlers(recipe, group, reads, valid, lost, share), sums)
-            _require_centres(recipe, reads, valid, sums)
+            lost = np.ones(planes.shape[:2], np.intp)
+            width = planes.shape[2]
+            stride, phases = _phases(c, reads)
+            marks = valid[:, :, None]
+            if stride > 1:
+                marks = _marks("phases", planes.shape, stride, phases)
+                in_phases(valid, width, stride, marks)
+            _settle_sums(_settlers(recipe, group, reads, marks, lost, width, share), sums)
+            _require_centres(recipe, reads, marked(valid, width), sums)
     else:
-        marks = _marks(planes.shape) if _rule(c) is not None or share is not None else None
+        marks = None
+        if _rule(c) is not None or share is not None:
+            marks = _marks("valid", planes.shape, *_phases(c, reads))
         sieve = _sieve(recipe, group, reads, gap, planes.shape, hidden, marks, share)
         sieve.begin(marks, numbers.compute)
         prepared.run(planes, sums, final=final, sieve=sieve)
         if marks is not None and sieve.found and not sieve.settles:
-            _settle_sums(_settlers(recipe, group, reads, marks, sieve.rows, share), sums)
+            width = planes.shape[2]
+            _settle_sums(_settlers(recipe, group, reads, marks, sieve.rows, width, share), sums)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
         if recipe.bias is not None:
@@ -248,6 +258,10 @@ def _hidden(
     shared = masked.ndim == 2 or len(masked) == 1
     chosen = masked if shared else masked[bands[0] : bands[-1] + 1]
     return np.broadcast_to(chosen, shape) if chosen.any() else None
+
+
+VALID = 255
+"""A byte of marks of valid pixels."""
 
 
 class _Kept(threading.local):
@@ -282,7 +296,8 @@ def _sieve(
     if sieve is None:
         sieve = Sieve(gap, shape, hidden)
         if marks is not None and recipe.prepared(group, reads).settles:
-            sieve.settlers.extend(_settlers(recipe, group, reads, marks, sieve.rows, share))
+            settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], share)
+            sieve.settlers.extend(settlers)
         if plain and recipe.convolution.weights.nbytes <= SMALL_KERNEL_BYTES:
             if len(_kept.sieves) >= REMEMBERED:
                 _kept.sieves.clear()
@@ -290,11 +305,19 @@ def _sieve(
     return sieve
 
 
-def _marks(shape: tuple[int, ...]) -> np.ndarray:
-    """Return room for a mark of each pixel of a tile."""
-    size = math.prod(shape)
-    room = buffers.scratch("valid", (size + gaps.SLACK,), np.dtype(np.uint8))
-    return room[:size].reshape(shape)
+def _phases(convolution: Convolution, reads: Reads) -> tuple[int, int]:
+    """Return (the stride along x, how many of its phases fields read)."""
+    columns = reads[1]
+    span = (convolution.kernel_shape[1] - 1) * columns.dilation + 1
+    return columns.stride, min(columns.stride, span)
+
+
+def _marks(name: str, shape: tuple[int, ...], stride: int = 1, phases: int = 1) -> np.ndarray:
+    """Return room for marks of the pixels of a tile (bands, H, W): (bands, H, phases, bytes)."""
+    lines = (*shape[:2], phases, line_bytes(-(-shape[2] // stride)))
+    size = math.prod(lines)
+    room = buffers.scratch(name, (size + SLACK,), np.dtype(np.uint8))
+    return room[:size].reshape(lines)
 
 
 def _settle(
@@ -309,7 +332,8 @@ def _settle(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return (copies of planes with padding and missing data put in, which pixels are valid).
 
-    The latter is (bands, H, W) uint8, 0 where a pixel is missing; None if none is, or nobody asks.
+    The latter are marks (bands, H, `line_bytes`), 0 where a pixel is missing; None if none is, or
+    nobody asks.
     The planes themselves are returned where there is neither.
     """
     lost = [
@@ -325,18 +349,20 @@ def _settle(
     if gap.instead.dtype.kind in "iu" and around != 0 and any(o is not None for o in outside):
         gap = replace(gap, instead=numbers.compute.type(0))
     pixels = buffers.scratch("pixels", planes.shape, gap.instead.dtype)
-    valid = _marks(planes.shape)
+    valid = _marks("valid", planes.shape)[:, :, 0]
     for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):
         if lost[i]:
             gap.take_out(plane, None if hidden is None else hidden[i], made, seen)
         else:
             made[...] = plane
-            if listed:
-                seen[...] = 1
+            seen[...] = VALID
         for outer, place in zip(outside, (np.s_[outside[0], :], np.s_[:, outside[1]]), strict=True):
             if outer is not None:
                 made[place] = around
-                seen[place] = not unseen
+        if outside[0] is not None:
+            seen[outside[0]] = 0 if unseen else VALID
+        if outside[1] is not None:
+            mark_columns(seen, outside[1], valid=not unseen)
     return pixels, valid if listed else None
 
 
@@ -359,20 +385,26 @@ def _settlers(
     reads: Reads,
     valid: np.ndarray,
     lost: np.ndarray,
+    width: int,
     share: np.ndarray | None,
 ) -> list[gaps.Settler | None]:
     """Return what applies the policy for missing data to the sums of each kernel of a group.
 
-    It is None for kernels without taps, whose fields miss nothing. ``valid`` and ``lost`` are as
-    for `tileconv.engine.gaps.Settler`.
+    It is None for kernels without taps, whose fields miss nothing. ``valid``, ``lost`` and
+    ``width`` are as for `tileconv.engine.gaps.Settler`.
     """
     rule = _rule(recipe.convolution)
     if rule is None and share is None:
         return [None] * len(group.taps)
-    return [
-        gaps.Settler(valid, lost, taps, _sampling(reads), rule, share) if taps.exact.any() else None
-        for taps in group.taps
-    ]
+    made: list[gaps.Settler | None] = []
+    for taps in group.taps:
+        if not taps.exact.any():
+            made.append(None)
+            continue
+        factors = recipe.algorithm.factors(taps)
+        sampling = _sampling(reads)
+        made.append(gaps.Settler(valid, lost, width, taps, sampling, rule, share, factors))
+    return made
 
 
 def _settle_sums(settlers: list[gaps.Settler | None], sums: np.ndarray) -> None:
@@ -381,10 +413,13 @@ def _settle_sums(settlers: list[gaps.Settler | None], sums: np.ndarray) -> None:
             settler.settle(values)
 
 
-def _require_centres(recipe: Recipe, reads: Reads, valid: np.ndarray, sums: np.ndarray) -> None:
-    """Make sums missing whose kernel's centre lies on a missing pixel, if that is asked for."""
+def _require_centres(recipe: Recipe, reads: Reads, seen: np.ndarray, sums: np.ndarray) -> None:
+    """Make sums missing whose kernel's centre lies on a missing pixel, if that is asked for.
+
+    ``seen`` (bands, H, W) is 0 there.
+    """
     if recipe.convolution.require_center:
-        lost = (valid == 0).any(axis=0)
+        lost = (seen == 0).any(axis=0)
         hidden = _centres(recipe.convolution, reads, lost, sums[0].shape)
         for values in sums:
             values[hidden] = np.nan

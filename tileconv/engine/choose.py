@@ -24,7 +24,7 @@ import numpy as np
 from tileconv.convolution import Taps
 from tileconv.engine.columns import ColumnsFirst
 from tileconv.engine.direct import Direct
-from tileconv.engine.separable import Separable, columns_first, factor, worth
+from tileconv.engine.separable import Separable, columns_first, factor, taken_apart, worth
 from tileconv.engine.sieve import Sieve
 
 Pair = tuple[int, int]
@@ -73,9 +73,15 @@ class Algorithm:
     """What the plan calls it."""
     prepare: _Prepare
     """Lay out kernels for planes sampled with a stride and dilation."""
+    two_passes: bool = True
+    """Kernels are taken apart into a column and a row."""
+
+    def factors(self, taps: Taps) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return (column, row) of a kernel if it is taken apart into them, float64."""
+        return taken_apart(taps) if self.two_passes else None
 
 
-DIRECT = Algorithm("direct", Direct.of)
+DIRECT = Algorithm("direct", Direct.of, two_passes=False)
 SEPARABLE = Algorithm("separable", Separable.of)
 COLUMNS_FIRST = Algorithm("columns-first separable", ColumnsFirst.of)
 

@@ -1,6 +1,7 @@
 """Sums of fields with missing pixels, settled by the weight of those that are valid."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -12,24 +13,23 @@ from tileconv.engine.lanes import address_at, call_at, pointer_like, pointer_to
 from tileconv.engine.marks import (
     BESIDE,
     BLOCKS,
+    BLOCKS_GATHERED,
     GATHERED,
-    WIDE_MARKS,
-    all_are,
-    gather_rows,
-    gather_wide_rows,
+    WORD,
+    add_words,
+    blocks_that_are,
+    first_bit,
+    gather_words,
+    join_rows,
+    join_words,
     lose_block,
-    mark_picks,
     settle_block,
     weigh_blocks,
 )
 from tileconv.engine.memory import address
 
-FAR = WIDE_MARKS
-"""Neighbouring outputs whose marks are looked at together first."""
-SLACK = 2 * WIDE_MARKS
-"""Bytes after the marks that looks at the last ones may read."""
-BLOCK_BITS = np.uint64((1 << BESIDE) - 1)
-"""A bit for each of BESIDE fields."""
+NONE, EVERY = np.uint64(0), np.uint64(2**64 - 1)
+"""A word of marks of missing pixels, and of valid ones."""
 
 
 @dataclass(frozen=True)
@@ -44,48 +44,66 @@ class Rule:
     """It is missing where ``valid`` is 0."""
 
 
+Factors = tuple[np.ndarray, np.ndarray]
+"""A kernel of rank one: its column and its row, float64."""
+
 (
     STRIDE_Y,
     STRIDE_X,
     SPAN,
-    WIDTH,
+    PHASES,
+    PITCH,
     ROWS,
     ROW_COUNT,
     ROWS_HERE,
     WORDS,
+    WORDS_EACH,
     ROOM,
     LOST,
+    TAPS,
     PLACES,
     SIZES,
-    TAPS,
-    MARKS,
     SHARE,
     SHARE_PITCH,
     RULED,
     SCALE,
     EMPTY,
-    PICKED,
+    PRESENCE,
     ROW,
-    PICKS,
-) = range(22)
+    LINES,
+    RING,
+    LINE_BLOCKS,
+    DOWN_SIZES,
+    LINES_HERE,
+    MADE,
+    WANTED,
+) = range(29)
 """What a table of `_settle_rows` holds:
 
 STRIDE_Y, STRIDE_X    input pixels between fields
 SPAN                  pixels from a field's first column of taps to its last one
-WIDTH                 marks in a row
-ROWS, ROW_COUNT       address of the rows of marks that a field at the top reads; how many
-ROWS_HERE, WORDS      addresses of room for where those of some field begin; for bits of marks
-ROOM                  of room for the places of BLOCKS blocks, and for those of a row, three times
+PHASES, PITCH         lines of marks of a row, one for each stride phase; words in a line
+ROWS, ROW_COUNT       address of the rows that a field at the top reads; how many
+ROWS_HERE             address of room for where the marks of those of some field begin
+WORDS, WORDS_EACH     address of room for four lines of marks; words in each
+ROOM                  of room for the places of BLOCKS blocks, and for the blocks of a row, twice
 LOST                  address of what rows have missing pixels
-PLACES, SIZES, TAPS   addresses of where among all marks those of the taps of the first field lie,
-                      and of their weights; how many taps
-MARKS                 address of room for two rows of marks
+TAPS, PLACES, SIZES   how many taps; addresses of how many bits behind the first line's first one the
+                      mark of each lies, and of their weights. With RING: those of a row
 SHARE, SHARE_PITCH    address of the share of outputs, or 0; numbers in a row
 RULED, SCALE, EMPTY   whether there is a `Rule`, and what it says
-PICKED, PICKS         whether fields are weighed many at a time; `mark_picks`
+PRESENCE              whether only fields without a valid pixel are missing, and taps lie everywhere
 ROW                   address of `_settle_row`
+LINES                 address of room for the weights of fields
+RING                  how many lines of it hold the weights of a row's taps, for rows of pixels; 0:
+                      fields are weighed tap by tap
+LINE_BLOCKS           blocks of BESIDE weights in such a line
+DOWN_SIZES            address of the weights of the rows
+LINES_HERE            address of room for where the lines of some field begin
+MADE                  address of what says which row and column each block of them is of
+WANTED                address of room for the places of blocks, of marks and of lines
 """
-ENTRIES = PICKS + 3
+ENTRIES = WANTED + 1
 TOTAL, LEAST, WEIGHTS = range(3)
 """What it knows as float64: the weight of a whole field, the least one, and room for weights."""
 
@@ -94,24 +112,30 @@ class Settler:
     """Settles the sums of one kernel, row by row.
 
     The weight of a field's valid pixels is the sum of their ``|w|`` in float64,
-    tap by tap; it is added up only where some are missing and some are not.
+    tap by tap; of a kernel that is summed up in two passes, in two passes too,
+    along the rows and then down the columns. It is added up only where some are
+    missing and some are not.
     """
 
     def __init__(
         self,
         valid: np.ndarray,
         lost: np.ndarray,
+        width: int,
         taps: Taps,
         sampling: tuple[tuple[int, int], tuple[int, int]],
         rule: Rule | None,
         share: np.ndarray | None,
+        factors: Factors | None = None,
     ) -> None:
         """Lay a kernel out that has taps.
 
         Parameters
         ----------
         valid
-            (bands, H, W) uint8, 0 where a pixel is missing, else 1. SLACK more bytes may be read.
+            (bands, H, phases, `line_bytes`) uint8, marks of rows of ``width`` pixels, 0 where one
+            is missing, else 1, see `tileconv.engine.marks`; the phases that fields read, at least.
+            SLACK more may be read.
         lost
             (bands, H) uint8, 0 where a row has no missing pixel: ``valid`` may then hold anything
             there, and is mended where it is looked at.
@@ -122,56 +146,99 @@ class Settler:
         share
             (OH, OW) float64, rows contiguous; lowered to the share of the weight that is valid,
             where it is less.
+        factors
+            Of a kernel on one band that is summed up in two passes.
         """
         (stride_y, stride_x), (step_y, step_x) = sampling
         y, x = taps.y.astype(np.intp) * step_y, taps.x.astype(np.intp) * step_x
-        sizes = np.abs(taps.exact)
-        total = np.cumsum(sizes)[-1]  # one after the other, as below
-        _, height, width = valid.shape
+        _, height, phases, pitch = valid.shape
+        pitch //= WORD // 8
         bands = np.unique(taps.band).astype(np.intp) * height
         rows = (bands[:, None] + np.unique(y)).ravel()
-        places = (taps.band.astype(np.intp) * height + y) * width + x
         span = int(x.max()) + 1
-        marks = np.empty((2, width + WIDE_MARKS), np.uint8)
-        here, words = np.empty_like(rows), np.empty(2 * (width // WIDE_MARKS + 2), np.intp)
-        room = np.empty(BLOCKS + 3 * (width // BESIDE + 2), np.intp)
-        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + BLOCKS * BESIDE)
-        table[[STRIDE_Y, STRIDE_X, SPAN, WIDTH]] = stride_y, stride_x, span, width
-        table[[ROW_COUNT, TAPS]] = rows.size, sizes.size
-        for entry, array in (
-            (ROWS, rows),
-            (ROWS_HERE, here),
-            (WORDS, words),
-            (ROOM, room),
-            (LOST, lost),
-            (PLACES, places),
-            (SIZES, sizes),
-            (MARKS, marks),
-        ):
+        reach = (span - 1) // stride_x + 1  # marks of a phase that a field reads
+        columns = (width - span) // stride_x + 1
+        blocks = columns // BESIDE + 2
+        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + (BLOCKS + 1) * BESIDE)
+        table[[STRIDE_Y, STRIDE_X, SPAN]] = stride_y, stride_x, span
+        table[[PHASES, PITCH]] = phases, pitch
+        table[ROW_COUNT] = rows.size
+        self._made = np.zeros(0, np.intp)
+        if factors is not None:
+            x = np.flatnonzero(factors[1]).astype(np.intp) * step_x
+        places = x % stride_x * pitch * WORD + x // stride_x
+        if factors is None:
+            places += (taps.band.astype(np.intp) * height + y) * phases * pitch * WORD
+            sizes = np.abs(taps.exact)
+            total = np.cumsum(sizes)[-1]  # one after the other, as below
+        else:
+            down, sizes = (np.abs(line[np.flatnonzero(line)]) for line in factors)
+            total = _join(down, np.cumsum(sizes)[-1])
+            ring = int(rows[-1] - rows[0]) + 1
+            table[[RING, LINE_BLOCKS]] = ring, blocks
+            self._made = np.zeros(ring * blocks, np.intp)
+        room: dict[int, np.ndarray] = {
+            ROWS: rows,
+            ROWS_HERE: np.empty_like(rows),
+            WORDS: np.empty(4 * _row_words(columns, reach), np.uint64),
+            ROOM: np.empty(BLOCKS + 2 * blocks, np.intp),
+            LOST: lost,
+            PLACES: places,
+            SIZES: sizes,
+            LINES: np.empty(max(self._made.size, blocks + BLOCKS) * BESIDE),
+        }
+        if factors is not None:
+            room |= {
+                DOWN_SIZES: down,
+                LINES_HERE: np.empty_like(rows),
+                MADE: self._made,
+                WANTED: np.empty(2 * (rows.size * blocks + BLOCKS), np.intp),
+            }
+        if share is not None:
+            room[SHARE], table[SHARE_PITCH] = share, share.strides[0] // share.itemsize
+        for entry, array in room.items():
             table[entry] = address(array)
+        table[[TAPS, WORDS_EACH]] = sizes.size, _row_words(columns, reach)
         numbers[[TOTAL, LEAST]] = total, -1
         if rule is not None:
             table[[RULED, SCALE, EMPTY]] = True, rule.scale, rule.empty
             numbers[LEAST] = rule.least * total
-        picks = mark_picks(stride_x)
-        if picks is not None:
-            table[PICKED], table[PICKS:] = True, picks
-        if share is not None:
-            table[[SHARE, SHARE_PITCH]] = address(share), share.strides[0] // share.itemsize
-        self.valid = address(valid)
-        """Where the marks lie, which the caller holds."""
-        self._table, self._numbers = table, numbers
-        self._owners = rows, here, words, room, lost, places, sizes, marks, share
+            whole = taps.exact.size == rows.size * span
+            counted = rule.scale or rule.least > 0 or share is not None
+            table[PRESENCE] = whole and not counted
+        self._valid = address(valid)
+        self._table, self._numbers, self._owners = table, numbers, room
+
+    def begin(self, valid: np.uintp) -> None:
+        """Begin with other marks, at an address; the caller holds them."""
+        self._valid = valid
+        self._made[:] = 0
 
     def addresses(self, number: np.dtype) -> tuple[np.uintp, ...]:
         """Return what `settle_rows` is told: a function for sums of a dtype, and its tables."""
         rows, row = settler(number)
         self._table[ROW] = row
-        return rows, address(self._table), address(self._numbers), self.valid
+        return rows, address(self._table), address(self._numbers), self._valid
 
     def settle(self, sums: np.ndarray) -> None:
         """Settle all sums (OH, OW) in place."""
         _settle_plane(self.addresses(sums.dtype), address(sums), sums.strides[0], *sums.shape)
+
+
+def _row_words(columns: int, reach: int) -> int:
+    """Return the words of a line of marks, gathered, and beyond, where looks at fields go."""
+    return (columns + WORD + 2 * reach) // WORD + 2 + GATHERED
+
+
+def _join(sizes: np.ndarray, weight: float) -> float:
+    """Return what `join_rows` makes of lines of one weight: fused multiply-adds, rounded once."""
+    total = 0.0
+    try:
+        for size in sizes:
+            total = float(Fraction(float(size)) * Fraction(float(weight)) + Fraction(total))
+    except OverflowError:
+        return np.inf
+    return total
 
 
 @loop
@@ -192,9 +259,9 @@ def is_ready(number: np.dtype) -> bool:
 def settler(number: np.dtype) -> tuple[np.uintp, np.uintp]:
     """Return the addresses of `_settle_rows`, and of `_settle_row` for sums of a dtype."""
     index, floats, i = types.CPointer(types.intp), types.CPointer(types.float64), types.intp
-    marks, sums, u = types.CPointer(types.uint8), types.CPointer(from_dtype(number)), types.uintp
+    marks, sums, u = types.CPointer(types.uint64), types.CPointer(from_dtype(number)), types.uintp
     many = index, floats, marks, u, i, i, i, i, i, i
-    one = index, floats, marks, sums, i, marks, marks, index, i
+    one = index, floats, marks, sums, i, marks, marks, i, i, i
     found = tuple(
         address_of(function, types.void(*kinds))
         for function, kinds in ((_settle_rows, many), (_settle_row, one))
@@ -210,177 +277,162 @@ def _settle_rows(  # type: ignore[no-untyped-def]
     """Settle some rows of sums. It knows no dtype.
 
     table, numbers  pointers to intp and float64, see above
-    valid           pointer to uint8
+    valid           pointer to uint64
     sums, pitch     address of the first sum; the next row lies ``pitch`` bytes further on
     first, apart    output row of the first of ``count`` rows, and rows from one to the next
     x, columns      output column of the first sum of a row, and how many are there
     """
-    width, row_count = table[WIDTH], table[ROW_COUNT]
-    lost = pointer_like(valid, np.uintp(table[LOST]))
+    words, phases, row_count = table[PITCH], table[PHASES], table[ROW_COUNT]
+    lost = pointer_like(table, np.uintp(table[LOST]))
     rows = pointer_like(table, np.uintp(table[ROWS]))
     here = pointer_like(table, np.uintp(table[ROWS_HERE]))
-    low = pointer_like(valid, np.uintp(table[MARKS]))
-    high = pointer_to(low, width + WIDE_MARKS)
-    words = pointer_like(table, np.uintp(table[WORDS]))
-    left = x * table[STRIDE_X]
-    reads = (columns - 1) * table[STRIDE_X] + table[SPAN]
+    every = pointer_like(valid, np.uintp(table[WORDS]))
+    some = pointer_to(every, table[WORDS_EACH])
+    low, high = pointer_to(some, table[WORDS_EACH]), pointer_to(some, 2 * table[WORDS_EACH])
+    asked = some if table[PRESENCE] else every
+    looked = (columns + WORD - 1) // WORD
+    behind = EVERY << np.uint64(columns % WORD) if columns % WORD else NONE
     for j in range(count):
         top = (first + j * apart) * table[STRIDE_Y]
-        some = False
+        found = False
         for r in range(row_count):
-            some |= lost[rows[r] + top] != 0
-        if not some:
+            found |= lost[rows[r] + top] != 0
+        if not found:
             continue
         for r in range(row_count):
             row = rows[r] + top
-            here[r] = row * width + left
+            here[r] = row * phases * words + x // WORD
             if lost[row] == 0:
                 lost[row] = 1
-                marks = pointer_to(valid, row * width)
-                for i in range(width):
-                    marks[i] = 1
-        if not _gather(valid, here, row_count, reads, low, high, words):
+                marks = pointer_to(valid, row * phases * words)
+                for i in range(phases * words):
+                    marks[i] = EVERY
+        for phase in range(min(table[STRIDE_X], table[SPAN])):
+            reach = (table[SPAN] - 1 - phase) // table[STRIDE_X] + 1
+            marks = pointer_to(valid, phase * words)
+            wide = looked + 1 + reach // WORD
+            for i in range(0, wide, GATHERED):
+                at = pointer_to(marks, i)
+                gather_words(at, here, row_count, pointer_to(low, i), pointer_to(high, i))
+            done = 1
+            while done < reach:  # marks come to tell of twice as many
+                step = min(done, reach - done)
+                far, near = step // WORD, step % WORD
+                for i in range(0, wide, GATHERED):
+                    join_words(pointer_to(low, i), pointer_to(high, i), far, near)
+                done += step
+            for i in range(0, looked, GATHERED):
+                lows, highs = pointer_to(low, i), pointer_to(high, i)
+                to_every, to_some = pointer_to(every, i), pointer_to(some, i)
+                add_words(lows, highs, x % WORD, to_every, to_some, phase == 0)
+        every[looked - 1] |= behind
+        some[looked - 1] |= behind
+        whole = True
+        for i in range(looked):
+            whole &= asked[i] == EVERY
+        if not whole:
             call_at(
                 np.uintp(table[ROW]),
                 address_at(table),
                 address_at(numbers),
-                address_at(pointer_to(valid, top * width + left)),
+                address_at(valid),
                 sums + np.uintp(j * pitch),
                 columns,
-                address_at(low),
-                address_at(high),
-                address_at(words),
+                address_at(asked),
+                address_at(some),
+                top,
+                x,
                 (first + j * apart) * table[SHARE_PITCH] + x,
             )
 
 
 @loop
-def _settle_row(table, numbers, valid, sums, columns, low, high, words, share_at):  # type: ignore[no-untyped-def]
+def _settle_row(table, numbers, valid, sums, columns, asked, some, top, x, share_at):  # type: ignore[no-untyped-def]
     """Settle a row of sums, some of whose fields have missing pixels.
 
-    valid      pointer to the mark of the first field's first pixel
-    low, high  pointers to the least and the greatest mark of each column of pixels; words: the same
-               in bits, see `_gather`
-    share_at   where the share of the first output lies
+    asked     pointer to words: which fields have what is asked for, all their pixels or, with
+              PRESENCE, one
+    some      pointer to words: which have a valid pixel
+    top, x    row of the first field's first pixel, column of the first output
+    share_at  where the share of the first output lies
     """
-    stride_x, span, taps = table[STRIDE_X], table[SPAN], table[TAPS]
     ruled, scale, loses = table[RULED] != 0, table[SCALE] != 0, table[EMPTY] != 0
     shared = table[SHARE] != 0
     total, least = numbers[TOTAL], numbers[LEAST]
-    share = pointer_to(pointer_like(numbers, np.uintp(table[SHARE])), share_at)
+    places_here = pointer_like(table, np.uintp(table[ROOM]))
+    blocks = pointer_to(places_here, BLOCKS)
+    empties = pointer_to(blocks, columns // BESIDE + 2)
+    far_empty = ruled and (loses or least > 0) and not shared
+    mixed, lost = 0, 0
+    for i in range(0, (columns + WORD - 1) // WORD, GATHERED):
+        whole = blocks_that_are(pointer_to(asked, i), -1)
+        empty = blocks_that_are(pointer_to(some, i), 0) if far_empty else NONE
+        left = columns // BESIDE + (columns % BESIDE != 0) - i * WORD // BESIDE
+        here = ~(EVERY << np.uint64(min(BLOCKS_GATHERED, left)))
+        empty &= here
+        others = here & ~whole & ~empty
+        while others:
+            blocks[mixed] = i * WORD + first_bit(others) * BESIDE
+            others &= others - np.uint64(1)
+            mixed += 1
+        while empty:
+            empties[lost] = i * WORD + first_bit(empty) * BESIDE
+            empty &= empty - np.uint64(1)
+            lost += 1
+    for block in range(lost):
+        lose_block(pointer_to(sums, empties[block]))
+    ring, row_count, row_bits = table[RING], table[ROW_COUNT], table[PHASES] * table[PITCH] * WORD
+    lines = pointer_like(numbers, np.uintp(table[LINES]))
+    lines_here = pointer_like(table, np.uintp(table[LINES_HERE]))
+    wanting = pointer_like(table, np.uintp(table[WANTED]))
+    wanted = mixed
+    if ring:
+        rows = pointer_like(table, np.uintp(table[ROWS]))
+        made = pointer_like(table, np.uintp(table[MADE]))
+        wanted = 0
+        for r in range(row_count):
+            lines_here[r] = (rows[r] + top) % ring * table[LINE_BLOCKS] * BESIDE
+        for i in range(mixed):
+            for r in range(row_count):
+                place, bit = lines_here[r] + blocks[i], (rows[r] + top) * row_bits + x
+                if made[place // BESIDE] != bit + 1:
+                    made[place // BESIDE] = bit + 1
+                    wanting[2 * wanted] = bit + blocks[i]
+                    wanting[2 * wanted + 1] = place
+                    wanted += 1
     places = pointer_like(table, np.uintp(table[PLACES]))
     sizes = pointer_like(numbers, np.uintp(table[SIZES]))
     weights = pointer_to(numbers, WEIGHTS)
-    room = pointer_like(table, np.uintp(table[ROOM]))
-    places_here, blocks = room, pointer_to(room, BLOCKS)
-    empties = pointer_to(blocks, columns // BESIDE + 2)
-    picked, picks = table[PICKED] != 0, pointer_to(table, PICKS)
-    presence = ruled and not scale and least <= 0 and not shared  # only empty fields are missing
-    presence &= taps == table[ROW_COUNT] * span  # and taps lie everywhere in a field
-    far_empty = ruled and (loses or least > 0) and not shared
-    mixed, lost, done = 0, 0, 0
-    if stride_x == 1 and span <= FAR:
-        far_blocks, fars = pointer_to(empties, columns // BESIDE + 2), 0
-        edge = (np.uint64(1) << np.uint64(span - 1)) - np.uint64(1)
-        for far in range(columns // FAR):
-            whole = (~np.uint64(words[2 * far]) | (~np.uint64(words[2 * far + 2]) & edge)) == 0
-            some = np.uint64(words[2 * far + 1]) | (np.uint64(words[2 * far + 3]) & edge)
-            empty = far_empty and some == 0
-            far_blocks[fars] = far  # no branches: the processor would guess wrong
-            fars += not (whole or empty)
-            if empty:
-                for first in range(far * FAR, (far + 1) * FAR, BESIDE):
-                    lose_block(pointer_to(sums, first))
-        for i in range(fars):
-            far = far_blocks[i]
-            whole_bits = _fields(words[2 * far], words[2 * far + 2], span, True)
-            valid_bits = _fields(words[2 * far + 1], words[2 * far + 3], span, False)
-            for block in range(FAR // BESIDE):
-                some = valid_bits >> np.uint64(block * BESIDE) & BLOCK_BITS
-                whole = whole_bits >> np.uint64(block * BESIDE) & BLOCK_BITS == BLOCK_BITS
-                whole |= presence and some == BLOCK_BITS
-                empty = far_empty and some == 0
-                blocks[mixed] = empties[lost] = far * FAR + block * BESIDE
-                mixed += not (whole or empty)
-                lost += empty
-        done = columns // FAR * FAR
-    for first in range(done, columns, BESIDE):
-        number = min(BESIDE, columns - first)
-        left, reads = first * stride_x, (number - 1) * stride_x + span
-        whole = all_are(pointer_to(low, left), reads, np.intp(1))
-        empty = (
-            far_empty and number == BESIDE and all_are(pointer_to(high, left), reads, np.intp(0))
-        )
-        blocks[mixed] = empties[lost] = first
-        mixed += not (whole or empty)
-        lost += empty
-    for block in range(lost):
-        lose_block(pointer_to(sums, empties[block]))
-    rest = columns % BESIDE != 0 and mixed > 0 and blocks[mixed - 1] + BESIDE > columns
-    many = mixed - rest if picked else 0
-    for first in range(0, many, BLOCKS):
-        together = min(BLOCKS, many - first)
+    for first in range(0, wanted, BLOCKS):
+        together = min(BLOCKS, wanted - first)
         for i in range(BLOCKS):
-            places_here[i] = blocks[first + min(i, together - 1)] * stride_x
-        weigh_blocks(valid, places_here, places, sizes, taps, weights, picks)
-        for i in range(together):
-            at, beside = blocks[first + i], pointer_to(weights, i * BESIDE)
-            if shared:
-                for k in range(BESIDE):
-                    share[at + k] = min(share[at + k], beside[k] / total)
-            if ruled:
-                settle_block(pointer_to(sums, at), beside, total, scale, least, loses)
-    for block in range(many, mixed):
-        for i in range(blocks[block], min(blocks[block] + BESIDE, columns)):
-            here = pointer_to(valid, i * stride_x)
-            weight = 0.0
-            for t in range(taps):
-                weight += sizes[t] * here[places[t]]
-            if shared:
-                share[i] = min(share[i], weight / total)
-            if ruled and scale and weight != total:
-                sums[i] = sums[i] * (total / weight)
-            if ruled and ((weight < least) | (loses & (weight == 0))):
-                sums[i] = np.nan
-
-
-@loop
-def _fields(word, after, span, every):  # type: ignore[no-untyped-def]
-    """Return bits that say of runs of ``span`` bits whether all are set, or if some are.
-
-    The runs begin with each bit of ``word`` and go on in the one ``after`` it.
-    """
-    word, after = np.uint64(word), np.uint64(after)
-    seen = word
-    for i in range(1, span):
-        here = word >> np.uint64(i) | after << np.uint64(FAR - i)
-        seen = seen & here if every else seen | here
-    return seen
-
-
-@loop
-def _gather(valid, rows, count, width, low, high, words):  # type: ignore[no-untyped-def]
-    """Write the least and the greatest mark of each column of some rows; say whether all are 1.
-
-    ``rows`` is a pointer to intp, where in ``valid`` each of ``count`` begins; the others are
-    pointers to uint8, and to intp: for each WIDE_MARKS columns, the bits of the least marks, then
-    of the greatest.
-    """
-    whole = True
-    wide = width // (GATHERED * WIDE_MARKS) * GATHERED * WIDE_MARKS
-    for first in range(0, wide, GATHERED * WIDE_MARKS):
-        here = pointer_to(words, first // WIDE_MARKS * 2)
-        least, greatest = pointer_to(low, first), pointer_to(high, first)
-        gather_wide_rows(pointer_to(valid, first), rows, count, least, greatest, here, 0)
-        for i in range(0, 2 * GATHERED, 2):
-            whole &= here[i] == -1
-    for first in range(wide, width, WIDE_MARKS):
-        # the last ones overlap; in narrow rows, marks that lie behind them are gathered too
-        done = max(0, min(first, width - WIDE_MARKS))
-        here = pointer_to(words, first // WIDE_MARKS * 2)
-        least, greatest = pointer_to(low, done), pointer_to(high, done)
-        gather_rows(pointer_to(valid, done), rows, count, least, greatest, here, first - done)
-        left = width - first
-        bits = -1 if left >= WIDE_MARKS else (1 << left) - 1
-        whole &= here[0] & bits == bits
-    return whole
+            one = first + min(i, together - 1)
+            places_here[i] = wanting[2 * one] if ring else top * row_bits + x + blocks[one]
+        beside = weights if ring else pointer_to(lines, first * BESIDE)
+        weigh_blocks(valid, places_here, places, sizes, table[TAPS], beside)
+        for i in range(together if ring else 0):
+            line = pointer_to(lines, wanting[2 * (first + i) + 1])
+            for k in range(BESIDE):
+                line[k] = weights[i * BESIDE + k]
+    share = pointer_to(pointer_like(numbers, np.uintp(table[SHARE])), share_at)
+    down = pointer_like(numbers, np.uintp(table[DOWN_SIZES]))
+    aside = pointer_like(sums, address_at(pointer_to(numbers, WEIGHTS + BLOCKS * BESIDE)))
+    for i in range(mixed):
+        at, number = blocks[i], min(BESIDE, columns - blocks[i])
+        beside = pointer_to(lines, i * BESIDE)
+        if ring:
+            join_rows(pointer_to(lines, at), lines_here, down, row_count, weights)
+            beside = weights
+        if shared:
+            for k in range(number):
+                share[at + k] = min(share[at + k], beside[k] / total)
+        if ruled:
+            place = pointer_to(sums, at)
+            if number < BESIDE:
+                place = aside
+                for k in range(number):
+                    place[k] = sums[at + k]
+            settle_block(place, beside, total, scale, least, loses)
+            if number < BESIDE:
+                for k in range(number):
+                    sums[at + k] = place[k]

@@ -199,18 +199,23 @@ class Separable:
 
 def passes(stride: Pair, dilation: Pair, taps: Taps) -> tuple[Program, Program]:
     """Lay out a kernel that `factor` takes: what is done along the rows, and down the columns."""
-    kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
-    kernel[taps.y, taps.x] = taps.exact
-    dtype = taps.weights.dtype
-    parts = factor(kernel, dtype)
-    if parts is None:
-        raise ValueError("the kernel is not of rank one")
+    parts, dtype = taken_apart(taps), taps.weights.dtype
     row, column = _line_taps(parts[1], dtype, row=True), _line_taps(parts[0], dtype, row=False)
     along = lay_out((1, stride[1]), (1, dilation[1]), [row], 1)
     down = lay_out((stride[0], 1), (dilation[0], 1), [column], 1)
     if along is None or down is None:
         raise ValueError("the kernel has no taps")
     return along, down
+
+
+def taken_apart(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
+    """Return (column, row) of a kernel that `factor` takes, float64."""
+    kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
+    kernel[taps.y, taps.x] = taps.exact
+    parts = factor(kernel, taps.weights.dtype)
+    if parts is None:
+        raise ValueError("the kernel is not of rank one")
+    return parts
 
 
 def _line_taps(line: np.ndarray, dtype: np.dtype, *, row: bool) -> Taps:

@@ -13,11 +13,11 @@ from functools import cache
 import numpy as np
 from numba import from_dtype, types
 
-from tileconv.engine.gaps import Settler, is_ready
+from tileconv.engine.gaps import EVERY, NONE, Settler, is_ready
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import address_at, call_at, index_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type
-from tileconv.engine.marks import WIDE_MARKS, sift_pixels
+from tileconv.engine.marks import WORD, line_bytes, pick_bits, sift_pixels
 from tileconv.engine.memory import INDEX, address
 from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
 
@@ -33,6 +33,8 @@ from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
     KEPT,
     KEPT_ROWS,
     KEPT_WIDTH,
+    KEPT_PHASES,
+    KEPT_WORDS,
     MARKS,
     HIDDEN,
     COPY,
@@ -41,15 +43,17 @@ from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
     INSTEAD,
     KINDS,
     SETTLE,
-) = range(19)
+) = range(21)
 """What a table of `_deal_sifted` holds:
 
 WATCH, WATCH_TOO       what a dealer watches for (see `tileconv.engine.pixels`)
 FOUND, ANY             whether the last row had a missing pixel; whether any had one
 DEAL, DEAL_COPY        addresses of dealers for rows as they are, and for copies
 SIFT, KEEP             of `_sift_row` and `_keep_marks`
-KEPT, KEPT_ROWS        addresses of the marks that are kept, or 0, and of bytes, one for each row
-KEPT_WIDTH             marks in a row of them
+KEPT, KEPT_ROWS        addresses of the marks that are kept, or 0, and of an intp for each row
+KEPT_WIDTH             pixels in a row of them
+KEPT_PHASES, KEPT_WORDS
+                       lines of marks that are kept of a row, and words in a line
 MARKS, HIDDEN, COPY    addresses of marks of one row; of what hides pixels, or 0; of the copy
 COPY_BYTES             of a pixel of the copy
 NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
@@ -104,7 +108,7 @@ class Gap:
             return False
         table, owners = self.table()
         width = plane.shape[1]
-        row = np.empty(width, np.uint8), np.empty(width, self.instead.dtype)
+        row = np.empty(line_bytes(width), np.uint8), np.empty(width, self.instead.dtype)
         marks, copy = map(address, row)
         _look(address(table), address(plane), plane.shape, plane.strides, marks, copy, table)
         del owners, row
@@ -115,7 +119,8 @@ class Gap:
     ) -> None:
         """Copy pixels (H, W) into ``copy`` (H, W) without the missing ones.
 
-        ``copy`` is of the dtype of ``instead``; the others (H, W) are as for a `Sieve`.
+        ``copy`` is of the dtype of ``instead``; ``hidden`` (H, W) is as
+        for a `Sieve`; ``marks`` (H, `line_bytes`) uint8 become 0 for missing pixels, else 1.
         """
         table, owners = self.table()
         cover = None if hidden is None else np.ascontiguousarray(hidden)
@@ -126,6 +131,7 @@ class Gap:
             plane.strides,
             np.uintp(0) if cover is None else address(cover),
             address(marks),
+            marks.strides[0],
             address(copy),
             copy.strides[0],
             table,
@@ -142,15 +148,16 @@ class Sieve:
         ``hidden``, of this shape, is not 0 where a pixel is missing whatever it holds.
         """
         table, owners = gap.table()
-        copy, row = np.empty(shape[2], gap.instead.dtype), np.empty(shape[2], np.uint8)
-        rows = np.zeros(shape[:2], np.uint8)
+        copy, row = np.empty(shape[2], gap.instead.dtype), np.empty(line_bytes(shape[2]), np.uint8)
+        rows = np.zeros(shape[:2], np.intp)
         table[MARKS], table[COPY], table[COPY_BYTES] = address(row), address(copy), copy.itemsize
-        table[KEPT_ROWS], table[KEPT_WIDTH] = address(rows), shape[2]
+        table[KEPT_ROWS] = address(rows)
+        table[KEPT_WIDTH] = shape[2]
         if hidden is not None:
             hidden = np.ascontiguousarray(hidden)
             table[HIDDEN] = address(hidden)
         self.rows = rows
-        """(bands, H) uint8: 0 where a row that was dealt out has no missing pixel, and no marks."""
+        """(bands, H) intp: 0 where a row that was dealt out has no missing pixel, and no marks."""
         self.settlers: list[Settler | None] = []
         """Settle the sums of each kernel; empty if others do it."""
         self.settles = False
@@ -161,17 +168,20 @@ class Sieve:
     def begin(self, marks: np.ndarray | None, number: np.dtype) -> None:
         """Begin with planes of which nothing is known; their sums are of the dtype ``number``.
 
-        ``marks``, of their shape, uint8, are overwritten in the ``rows`` that have a missing pixel:
-        0 for those, else 1. None if nobody asks. The caller holds them.
+        ``marks`` (bands, H, phases, `line_bytes`), uint8, are overwritten in the ``rows`` that have
+        a missing pixel: 0 for those, else 1, as many stride phases as there is room for. None if
+        nobody asks. The caller holds them.
         """
         self._table[FOUND] = self._table[ANY] = self._table[KEPT] = 0
         self.rows[...] = 0
         if marks is not None:
             kept = address(marks)
             self._table[KEPT], self._table[KEEP] = kept, _keeper()
+            self._table[KEPT_PHASES] = marks.shape[2]
+            self._table[KEPT_WORDS] = marks.shape[3] * 8 // WORD
             for settler in self.settlers:
                 if settler is not None:
-                    settler.valid = kept
+                    settler.begin(kept)
         # what settles them takes seconds to compile, for nothing where no pixel is missing; but
         # later kernels may read other pixels, and would leave other marks to the earlier ones
         self.settles = len(self.settlers) > 1 or (bool(self.settlers) and is_ready(number))
@@ -294,10 +304,13 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
             np.uintp(table[KEEP]),
             marks,
             width,
-            np.uintp(table[KEPT] + mark),
+            np.uintp(table[KEPT] + row * table[KEPT_PHASES] * table[KEPT_WORDS] * INDEX),
             mark - row * table[KEPT_WIDTH],
-            np.uintp(table[KEPT_ROWS] + row),
+            np.uintp(table[KEPT_ROWS] + row * INDEX),
             table[FOUND],
+            np.intp(stride),
+            table[KEPT_PHASES],
+            table[KEPT_WORDS],
         )
     found = table[FOUND]
     if not alike and found == 0:
@@ -325,27 +338,84 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
 
 @cache
 def _keeper() -> np.uintp:
-    marks, i = types.CPointer(types.uint8), types.intp
-    return address_of(_keep_marks, types.void(marks, i, marks, i, marks, i))
+    marks, i = types.CPointer(types.uint64), types.intp
+    return address_of(_keep_marks, types.void(marks, i, marks, i, types.CPointer(i), i, i, i, i))
 
 
 @loop
-def _keep_marks(marks, width, kept, before, row, found):  # type: ignore[no-untyped-def]
+def _keep_marks(marks, width, kept, before, row, found, stride, phases, words):  # type: ignore[no-untyped-def]
     """Keep the marks of a part of a row, if a pixel of the row is missing, so far.
 
-    marks, width  pointer to uint8, those of this part
-    kept          pointer to where they are kept; those of ``before`` pixels to the left lie before
-    row           pointer to uint8: 1 if such a pixel was found before, updated
-    found         not 0 if one is found here
+    marks, width   pointer to uint64, those of this part, and how many
+    kept           pointer to where those of the row are kept: a line of ``words`` for each of the
+                   first ``phases`` phases of a stride; ``before`` pixels, a multiple of it, lie to
+                   the left
+    row            pointer to intp: 1 if such a pixel was found before, updated
+    found          not 0 if one is found here
     """
+    first, shift = before // stride // WORD, before // stride % WORD
     if found != 0 and row[0] == 0:
         row[0] = 1
-        left = pointer_to(kept, -before)
-        for x in range(before):
-            left[x] = 1
-    if row[0] != 0:
-        for x in range(width):
-            kept[x] = marks[x] if found != 0 else 1
+        for phase in range(phases):
+            for i in range(first):
+                kept[phase * words + i] = EVERY
+            kept[phase * words + first] = EVERY
+    if row[0] == 0:
+        return
+    mask, most = NONE, 0  # where fields begin in a word; how many at most
+    for bit in range(0, WORD, stride):
+        mask |= np.uint64(1) << np.uint64(bit)
+        most += 1
+    for phase in range(phases):
+        line, done = pointer_to(kept, phase * words + first), 0
+        word, filled = line[0] & ~(EVERY << np.uint64(shift)), shift
+        begin = phase  # the first bit of the word that is of this phase
+        for i in range((width + WORD - 1) // WORD):
+            if begin < WORD:
+                bits = EVERY if found == 0 else marks[i]
+                bits = pick_bits(bits, mask << np.uint64(begin))
+                number = most - (begin + (most - 1) * stride >= WORD)
+                word |= bits << np.uint64(filled)
+                filled += number
+                if filled >= WORD:
+                    line[done] = word
+                    done += 1
+                    filled -= WORD
+                    word = bits >> np.uint64(number - filled - 1) >> np.uint64(1)
+            begin -= WORD % stride if stride <= WORD else WORD
+            if begin < 0:
+                begin += stride
+        line[done] = word
+
+
+def in_phases(marks: np.ndarray, width: int, stride: int, kept: np.ndarray) -> None:
+    """Lay marks of rows (bands, H, `line_bytes`) out in stride phases, as a `Sieve` keeps them.
+
+    ``kept`` (bands, H, phases, `line_bytes`) is overwritten.
+    """
+    pitches = marks.strides[1], kept.strides[1]
+    count, words = marks.shape[0] * marks.shape[1], kept.shape[3] * 8 // WORD
+    found = np.ones(1, np.intp)
+    lines = stride, kept.shape[2], words
+    _lay_marks(
+        _keeper(), address(marks), width, address(kept), pitches, count, address(found), lines
+    )
+    del found
+
+
+@loop
+def _lay_marks(keep, marks, width, kept, pitches, count, found, lines):  # type: ignore[no-untyped-def]
+    for row in range(count):
+        call_at(
+            keep,
+            marks + np.uintp(row * pitches[0]),
+            width,
+            kept + np.uintp(row * pitches[1]),
+            0,
+            found,
+            1,
+            *lines,
+        )
 
 
 @loop
@@ -372,7 +442,7 @@ def _look(table_at, source, shape, strides, marks, copy, table):  # type: ignore
 
 @loop
 def _take_out(  # type: ignore[no-untyped-def]
-    table_at, source, shape, strides, hidden, marks, out, pitch, table
+    table_at, source, shape, strides, hidden, marks, mark_pitch, out, pitch, table
 ):
     """Mark and copy all rows of a plane."""
     rows, columns = shape
@@ -385,7 +455,7 @@ def _take_out(  # type: ignore[no-untyped-def]
             source + np.uintp(y * strides[0]),
             strides[1],
             columns,
-            marks + np.uintp(y * columns),
+            marks + np.uintp(y * mark_pitch),
             cover,
             np.uintp(table[NODATA]),
             table[KINDS],
@@ -399,8 +469,8 @@ def _take_out(  # type: ignore[no-untyped-def]
 def sifter(pixel: np.dtype, copied: np.dtype) -> np.uintp:
     """Return the address of `_sift_row` for pixels of one dtype and copies of another."""
     pixels, copies = (types.CPointer(from_dtype(dtype)) for dtype in (pixel, copied))
-    marks, i = types.CPointer(types.uint8), types.intp
-    kinds = (pixels, i, i, marks, marks, pixels, i, copies, copies, types.CPointer(i))
+    marks, bytes_, i = types.CPointer(types.uint64), types.CPointer(types.uint8), types.intp
+    kinds = (pixels, i, i, marks, bytes_, pixels, i, copies, copies, types.CPointer(i))
     return address_of(_sift_row, types.void(*kinds))
 
 
@@ -412,7 +482,7 @@ def _sift_row(  # type: ignore[no-untyped-def]
 
     source   pointer to the row's first pixel; step: bytes from one to the next
     width    pixels to look at
-    marks    pointer to uint8, overwritten
+    marks    pointer to uint64, overwritten
     hidden   pointer to uint8, not 0 where a pixel is missing, or to nowhere
     nodata   pointer to what missing pixels equal; kinds: BY_VALUE, BY_NAN or both
     instead  pointer to what takes their place in ``copy``, a pointer
@@ -420,28 +490,31 @@ def _sift_row(  # type: ignore[no-untyped-def]
     """
     by_value, by_nan = kinds & BY_VALUE != 0, kinds & BY_NAN != 0
     covered = address_at(hidden) != np.uintp(0)
-    beside = step == pixel_bytes(source) and width >= WIDE_MARKS
+    beside = step == pixel_bytes(source) and width >= WORD
     valid = True
     done = 0
     while beside and done < width:
-        done = min(done, width - WIDE_MARKS)  # the last ones overlap
+        first = min(done, width - WORD)  # the last ones overlap
         valid &= sift_pixels(
-            pointer_to(source, done),
+            pointer_to(source, first),
             nodata[0],
             by_value,
             by_nan,
-            pointer_to(hidden, done if covered else 0),
-            pointer_to(marks, done),
+            pointer_to(hidden, first if covered else 0),
+            pointer_to(marks, done // WORD),
+            done - first,
             instead[0],
-            pointer_to(copy, done),
+            pointer_to(copy, first),
         )
-        done += WIDE_MARKS
+        done += WORD
     for x in range(done, width):
         value = pixel_at(source, x * step)
         lost = (by_value & (value == nodata[0])) | (by_nan & (value != value))  # noqa: PLR0124
         if covered:
             lost |= hidden[x] != 0
-        marks[x] = not lost
+        if x % WORD == 0:
+            marks[x // WORD] = NONE
+        marks[x // WORD] |= np.uint64(not lost) << np.uint64(x % WORD)
         copy[x] = instead[0] if lost else value
         valid &= not lost
     if not valid:
