@@ -38,7 +38,7 @@ from tileconv.engine.matrix import Matrix
 from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows
+from tileconv.engine.sieve import Sieve, choose_dealer, found_by, room_for, settle_rows
 from tileconv.engine.streamed import Streamed
 
 PAST_TAPS = 12
@@ -127,7 +127,8 @@ class Direct:
         counts = 3 * bands * p.ring, bands * ROWS * p.overlap, p.weights[0].size
         numbers = np.empty(sum(counts), np.intp)
         row_pitch = out.strides[1] // out.itemsize
-        deal, sieve_at = choose_dealer(planes.dtype, out.dtype, p.stride[1], sieve)
+        aside = columns if past and self.settles else 0
+        deal, sieve_at = choose_dealer(planes.dtype, out.dtype, p.stride[1], sieve, past=aside)
         correlate(
             (
                 deal,
@@ -276,6 +277,8 @@ def correlate(  # type: ignore[no-untyped-def]
                     used = write_row_steps(
                         numbers, i * overlap, (ring, row_size), weights_shape, overlap, count
                     )
+                    out_step = classes * row_pitch * size
+                    sums, sums_step = room_for(sieve_at, out, out_step)
                     call_at(
                         sum_whole if count == ROWS else sum_part,
                         lines_at,
@@ -287,8 +290,8 @@ def correlate(  # type: ignore[no-untyped-def]
                         weights_at,
                         -overlap * tap_count,
                         which,
-                        out,
-                        classes * row_pitch,
+                        sums,
+                        sums_step // size,
                         count,
                         buffer_at,
                         ahead_at,
@@ -296,8 +299,10 @@ def correlate(  # type: ignore[no-untyped-def]
                         stride_x * strides[2],
                         AFRESH if found_by(sieve_at) else mode,
                     )
-                    done, pitch = c + i * classes, classes * row_pitch * size
-                    settle_rows(sieve_at, done, classes, count, x, columns, out, pitch)
+                    done = c + i * classes
+                    settle_rows(
+                        sieve_at, done, classes, count, x, columns, sums, sums_step, out, out_step
+                    )
                 else:
                     here = (ring, row_size)
                     write_places(numbers, first_place, i * overlap, here, weights_shape, taps)

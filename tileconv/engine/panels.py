@@ -7,18 +7,20 @@ ROWS kernels for each tap. Every sum still adds its own taps in their one order.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import from_dtype, types
 from numba.core import cgutils
 
-from tileconv.engine.jit import loop
+from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
     INDEX_TYPE,
     ROWS,
     WIDE,
+    address_at,
     constant_index,
     float_to,
     lanes,
@@ -185,6 +187,21 @@ def write_row(sums, columns, out, streamed):  # type: ignore[no-untyped-def]
         write_past(sums, np.intp(0), columns, out, True)
     else:
         _copy_numbers(sums, np.intp(0), columns, out)
+
+
+@cache
+def rows_writer(number: np.dtype) -> np.uintp:
+    """Return the address of `_write_rows` for sums of a dtype."""
+    floats, i, u = types.CPointer(from_dtype(number)), types.intp, types.uintp
+    return address_of(_write_rows, types.void(floats, i, i, i, u, i))
+
+
+@loop
+def _write_rows(sums, pitch, columns, count, out, out_pitch):  # type: ignore[no-untyped-def]
+    """Write ``count`` rows of sums past the caches; pitches are bytes from row to row."""
+    for j in range(count):
+        row = pointer_like(sums, address_at(sums) + np.uintp(j * pitch))
+        write_past(row, np.intp(0), columns, out + np.uintp(j * out_pitch), True)
 
 
 @loop

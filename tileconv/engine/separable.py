@@ -29,7 +29,7 @@ from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.memory import address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows
+from tileconv.engine.sieve import Sieve, choose_dealer, found_by, room_for, settle_rows
 from tileconv.engine.sums import LONG
 
 DEARER = 1.5
@@ -149,7 +149,14 @@ class Separable:
             taps = along.offsets.size + down.height
             past = final and taps <= PAST_TAPS
             ahead = np.empty(ROWS * down.overlap, np.uintp)
-            deal, sieve_at = choose_dealer(planes.dtype, dtype, along.stride[1], sieve, kernel)
+            deal, sieve_at = choose_dealer(
+                planes.dtype,
+                dtype,
+                along.stride[1],
+                sieve,
+                kernel=kernel,
+                past=columns if past else 0,
+            )
             correlate(
                 (
                     deal,
@@ -323,6 +330,9 @@ def correlate(  # type: ignore[no-untyped-def]
                     row = c * stride_y + input_row(later, hop, height, overlap) * row_step
                     ahead[coming] = left + np.uintp(row * strides[1])
                     coming += 1
+                out = target + np.uintp(((c + i * classes) * pitch + x) * size)
+                out_step = classes * pitch * size
+                sums, sums_step = room_for(sieve_at, out, out_step)
                 used = write_row_steps(
                     steps, i * overlap, (ring, row_size), weights_shape, overlap, count
                 )
@@ -337,8 +347,8 @@ def correlate(  # type: ignore[no-untyped-def]
                     weights_at,
                     -overlap,
                     which,
-                    target + np.uintp(((c + i * classes) * pitch + x) * size),
-                    classes * pitch,
+                    sums,
+                    sums_step // size,
                     count,
                     buffer_at,
                     ahead_at,
@@ -346,8 +356,8 @@ def correlate(  # type: ignore[no-untyped-def]
                     stride_x * strides[2],
                     AFRESH if found_by(sieve_at) else mode,
                 )
-                sums = target + np.uintp(((c + i * classes) * pitch + x) * size)
                 done = c + i * classes
-                apart = classes * pitch * size
-                settle_rows(sieve_at, done, classes, count, x, columns, sums, apart)
+                settle_rows(
+                    sieve_at, done, classes, count, x, columns, sums, sums_step, out, out_step
+                )
     settle_streams()

@@ -15,10 +15,11 @@ from numba import from_dtype, types
 
 from tileconv.engine.gaps import EVERY, NONE, Settler, is_ready
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import address_at, call_at, index_at, pointer_to
+from tileconv.engine.lanes import ROWS, address_at, call_at, index_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type
 from tileconv.engine.marks import WORD, line_bytes, pick_bits, sift_pixels
-from tileconv.engine.memory import INDEX, address
+from tileconv.engine.memory import INDEX, address, aligned
+from tileconv.engine.panels import rows_writer
 from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
 
 (
@@ -42,8 +43,11 @@ from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
     NODATA,
     INSTEAD,
     KINDS,
+    WRITE,
+    ASIDE,
+    ASIDE_PITCH,
     SETTLE,
-) = range(21)
+) = range(24)
 """What a table of `_deal_sifted` holds:
 
 WATCH, WATCH_TOO       what a dealer watches for (see `tileconv.engine.pixels`)
@@ -58,6 +62,8 @@ MARKS, HIDDEN, COPY    addresses of marks of one row; of what hides pixels, or 0
 COPY_BYTES             of a pixel of the copy
 NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
 KINDS                  of missing pixels
+WRITE                  of `write_rows`, for sums that go past the caches once they are settled, or 0
+ASIDE, ASIDE_PITCH     of room for ROWS rows of them, and bytes from one to the next
 SETTLE                 what `settle_rows` needs, four addresses; 0 if others do it
 """
 ENTRIES = SETTLE + 4
@@ -162,6 +168,7 @@ class Sieve:
         """Settle the sums of each kernel; empty if others do it."""
         self.settles = False
         """They do so as soon as sums are made."""
+        self._aside = np.zeros((ROWS, 0), np.float32)
         self._gap, self._table, self._address = gap, table, address(table)
         self._owners = *owners, copy, row, hidden
 
@@ -191,29 +198,45 @@ class Sieve:
         """Some pixel was missing."""
         return bool(self._table[ANY])
 
-    def start(self, kernel: int, number: np.dtype, stride: int) -> tuple[np.uintp, np.uintp]:
+    def start(
+        self, kernel: int, number: np.dtype, stride: int, past: int
+    ) -> tuple[np.uintp, np.uintp]:
         """Return what stands in for the dealer of the planes' pixels, and its table's address.
 
-        ``kernel`` says whose sums are made.
+        ``kernel`` says whose sums are made, ``past`` how many there are in a row at the most if
+        they are to be written past the caches, else 0.
         """
         table, copied = self._table, self._gap.instead.dtype
         settler = self.settlers[kernel] if self.settles else None
         table[SETTLE:] = 0 if settler is None else settler.addresses(number)
+        table[WRITE] = 0
+        if settler is not None and past:
+            if self._aside.dtype != number or self._aside.shape[1] < past:
+                self._aside = aligned((ROWS, past), number)
+            table[WRITE], table[ASIDE] = rows_writer(number), address(self._aside)
+            table[ASIDE_PITCH] = self._aside.strides[0]
         table[DEAL] = dealer(self._gap.dtype, number, stride, watches=True)
         table[DEAL_COPY] = dealer(copied, number, stride, watches=True)
         return _sifting_dealer(), self._address
 
 
 def choose_dealer(
-    pixel: np.dtype, number: np.dtype, stride: int, sieve: Sieve | None, kernel: int = 0
+    pixel: np.dtype,
+    number: np.dtype,
+    stride: int,
+    sieve: Sieve | None,
+    *,
+    kernel: int = 0,
+    past: int = 0,
 ) -> tuple[np.uintp, np.uintp]:
     """Return what lays pixels out as numbers, and what it has to be told: the address of a sieve.
 
-    Without one that is `tileconv.engine.lines.dealer`, and 0.
+    Without one that is `tileconv.engine.lines.dealer`, and 0; ``kernel`` and ``past`` are as for
+    `Sieve.start`.
     """
     if sieve is None:
         return dealer(pixel, number, stride), np.uintp(0)
-    return sieve.start(kernel, number, stride)
+    return sieve.start(kernel, number, stride, past)
 
 
 @loop
@@ -225,10 +248,27 @@ def found_by(sieve):  # type: ignore[no-untyped-def]
 
 
 @loop
-def settle_rows(sieve, first, apart, count, x, columns, sums, pitch):  # type: ignore[no-untyped-def]
+def settled_aside(sieve):  # type: ignore[no-untyped-def]
+    """Say whether sums are to be settled before they are written past the caches."""
+    return found_by(sieve) and index_at(sieve, WRITE) != 0
+
+
+@loop
+def room_for(sieve, out, pitch):  # type: ignore[no-untyped-def]
+    """Return (address, bytes from row to row) of where to make sums of ``out``, to be settled."""
+    if settled_aside(sieve):
+        return np.uintp(index_at(sieve, ASIDE)), index_at(sieve, ASIDE_PITCH)
+    return out, pitch
+
+
+@loop
+def settle_rows(sieve, first, apart, count, x, columns, sums, pitch, out, out_pitch):  # type: ignore[no-untyped-def]
     """Settle ``count`` rows of sums, just made, if a sieve has found missing pixels.
 
-    sums and all else are as in `tileconv.engine.gaps`.
+    sums, pitch     see `room_for`
+    out, out_pitch  where they are to be, past the caches if they are not there yet
+    first .. columns
+                    see `tileconv.engine.gaps`
     """
     if found_by(sieve):
         call_at(
@@ -244,6 +284,9 @@ def settle_rows(sieve, first, apart, count, x, columns, sums, pitch):  # type: i
             x,
             columns,
         )
+        if sums != out:
+            write = np.uintp(index_at(sieve, WRITE))
+            call_at(write, sums, pitch, columns, count, out, out_pitch)
 
 
 @cache

@@ -23,6 +23,7 @@ from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
     address_at,
     call_at,
+    index_at,
     lanes,
     pointer_like,
     pointer_to,
@@ -33,7 +34,7 @@ from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams, write_past, write_row
 from tileconv.engine.program import LONG_REACH, Program
-from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows
+from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows, settled_aside
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
@@ -119,7 +120,8 @@ class Streamed:
         stride, height, sampling, strip = numbers
         dtype = out.dtype
         lines, owner = scratch(size, dtype)
-        deal, sieve_at = choose_dealer(planes.dtype, dtype, stride, sieve)
+        aside = strip[0] if final else 0
+        deal, sieve_at = choose_dealer(planes.dtype, dtype, stride, sieve, past=aside)
         correlate(
             (deal, row_adder(dtype)),
             address(planes),
@@ -226,7 +228,9 @@ def correlate(  # type: ignore[no-untyped-def]
                             put_at(rows_at + np.uintp(j * INDEX), sums_at + np.uintp(at * size))
                         r = number - i * overlap  # row of the kernel for output row i
                         ends = r == height - 1
-                        how = copied if band == bands - 1 and not found_by(sieve_at) else COPIED
+                        complete = band == bands - 1
+                        how = copied if complete and not found_by(sieve_at) else COPIED
+                        aside = complete and settled_aside(sieve_at)
                         out = target + np.uintp(((c + i * classes) * pitch + x) * size)
                         call_at(
                             add_rows,
@@ -241,13 +245,16 @@ def correlate(  # type: ignore[no-untyped-def]
                             out,
                             classes * pitch,
                             (2 if band else 1) if r == (count - 1) * overlap else 0,
-                            how if ends else 0,
+                            how if ends and not aside else 0,
                             coming + np.uintp(early) if late and i == first else np.uintp(0),
                             row_bytes - early,
                         )
-                        if ends and band == bands - 1:
+                        if ends and complete:
                             done = c + i * classes
-                            settle_rows(sieve_at, done, classes, 1, x, columns, out, 0)
+                            sums = out
+                            if aside:
+                                sums = np.uintp(index_at(rows_at, 0))
+                            settle_rows(sieve_at, done, classes, 1, x, columns, sums, 0, out, 0)
     settle_streams()
 
 
