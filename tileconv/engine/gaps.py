@@ -76,8 +76,10 @@ Factors = tuple[np.ndarray, np.ndarray]
     DOWN_SIZES,
     LINES_HERE,
     MADE,
+    SEEN,
+    KNOWN,
     WANTED,
-) = range(29)
+) = range(31)
 """What a table of `_settle_rows` holds:
 
 STRIDE_Y, STRIDE_X    input pixels between fields
@@ -101,6 +103,8 @@ LINE_BLOCKS           blocks of BESIDE weights in such a line
 DOWN_SIZES            address of the weights of the rows
 LINES_HERE            address of room for where the lines of some field begin
 MADE                  address of what says which row and column each block of them is of
+SEEN, KNOWN           address of which output each block of a row was last asked for; how many rows
+                      are known from the output row before
 WANTED                address of room for the places of blocks, of marks and of lines
 """
 ENTRIES = WANTED + 1
@@ -159,11 +163,11 @@ class Settler:
         reach = (span - 1) // stride_x + 1  # marks of a phase that a field reads
         columns = (width - span) // stride_x + 1
         blocks = columns // BESIDE + 2
-        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + (BLOCKS + 1) * BESIDE)
+        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + 2 * BESIDE)
         table[[STRIDE_Y, STRIDE_X, SPAN]] = stride_y, stride_x, span
         table[[PHASES, PITCH]] = phases, pitch
         table[ROW_COUNT] = rows.size
-        self._made = np.zeros(0, np.intp)
+        self._made, self._seen = np.zeros(0, np.intp), np.zeros(blocks, np.intp)
         if factors is not None:
             x = np.flatnonzero(factors[1]).astype(np.intp) * step_x
         places = x % stride_x * pitch * WORD + x // stride_x
@@ -177,22 +181,25 @@ class Settler:
             ring = int(rows[-1] - rows[0]) + 1
             table[[RING, LINE_BLOCKS]] = ring, blocks
             self._made = np.zeros(ring * blocks, np.intp)
+            if ring == rows.size:
+                table[KNOWN] = max(0, ring - stride_y)
         room: dict[int, np.ndarray] = {
             ROWS: rows,
             ROWS_HERE: np.empty_like(rows),
             WORDS: np.empty(4 * _row_words(columns, reach), np.uint64),
-            ROOM: np.empty(BLOCKS + 2 * blocks, np.intp),
+            ROOM: np.empty(2 * (BLOCKS + blocks), np.intp),
             LOST: lost,
             PLACES: places,
             SIZES: sizes,
-            LINES: np.empty(max(self._made.size, blocks + BLOCKS) * BESIDE),
+            LINES: np.empty(max(self._made.size, blocks) * BESIDE),
         }
         if factors is not None:
             room |= {
                 DOWN_SIZES: down,
                 LINES_HERE: np.empty_like(rows),
                 MADE: self._made,
-                WANTED: np.empty(2 * (rows.size * blocks + BLOCKS), np.intp),
+                SEEN: self._seen,
+                WANTED: np.empty(2 * rows.size * blocks, np.intp),
             }
         if share is not None:
             room[SHARE], table[SHARE_PITCH] = share, share.strides[0] // share.itemsize
@@ -212,7 +219,7 @@ class Settler:
     def begin(self, valid: np.uintp) -> None:
         """Begin with other marks, at an address; the caller holds them."""
         self._valid = valid
-        self._made[:] = 0
+        self._made[:] = self._seen[:] = 0
 
     def addresses(self, number: np.dtype) -> tuple[np.uintp, ...]:
         """Return what `settle_rows` is told: a function for sums of a dtype, and its tables."""
@@ -359,7 +366,8 @@ def _settle_row(table, numbers, valid, sums, columns, asked, some, top, x, share
     ruled, scale, loses = table[RULED] != 0, table[SCALE] != 0, table[EMPTY] != 0
     shared = table[SHARE] != 0
     total, least = numbers[TOTAL], numbers[LEAST]
-    places_here = pointer_like(table, np.uintp(table[ROOM]))
+    bits = pointer_like(table, np.uintp(table[ROOM]))
+    places_here = pointer_to(bits, BLOCKS)
     blocks = pointer_to(places_here, BLOCKS)
     empties = pointer_to(blocks, columns // BESIDE + 2)
     far_empty = ruled and (loses or least > 0) and not shared
@@ -386,37 +394,37 @@ def _settle_row(table, numbers, valid, sums, columns, asked, some, top, x, share
     lines_here = pointer_like(table, np.uintp(table[LINES_HERE]))
     wanting = pointer_like(table, np.uintp(table[WANTED]))
     wanted = mixed
+    base = top * row_bits + x
     if ring:
         rows = pointer_like(table, np.uintp(table[ROWS]))
         made = pointer_like(table, np.uintp(table[MADE]))
+        seen = pointer_like(table, np.uintp(table[SEEN]))
         wanted = 0
         for r in range(row_count):
             lines_here[r] = (rows[r] + top) % ring * table[LINE_BLOCKS] * BESIDE
         for i in range(mixed):
-            for r in range(row_count):
-                place, bit = lines_here[r] + blocks[i], (rows[r] + top) * row_bits + x
+            # most are there since the row before
+            known = seen[blocks[i] // BESIDE] == base - table[STRIDE_Y] * row_bits + 1
+            seen[blocks[i] // BESIDE] = base + 1
+            for r in range(table[KNOWN] if known else 0, row_count):
+                place, bit = lines_here[r] + blocks[i], base + rows[r] * row_bits
                 if made[place // BESIDE] != bit + 1:
                     made[place // BESIDE] = bit + 1
                     wanting[2 * wanted] = bit + blocks[i]
                     wanting[2 * wanted + 1] = place
                     wanted += 1
-    places = pointer_like(table, np.uintp(table[PLACES]))
+    taps = pointer_like(table, np.uintp(table[PLACES]))
     sizes = pointer_like(numbers, np.uintp(table[SIZES]))
-    weights = pointer_to(numbers, WEIGHTS)
     for first in range(0, wanted, BLOCKS):
-        together = min(BLOCKS, wanted - first)
         for i in range(BLOCKS):
-            one = first + min(i, together - 1)
-            places_here[i] = wanting[2 * one] if ring else top * row_bits + x + blocks[one]
-        beside = weights if ring else pointer_to(lines, first * BESIDE)
-        weigh_blocks(valid, places_here, places, sizes, table[TAPS], beside)
-        for i in range(together if ring else 0):
-            line = pointer_to(lines, wanting[2 * (first + i) + 1])
-            for k in range(BESIDE):
-                line[k] = weights[i * BESIDE + k]
+            one = min(first + i, wanted - 1)
+            bits[i] = wanting[2 * one] if ring else base + blocks[one]
+            places_here[i] = wanting[2 * one + 1] if ring else one * BESIDE
+        weigh_blocks(valid, bits, taps, sizes, table[TAPS], lines, places_here)
+    weights = pointer_to(numbers, WEIGHTS)
+    aside = pointer_like(sums, address_at(pointer_to(weights, BESIDE)))
     share = pointer_to(pointer_like(numbers, np.uintp(table[SHARE])), share_at)
     down = pointer_like(numbers, np.uintp(table[DOWN_SIZES]))
-    aside = pointer_like(sums, address_at(pointer_to(numbers, WEIGHTS + BLOCKS * BESIDE)))
     for i in range(mixed):
         at, number = blocks[i], min(BESIDE, columns - blocks[i])
         beside = pointer_to(lines, i * BESIDE)

@@ -250,19 +250,27 @@ def _load_bits(builder: ir.IRBuilder, marks: ir.Value, bit: ir.Value) -> ir.Valu
 
 @step_of
 def weigh_blocks(
-    typingctx: Any, marks: Any, blocks: Any, taps: Any, sizes: Any, tap_count: Any, weights: Any
+    typingctx: Any,
+    marks: Any,
+    blocks: Any,
+    taps: Any,
+    sizes: Any,
+    tap_count: Any,
+    weights: Any,
+    places: Any,
 ) -> Any:
     """Write the sums of ``sizes`` over the valid pixels of BLOCKS times BESIDE fields, tap by tap.
 
     All are pointers: ``marks`` to uint64; ``blocks`` to intp, at which bit the first field of each
     block of neighbouring ones begins; ``taps`` to intp, how many bits from there the mark of each
-    tap lies; ``sizes`` and ``weights`` to float64.
+    tap lies; ``sizes`` and ``weights`` to float64; ``places`` to intp, where among the weights
+    those of each block go.
 
     The chains of additions of one block alone would wait for each other.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        marks, blocks, taps, sizes, count, weights = args
+        marks, blocks, taps, sizes, count, weights, places = args
         none = ir.Constant(DOUBLES, [ir.Constant(ir.DoubleType(), 0.0)] * BESIDE)
         sums = [cgutils.alloca_once_value(builder, none) for _ in range(BLOCKS)]
         firsts = [builder.load(builder.gep(blocks, [constant_index(i)])) for i in range(BLOCKS)]
@@ -278,11 +286,11 @@ def weigh_blocks(
                 more = builder.select(there, builder.fadd(before, size), before)
                 builder.store(more, total)
         for i, total in enumerate(sums):
-            place = builder.gep(weights, [constant_index(i * BESIDE)])
-            store_vector(builder, builder.load(total), place, 8)
+            place = builder.load(builder.gep(places, [constant_index(i)]))
+            store_vector(builder, builder.load(total), builder.gep(weights, [place]), 8)
         return context.get_dummy_value()
 
-    return types.void(marks, blocks, taps, sizes, types.intp, weights), generate
+    return types.void(marks, blocks, taps, sizes, types.intp, weights, places), generate
 
 
 @step_of
