@@ -396,7 +396,7 @@ def _keep_marks(marks, width, kept, before, row, found, stride, phases, words): 
     row            pointer to intp: 1 if such a pixel was found before, updated
     found          not 0 if one is found here
     """
-    first, shift = before // stride // WORD, before // stride % WORD
+    first, shift = before // stride // WORD, np.uint64(before // stride % WORD)
     if found != 0 and row[0] == 0:
         row[0] = 1
         for phase in range(phases):
@@ -409,15 +409,34 @@ def _keep_marks(marks, width, kept, before, row, found, stride, phases, words): 
     for bit in range(0, WORD, stride):
         mask |= np.uint64(1) << np.uint64(bit)
         most += 1
+    looked = (width + WORD - 1) // WORD
+    if stride * most == WORD:  # a word of marks gives the same number of each phase
+        for phase in range(phases):
+            line = pointer_to(kept, phase * words + first)
+            before = line[0] & ~(EVERY << shift)
+            here = mask << np.uint64(phase)
+            for i in range((looked + stride - 1) // stride):
+                word = EVERY if found == 0 or stride > 1 else marks[i]
+                if found != 0 and stride > 1:
+                    word = NONE
+                    for k in range(min(stride, looked - i * stride)):
+                        bits = pick_bits(marks[i * stride + k], here)
+                        word |= bits << np.uint64(k * most)
+                line[i] = before | word << shift
+                before = word >> np.uint64(1) >> np.uint64(WORD - 1) - shift
+            line[(looked + stride - 1) // stride] = before
+        return
+    last = (most - 1) * stride  # the last field of a word, if the first one begins with it
+    turn = WORD - last if stride < WORD else WORD
     for phase in range(phases):
-        line, done = pointer_to(kept, phase * words + first), 0
-        word, filled = line[0] & ~(EVERY << np.uint64(shift)), shift
-        begin = phase  # the first bit of the word that is of this phase
-        for i in range((width + WORD - 1) // WORD):
-            if begin < WORD:
+        line = pointer_to(kept, phase * words + first)
+        word, filled, begin = line[0] & ~(EVERY << shift), np.intp(shift), phase
+        done = 0
+        for i in range(looked):
+            if begin < WORD:  # where in the word the first mark of this phase lies
                 bits = EVERY if found == 0 else marks[i]
                 bits = pick_bits(bits, mask << np.uint64(begin))
-                number = most - (begin + (most - 1) * stride >= WORD)
+                number = most - (begin + last >= WORD)
                 word |= bits << np.uint64(filled)
                 filled += number
                 if filled >= WORD:
@@ -425,7 +444,7 @@ def _keep_marks(marks, width, kept, before, row, found, stride, phases, words): 
                     done += 1
                     filled -= WORD
                     word = bits >> np.uint64(number - filled - 1) >> np.uint64(1)
-            begin -= WORD % stride if stride <= WORD else WORD
+            begin -= turn
             if begin < 0:
                 begin += stride
         line[done] = word
