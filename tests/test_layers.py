@@ -28,6 +28,7 @@ FLOORS = {
     "gallery": 8,
     "cluster": 9,
     "api": 10,
+    "runs": 10,
     "files": 11,
     "xarray": 11,
     "verify": 11,

@@ -11,7 +11,7 @@ from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from tileconv import kernels
-    from tileconv.api import convolve, load_job, plan, run
+    from tileconv.api import convolve
     from tileconv.errors import (
         ClusterError,
         ConfigError,
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from tileconv.jobs.job import Batch, Job
     from tileconv.jobs.report import Report
     from tileconv.planning.plan import Plan
+    from tileconv.runs import load_job, plan, run
 
 _HOMES = {
-    "tileconv.api": ("convolve", "load_job", "plan", "run"),
+    "tileconv.api": ("convolve",),
     "tileconv.errors": (
         "ClusterError",
         "ConfigError",
@@ -47,6 +48,7 @@ _HOMES = {
     "tileconv.jobs.job": ("Batch", "Job"),
     "tileconv.jobs.report": ("Report",),
     "tileconv.planning.plan": ("Plan",),
+    "tileconv.runs": ("load_job", "plan", "run"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
-from tileconv.api import load_job, run
 from tileconv.errors import ConfigError, ConvolutionError
 from tileconv.jobs.config import option_places
+from tileconv.runs import load_job, run
 
 if TYPE_CHECKING:
     from typing import Unpack

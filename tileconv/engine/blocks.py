@@ -1,8 +1,10 @@
 """Sum up rows of blocks of outputs, and say which lines of a ring they read."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
@@ -10,15 +12,16 @@ from tileconv.engine.lanes import (
     ROWS,
     WIDE,
     address_at,
-    float_to,
+    copy_bytes,
     lanes,
     pointer_like,
     pointer_to,
     prefetch,
+    step_of,
 )
 from tileconv.engine.memory import CACHE_LINE
 from tileconv.engine.panels import write_past
-from tileconv.engine.pixels import copy_lanes, pixel_at, pixel_bytes
+from tileconv.engine.pixels import copy_lanes, pixel_bytes
 from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
 from tileconv.engine.sums import (
     LONG,
@@ -37,10 +40,18 @@ def part_of(which: int) -> int:
     return SPARSE if which == SPARSE else DENSE
 
 
-@loop
-def input_row(number, hop, height, overlap):  # type: ignore[no-untyped-def]
+@step_of
+def input_row(typingctx: Any, number: Any, hop: Any, height: Any, overlap: Any) -> Any:
     """Return the row that line ``number`` of a class holds, counted in rows of the class."""
-    return number if hop == overlap else number // height * hop + number % height
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        number, hop, height, overlap = args
+        apart = builder.mul(builder.udiv(number, height), hop)
+        apart = builder.add(apart, builder.urem(number, height))
+        return builder.select(builder.icmp_signed("==", hop, overlap), number, apart)
+
+    i = types.intp
+    return i(i, i, i, i), generate
 
 
 @loop
@@ -185,12 +196,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
         some = min(taken, left)
         if more and not whole:
             for j in range(count):
-                for i in range(some):
-                    here = place + np.uintp((j * pitch + i) * size)
-                    float_to(
-                        pixel_at(pointer_like(lines, here), 0),
-                        aside + np.uintp((j * taken + i) * size),
-                    )
+                there = aside + np.uintp(j * taken * size)
+                copy_bytes(there, place + np.uintp(j * pitch * size), some * size)
         if taken == n:
             sum_narrow_sparse_block(
                 lines,
@@ -222,8 +229,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
             )
         if not whole:
             for j in range(count):
-                for i in range(some):
-                    float_to(buffer[j * taken + i], place + np.uintp((j * pitch + i) * size))
+                there = aside + np.uintp(j * taken * size)
+                copy_bytes(place + np.uintp(j * pitch * size), there, some * size)
         ends = x + taken >= columns
         # the sums of this block are still on their way to the buffer: those before it are written
         if past:

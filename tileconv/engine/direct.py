@@ -38,7 +38,8 @@ from tileconv.engine.matrix import Matrix
 from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.sieve import Sieve, choose_dealer, found_by, room_for, settle_rows
+from tileconv.engine.settling import found_by, room_for, settle_rows
+from tileconv.engine.sieve import Sieve, choose_dealer
 from tileconv.engine.streamed import Streamed
 
 PAST_TAPS = 12

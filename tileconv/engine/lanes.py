@@ -11,6 +11,7 @@ steps are built as vector instructions, of what is here:
     tileconv.engine.panels   blocks of banks whose fields share no pixel
     tileconv.engine.places   the same where there are many kernels
     tileconv.engine.marks    marks missing pixels, looks at the marks, and settles sums
+    tileconv.engine.settling asks a sieve for what it has found
 
 Every lane is one output and does what a scalar would do, so the bits depend on
 neither the vector's width nor an output's place in it.
@@ -133,6 +134,19 @@ def float_to(typingctx: Any, value: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(value, types.uintp), generate
+
+
+@step_of
+def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy bytes from an address to another; they do not overlap."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        target, source = (builder.inttoptr(address, byte) for address in args[:2])
+        cgutils.raw_memcpy(builder, target, source, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.intp), generate
 
 
 @step_of

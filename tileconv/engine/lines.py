@@ -165,7 +165,7 @@ def _deal_near(source, step, width, stride, places, count, lines, ahead, ahead_b
     """
     n = lanes(lines)
     sought, bound = watched(watch, source, 0), watched(watch, source, 1)
-    done = 0
+    done = np.intp(0)  # a literal would have what it is given to compiled for that too
     found = False
     apart = stride * step
     if step == pixel_bytes(source):

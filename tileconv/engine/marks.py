@@ -168,7 +168,7 @@ def _load_later(builder: ir.IRBuilder, words: ir.Value, far: ir.Value, near: ir.
 
 @step_of
 def join_words(typingctx: Any, low: Any, high: Any, far: Any, near: Any) -> Any:
-    """Join GATHERED words, in place, with the bits that lie ``far`` words, ``near`` bits further on.
+    """Join GATHERED words, in place, with the bits ``far`` words and ``near`` bits further on.
 
     ``low`` and ``high`` are pointers to uint64: they tell whether all are set, and whether any is.
     """

@@ -22,7 +22,6 @@ from tileconv.engine.lanes import (
     WIDE,
     address_at,
     constant_index,
-    float_to,
     lanes,
     lanes_of,
     load_vector,
@@ -34,7 +33,7 @@ from tileconv.engine.lanes import (
     vector_fma,
 )
 from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.pixels import copy_lanes, pixel_bytes
+from tileconv.engine.pixels import pixel_bytes
 
 UNROLLED = 4
 """Taps in a step of the loop: its own instructions are then few."""
@@ -186,7 +185,7 @@ def write_row(sums, columns, out, streamed):  # type: ignore[no-untyped-def]
     if streamed != 0:
         write_past(sums, np.intp(0), columns, out, True)
     else:
-        _copy_numbers(sums, np.intp(0), columns, out)
+        copy_numbers(sums, np.intp(0), columns, out)
 
 
 @cache
@@ -222,22 +221,25 @@ def write_past(sums, done, ready, out, ends):  # type: ignore[no-untyped-def]
     begin, end = done - (done + first) % line, ready - (ready + first) % line
     if begin < 0 and begin < end:
         begin += line
-        for i in range(begin):
-            float_to(sums[i], out + np.uintp(i * size))
+        copy_numbers(sums, np.intp(0), begin, out)
     while begin < end:
         for i in range(begin, begin + line, n):
             stream(pointer_to(sums, i), out + np.uintp(i * size))
         begin += line
     if ends:
-        _copy_numbers(sums, max(np.intp(0), end), ready, out)
+        copy_numbers(sums, max(np.intp(0), end), ready, out)
 
 
-@loop
-def _copy_numbers(sums, begin, end, out):  # type: ignore[no-untyped-def]
-    n, size = lanes(sums), pixel_bytes(sums)
-    done = begin
-    while done + n <= end:
-        copy_lanes(sums, pointer_like(sums, out), done * size, done)
-        done += n
-    for i in range(done, end):
-        float_to(sums[i], out + np.uintp(i * size))
+@step_of
+def copy_numbers(typingctx: Any, sums: Any, begin: Any, end: Any, out: Any) -> Any:
+    """Copy the sums ``begin .. end - 1`` of a row, a pointer to float, to an address."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        sums, begin, end, out = args
+        target = builder.gep(builder.inttoptr(out, sums.type), [begin])
+        size = signature.args[0].dtype.bitwidth // 8
+        count = builder.sub(end, begin)
+        cgutils.raw_memcpy(builder, target, builder.gep(sums, [begin]), count, size)
+        return context.get_dummy_value()
+
+    return types.void(sums, types.intp, types.intp, types.uintp), generate

@@ -29,7 +29,8 @@ from tileconv.engine.lanes import ROWS, call_at
 from tileconv.engine.memory import address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.sieve import Sieve, choose_dealer, found_by, room_for, settle_rows
+from tileconv.engine.settling import found_by, room_for, settle_rows
+from tileconv.engine.sieve import Sieve, choose_dealer
 from tileconv.engine.sums import LONG
 
 DEARER = 1.5

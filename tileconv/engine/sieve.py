@@ -15,7 +15,7 @@ from numba import from_dtype, types
 
 from tileconv.engine.gaps import EVERY, NONE, Settler, is_ready
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import ROWS, address_at, call_at, index_at, pointer_to
+from tileconv.engine.lanes import ROWS, address_at, call_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type
 from tileconv.engine.marks import WORD, line_bytes, pick_bits, sift_pixels
 from tileconv.engine.memory import INDEX, address, aligned
@@ -62,9 +62,9 @@ MARKS, HIDDEN, COPY    addresses of marks of one row; of what hides pixels, or 0
 COPY_BYTES             of a pixel of the copy
 NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
 KINDS                  of missing pixels
-WRITE                  of `write_rows`, for sums that go past the caches once they are settled, or 0
+WRITE                  of what writes sums that go past the caches once they are settled, or 0
 ASIDE, ASIDE_PITCH     of room for ROWS rows of them, and bytes from one to the next
-SETTLE                 what `settle_rows` needs, four addresses; 0 if others do it
+SETTLE                 what `tileconv.engine.settling` needs, four addresses; 0 if others do it
 """
 ENTRIES = SETTLE + 4
 assert FOUND * INDEX == FOUND_AFTER  # a dealer writes it there
@@ -237,56 +237,6 @@ def choose_dealer(
     if sieve is None:
         return dealer(pixel, number, stride), np.uintp(0)
     return sieve.start(kernel, number, stride, past)
-
-
-@loop
-def found_by(sieve):  # type: ignore[no-untyped-def]
-    """Say whether a sieve, an address or 0, has found missing pixels and sums are to be settled."""
-    if sieve == np.uintp(0):
-        return False
-    return index_at(sieve, SETTLE) != 0 and index_at(sieve, ANY) != 0
-
-
-@loop
-def settled_aside(sieve):  # type: ignore[no-untyped-def]
-    """Say whether sums are to be settled before they are written past the caches."""
-    return found_by(sieve) and index_at(sieve, WRITE) != 0
-
-
-@loop
-def room_for(sieve, out, pitch):  # type: ignore[no-untyped-def]
-    """Return (address, bytes from row to row) of where to make sums of ``out``, to be settled."""
-    if settled_aside(sieve):
-        return np.uintp(index_at(sieve, ASIDE)), index_at(sieve, ASIDE_PITCH)
-    return out, pitch
-
-
-@loop
-def settle_rows(sieve, first, apart, count, x, columns, sums, pitch, out, out_pitch):  # type: ignore[no-untyped-def]
-    """Settle ``count`` rows of sums, just made, if a sieve has found missing pixels.
-
-    sums, pitch     see `room_for`
-    out, out_pitch  where they are to be, past the caches if they are not there yet
-    first .. columns
-                    see `tileconv.engine.gaps`
-    """
-    if found_by(sieve):
-        call_at(
-            np.uintp(index_at(sieve, SETTLE)),
-            np.uintp(index_at(sieve, SETTLE + 1)),
-            np.uintp(index_at(sieve, SETTLE + 2)),
-            np.uintp(index_at(sieve, SETTLE + 3)),
-            sums,
-            pitch,
-            first,
-            apart,
-            count,
-            x,
-            columns,
-        )
-        if sums != out:
-            write = np.uintp(index_at(sieve, WRITE))
-            call_at(write, sums, pitch, columns, count, out, out_pitch)
 
 
 @cache

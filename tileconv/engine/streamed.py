@@ -32,9 +32,10 @@ from tileconv.engine.lanes import (
 )
 from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
-from tileconv.engine.panels import settle_streams, write_past, write_row
+from tileconv.engine.panels import copy_numbers, settle_streams, write_past
 from tileconv.engine.program import LONG_REACH, Program
-from tileconv.engine.sieve import Sieve, choose_dealer, found_by, settle_rows, settled_aside
+from tileconv.engine.settling import found_by, settle_rows, settled_aside
+from tileconv.engine.sieve import Sieve, choose_dealer
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
@@ -333,4 +334,4 @@ def _add_rows(  # type: ignore[no-untyped-def]
             written = ready
         x += taken
     if last == COPIED:
-        write_row(pointer_like(lines, rows[0]), columns, address_at(out), 0)
+        copy_numbers(pointer_like(lines, rows[0]), np.intp(0), columns, address_at(out))
