@@ -13,14 +13,16 @@ from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import INPUT_DTYPES, Numbers
 from tileconv.engine import columns as columns_first
-from tileconv.engine import direct, gaps, program, separable, streamed
+from tileconv.engine import direct, gaps, marks, program, separable, streamed
 from tileconv.engine.bank import CHUNK, TOGETHER
 from tileconv.engine.blocks import AFRESH, PAST
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
 from tileconv.engine.lines import NEVER, PARTS, asked_early
+from tileconv.engine.marks import SLACK, line_bytes, marked
 from tileconv.engine.matrix import Matrix
 from tileconv.engine.program import lay_out
 from tileconv.engine.separable import factor
+from tileconv.engine.sieve import in_phases
 from tileconv.geometry import Axis
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
@@ -489,26 +491,72 @@ def test_whole_numbers_with_gaps_have_the_bits_of_floats_with_nan(policy, dtype)
         assert of_whole[~missing].tobytes() == of_floats[~missing].tobytes()
 
 
-@pytest.mark.parametrize("stride", [1, 3])
+def lines_of(valid, stride, span):
+    """Return marks of pixels (bands, H, W), as `tileconv.engine.gaps.Settler` takes them."""
+    bands, height, width = valid.shape
+    plain = np.zeros((bands, height, line_bytes(width)), np.uint8)
+    plain[..., : -(-width // 8)] = np.packbits(valid, axis=-1, bitorder="little")
+    shape = (bands, height, min(stride, span), line_bytes(-(-width // stride)))
+    room = np.full(np.prod(shape) + SLACK, 0xA5, np.uint8)  # what lies around must not matter
+    lines = room[:-SLACK].reshape(shape)
+    in_phases(plain, width, stride, lines)
+    return lines
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 7, 8, 16, 24, 63, 64, 65, 200])
+@pytest.mark.parametrize("width", [1, 63, 64, 65, 700])
+def test_marks_are_kept_in_stride_phases(stride, width):
+    valid = RNG.random((2, 3, width)) < 0.5
+    lines = lines_of(valid, stride, width)
+    for phase in range(lines.shape[2]):
+        expected = valid[..., phase::stride]
+        found = marked(np.ascontiguousarray(lines[:, :, phase]), expected.shape[2])
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_bits_are_picked_without_an_instruction_for_it_too(monkeypatch):
+    monkeypatch.setattr(marks, "PICKS", False)
+    for word, mask in RNG.integers(0, 2**64, (50, 2), np.uint64):
+        bits = [word >> np.uint64(i) & np.uint64(1) for i in range(64) if int(mask) >> i & 1]
+        expected = sum(int(bit) << i for i, bit in enumerate(bits))
+        assert marks.pick_bits.py_func(word, mask) == expected
+        assert marks.pick_bits(word, mask) == expected
+
+
+WEIGHED = {
+    "dense": (np.abs(KERNELS["dense"]), None),
+    "holes": (np.where(RNG.random((4, 9)) < 0.5, RNG.uniform(0.1, 1, (4, 9)), 0), None),
+    "wide": (RNG.uniform(0.1, 1, (2, 150)), None),
+    "rank one": (np.outer(RNG.uniform(0.1, 1, 5), RNG.uniform(0.1, 1, 4)), True),
+    "wide, of rank one": (np.outer(RNG.uniform(0.1, 1, 3), RNG.uniform(0.1, 1, 131)), True),
+}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 8, 70])
+@pytest.mark.parametrize("name", WEIGHED)
 @pytest.mark.parametrize(
     "rule",
     [None, gaps.Rule(scale=True, least=0.0, empty=True), gaps.Rule(False, 0.3, True)],
     ids=["no rule", "renormalize", "least"],
 )
-def test_shares_of_wide_rows_are_those_of_their_pixels(rule, stride):
-    kernel = np.abs(KERNELS["dense"])
+def test_shares_of_wide_rows_are_those_of_their_pixels(rule, name, stride):
+    kernel, two_passes = WEIGHED[name]
     valid = ~patches((60, 430), rows=21)
     valid[:, 100:290] = False  # whole looks of missing pixels
     taps = Convolution.of(kernel).plan_groups(1, np.dtype(np.float32))[0].taps[0]
+    factors = factor(kernel, np.dtype(np.float64)) if two_passes else None
     shape = tuple((n - k) // stride + 1 for n, k in zip(valid.shape, kernel.shape, strict=True))
     sums, share = RNG.normal(size=shape).astype(np.float32), np.ones(shape)
-    marks = valid[None].astype(np.uint8)
-    lost = np.ones(marks.shape[:2], np.uint8)
-    whole = marks.all(axis=2)
-    lost[whole], marks[whole] = 0, 7  # what lies there must not matter
-    gaps.Settler(marks, lost, taps, ((stride, stride), (1, 1)), rule, share).settle(sums)
+    lines = lines_of(valid[None], stride, kernel.shape[1])
+    lost = np.ones(lines.shape[:2], np.intp)
+    whole = valid[None].all(axis=2)
+    lost[whole], lines[whole] = 0, 7  # what lies there must not matter
+    sampling = (stride, stride), (1, 1)
+    settler = gaps.Settler(lines, lost, valid.shape[1], taps, sampling, rule, share, factors)
+    settler.settle(sums)
     fields = np.lib.stride_tricks.sliding_window_view(valid, kernel.shape)[::stride, ::stride]
     expected = (fields * kernel).sum(axis=(2, 3)) / kernel.sum()
     np.testing.assert_allclose(share, expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(share == 1, fields[..., kernel != 0].all(axis=2))
     if rule is not None:
         np.testing.assert_array_equal(np.isnan(sums), expected <= rule.least)
