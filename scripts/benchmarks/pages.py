@@ -11,8 +11,10 @@ from benchmarks.roofline import Rates
 from benchmarks.tables import markdown
 
 TITLES = {
-    "threads": "Milliseconds with one thread and with more; apart: how much more is done by "
-    "threads that share no call and no pixel, each with an array of 1024 x 1024.",
+    "threads": "Milliseconds with one thread and with more, and how many times faster, round by "
+    "round. Calls: as many calls of one thread, each on its part of the rows; registers: "
+    "multiply-adds alone, which touch no memory, in the same rounds; best: the least times of all "
+    "rounds.",
     "strides": "Milliseconds with stride 1 and with 8, where outputs are 64 times fewer.",
     "overhead": "A call on 64 x 64 pixels, beside a plain compiled loop that does the same work; "
     "microseconds.",

@@ -176,6 +176,16 @@ def _multiply_add(steps, seed):
     return _chains(steps, seed)
 
 
+def multiply_adds_in_registers(seconds: float) -> Callable[[], object]:
+    """Return a loop of multiply-adds of float32 that takes about ``seconds`` and no memory."""
+    loop = _fma_loop(np.float32, 1, STEPS // 64)[1]
+    loop(0)  # the warm-up
+    start = time.perf_counter()
+    loop(0)
+    steps = round(STEPS // 64 * seconds / (time.perf_counter() - start))
+    return partial(_multiply_add, steps, np.float32(0.5))
+
+
 def _fma_loop(dtype: type, threads: int, steps: int) -> tuple[float, Callable[[int], object]]:
     """Return the multiply-adds of all threads together, and the loop."""
     lanes = _vector_bytes() // np.dtype(dtype).itemsize

@@ -1,17 +1,21 @@
 """How tileconv's time follows the number of threads and the stride; how many loops it compiled."""
 
 import gc
+import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
+import numpy as np
 from numba.core.dispatcher import Dispatcher
 
 from benchmarks.cases import Case
 from benchmarks.images import image
 from benchmarks.machine import THREADS, pin
 from benchmarks.race import Settings, ours
+from benchmarks.roofline import multiply_adds_in_registers
 from benchmarks.tables import Row, print_table
-from benchmarks.turns import take_turns, timed
+from benchmarks.turns import seconds_by_turns, take_turns
 
 THREADED = (
     Case("dense", "float32", (7, 7)),
@@ -19,11 +23,10 @@ THREADED = (
     Case("dense", "uint16", (7, 7)),
     Case("stride", "float32", (15, 15), (4, 4)),
     Case("separable", "float32", (31, 31), kind="gaussian"),
-    Case("bank", "float32", (3, 3), bands=4, kernels=64, side=2048),
+    Case("bank", "float32", (3, 3), bands=4, kernels=64, side=1024),
 )
 """Cases that multiply and add more than they move."""
-APART_SIDE = 1024
-APART_SECONDS = 0.05
+REGISTER_SECONDS = 0.01
 STRIDED = (("float32", 7), ("uint16", 7), ("float32", 31))
 """(dtype, kernel)"""
 
@@ -33,8 +36,9 @@ def scaling(settings: Settings) -> dict[str, list[Row]]:
     pin()
     return {
         "threads": print_table(
-            "scaling: milliseconds with 1 thread and with more, and how many times faster; "
-            "apart: the same of threads that share no call and no pixel, each with a small array",
+            "scaling: milliseconds with 1 thread and with more, and how many times faster, round "
+            "by round; calls: as many calls of 1 thread, each on its part of the rows; registers: "
+            "multiply-adds alone, in the same rounds; best: the least times of all rounds",
             thread_rows(settings),
             26,
         ),
@@ -48,36 +52,48 @@ def scaling(settings: Settings) -> dict[str, list[Row]]:
 
 
 def thread_rows(settings: Settings) -> Iterator[Row]:
-    """Time tileconv with one thread and with two."""
-    for case in THREADED:
-        pixels = image(case.dtype, case.bands, _side(case, settings))
-        jobs = {str(n): ours(case, pixels, n) for n in (1, THREADS)}
-        jobs["1"]()  # the warm-up
-        taken = take_turns(jobs, settings.rounds)
-        one, more = taken["1"], taken[str(THREADS)]
-        yield {
-            "case": case.name,
-            "1 thread": 1e3 * one,
-            f"{THREADS} threads": 1e3 * more,
-            "faster": one / more,
-            "apart": apart(case, settings.rounds),
-        }
-
-
-def apart(case: Case, rounds: int) -> float:
-    """Return how much more threads do that share nothing but the machine's caches and clock."""
-    pixels = image(case.dtype, case.bands, APART_SIDE)
-    jobs = [ours(case, pixels.copy(), 1) for _ in range(THREADS)]
-    repeats = max(1, round(APART_SECONDS / min(timed(jobs[0]) for _ in range(3))))
-
-    def work(job: Callable[[], object]) -> None:
-        for _ in range(repeats):
-            job()
-
+    """Time tileconv with one thread and with more, and what the machine gives two threads."""
+    add = multiply_adds_in_registers(REGISTER_SECONDS)
     with ThreadPoolExecutor(THREADS) as pool:
-        ways = {"one": lambda: work(jobs[0]), "all": lambda: list(pool.map(work, jobs))}
-        taken = take_turns(ways, rounds)
-    return THREADS * taken["one"] / taken["all"]
+
+        def all_at_once(jobs: list[Callable[[], object]]) -> Callable[[], object]:
+            return lambda: list(pool.map(lambda job: job(), jobs))
+
+        for case in THREADED:
+            pixels = image(case.dtype, case.bands, _side(case, settings))
+            jobs = {
+                "one": ours(case, pixels, 1),
+                "more": ours(case, pixels, THREADS),
+                "calls": all_at_once([ours(case, part, 1) for part in _parts(case, pixels)]),
+                "adds": add,
+                "all add": all_at_once([add] * THREADS),
+            }
+            seconds_by_turns(jobs, 1)  # the warm-up
+            taken = seconds_by_turns(jobs, settings.rounds)
+            yield {
+                "case": case.name,
+                "1 thread": 1e3 * statistics.median(taken["one"]),
+                f"{THREADS} threads": 1e3 * statistics.median(taken["more"]),
+                "faster": _times(taken["one"], taken["more"]),
+                "calls": _times(taken["one"], taken["calls"]),
+                "registers": THREADS * _times(taken["adds"], taken["all add"]),
+                "best": min(taken["one"]) / min(taken["more"]),
+            }
+
+
+def _parts(case: Case, pixels: np.ndarray) -> list[np.ndarray]:
+    """Return the rows that each thread's share of the outputs reads: views."""
+    outputs = (pixels.shape[-2] - case.span[0]) // case.stride[0] + 1
+    ends = [outputs * i // THREADS for i in range(THREADS + 1)]
+    return [
+        pixels[..., first * case.stride[0] : (end - 1) * case.stride[0] + case.span[0], :]
+        for first, end in pairwise(ends)
+    ]
+
+
+def _times(slow: list[float], fast: list[float]) -> float:
+    """Return how many times faster, the median of all rounds: a round has one hour's speed."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def stride_rows(settings: Settings) -> Iterator[Row]:

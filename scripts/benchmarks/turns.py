@@ -15,11 +15,19 @@ PAUSE = 0.003
 
 def take_turns(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the median seconds of each job; each round runs them all, so that noise hits all."""
+    rounds_of = seconds_by_turns(jobs, rounds)
+    return {name: statistics.median(times) for name, times in rounds_of.items()}
+
+
+def seconds_by_turns(
+    jobs: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """Return the seconds of each job in each round."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
             seconds[name].append(timed(job))
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
 
 
 def timed(job: Callable[[], object]) -> float:
