@@ -84,6 +84,39 @@ class Recipe:
         )
 
     @cached_property
+    def sifted(self) -> bool:
+        """The same where pixels may be missing for what they hold: they are taken out row by row."""
+        numbers = self.numbers
+        return (
+            numbers.target == numbers.compute
+            and numbers.source != np.float16
+            and numbers.keeps_nan
+            and self.bias is None
+            and self.gap(numbers.source, listed=self.listed).possible
+            and not self.copies
+        )
+
+    @cached_property
+    def listed(self) -> bool:
+        """Missing pixels have to be found; under "propagate" they are NaN and need not."""
+        c = self.convolution
+        return c.require_center or c.missing != "propagate"
+
+    @cached_property
+    def rule(self) -> gaps.Rule | None:
+        """What becomes of sums of fields with missing pixels; None if they stay as they are."""
+        c = self.convolution
+        if c.missing == "propagate":
+            return None  # they are NaN already
+        if c.missing == "fill" and not c.min_valid_fraction:
+            return None
+        return gaps.Rule(
+            scale=c.missing == "renormalize",
+            least=c.min_valid_fraction - TIE,
+            empty=c.missing != "fill",
+        )
+
+    @cached_property
     def copies(self) -> bool:
         """Tiles with missing pixels are copied; else these are taken out row by row."""
         c = self.convolution
@@ -168,16 +201,16 @@ def compute_tile(
         past them.
     """
     rows, columns = reads
-    if (
-        recipe.plain
-        and masked is None
-        and share is None
-        and rows.outside is columns.outside is None
-    ):
+    as_it_is = masked is None and share is None and rows.outside is columns.outside is None
+    if as_it_is and (recipe.plain or recipe.sifted):
         for group in recipe.groups:
             planes = window[group.bands[0] : group.bands[-1] + 1]
             sums = out[group.outputs[0] : group.outputs[-1] + 1]
-            recipe.prepared(group, reads).run(planes, sums, final=final)
+            if recipe.plain:
+                recipe.prepared(group, reads).run(planes, sums, final=final)
+            else:
+                gap = recipe.gap(planes.dtype, listed=recipe.listed)
+                _sift(recipe, group, reads, gap, planes, sums, None, None, final=final)
         return Counts()
     counts = Counts()
     valid = None if share is None else np.ones(share.shape)
@@ -211,8 +244,7 @@ def _compute_group(
         sums = np.empty(sums.shape, numbers.compute)
     again = recipe.bias is not None or not numbers.keeps_nan
     final = final and sums.dtype == out.dtype and not again  # else they stay in the caches
-    # under "propagate" missing pixels are NaN and need no list, unless someone must look at it
-    listed = share is not None or c.require_center or c.missing != "propagate"
+    listed = share is not None or recipe.listed
     hidden = _hidden(masked, group.bands, planes.shape)
     gap = recipe.gap(planes.dtype, listed=listed)
     padded = any(read.outside is not None for read in reads)
@@ -232,21 +264,37 @@ def _compute_group(
             _settle_sums(_settlers(recipe, group, reads, marks, lost, width, share), sums)
             _require_centres(recipe, reads, marked(valid, width), sums)
     else:
-        marks = None
-        if _rule(c) is not None or share is not None:
-            marks = _marks("valid", planes.shape, *_phases(c, reads))
-        sieve = _sieve(recipe, group, reads, gap, planes.shape, hidden, marks, share)
-        sieve.begin(marks, numbers.compute)
-        prepared.run(planes, sums, final=final, sieve=sieve)
-        if marks is not None and sieve.found and not sieve.settles:
-            width = planes.shape[2]
-            _settle_sums(_settlers(recipe, group, reads, marks, sieve.rows, width, share), sums)
+        _sift(recipe, group, reads, gap, planes, sums, hidden, share, final=final)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
         if recipe.bias is not None:
             np.add(values, recipe.bias[i], out=values)
         counts = counts.plus(finish(values, numbers, out[i]))
     return counts
+
+
+def _sift(
+    recipe: Recipe,
+    group: Group,
+    reads: Reads,
+    gap: Gap,
+    planes: np.ndarray,
+    sums: np.ndarray,
+    hidden: np.ndarray | None,
+    share: np.ndarray | None,
+    *,
+    final: bool,
+) -> None:
+    """Compute the sums of a group without its missing pixels, and apply the policy for them."""
+    shape, marks = planes.shape, None
+    if recipe.rule is not None or share is not None:
+        marks = _marks("valid", shape, *_phases(recipe.convolution, reads))
+    sieve = _sieve(recipe, group, reads, gap, shape, hidden, marks, share)
+    sieve.begin(marks, recipe.numbers.compute)
+    recipe.prepared(group, reads).run(planes, sums, final=final, sieve=sieve)
+    if marks is not None and sieve.found and not sieve.settles:
+        settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], share)
+        _settle_sums(settlers, sums)
 
 
 def _hidden(
@@ -366,19 +414,6 @@ def _settle(
     return pixels, valid if listed else None
 
 
-def _rule(c: Convolution) -> gaps.Rule | None:
-    """Return what becomes of sums of fields with missing pixels; None if they stay as they are."""
-    if c.missing == "propagate":
-        return None  # they are NaN already
-    if c.missing == "fill" and not c.min_valid_fraction:
-        return None
-    return gaps.Rule(
-        scale=c.missing == "renormalize",
-        least=c.min_valid_fraction - TIE,
-        empty=c.missing != "fill",
-    )
-
-
 def _settlers(
     recipe: Recipe,
     group: Group,
@@ -393,7 +428,7 @@ def _settlers(
     It is None for kernels without taps, whose fields miss nothing. ``valid``, ``lost`` and
     ``width`` are as for `tileconv.engine.gaps.Settler`.
     """
-    rule = _rule(recipe.convolution)
+    rule = recipe.rule
     if rule is None and share is None:
         return [None] * len(group.taps)
     made: list[gaps.Settler | None] = []

@@ -90,8 +90,8 @@ ROWS_HERE             address of room for where the marks of those of some field
 WORDS, WORDS_EACH     address of room for four lines of marks; words in each
 ROOM                  of room for the places of BLOCKS blocks, and for the blocks of a row, twice
 LOST                  address of what rows have missing pixels
-TAPS, PLACES, SIZES   how many taps; addresses of where the mark of each lies, in bits from the first
-                      one of all, and of their weights. With RING: those of a row
+TAPS, PLACES, SIZES   how many taps; addresses of where the mark of each lies, in bits from the
+                      first one of all, and of their weights. With RING: those of a row
 SHARE, SHARE_PITCH    address of the share of outputs, or 0; numbers in a row
 RULED, SCALE, EMPTY   whether there is a `Rule`, and what it says
 PRESENCE              whether only fields without a valid pixel are missing, and taps lie everywhere
