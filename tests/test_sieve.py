@@ -10,6 +10,7 @@ from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.engine import gaps
+from tileconv.engine.columns import ColumnsFirst
 from tileconv.engine.direct import Direct
 from tileconv.engine.separable import Separable
 from tileconv.planning.reads import read_axis
@@ -40,6 +41,7 @@ def beforehand(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Direct, "sifts", False)
             patch.setattr(Separable, "sifts", False)
+            patch.setattr(ColumnsFirst, "sifts", False)
             return tileconv.convolve(*args, **options)
 
     return convolve
@@ -213,6 +215,7 @@ def test_masks_hide_pixels(monkeypatch, kernel, policy, masks):
             if not sifts:
                 patch.setattr(Direct, "sifts", False)
                 patch.setattr(Separable, "sifts", False)
+            patch.setattr(ColumnsFirst, "sifts", False)
             compute_tile(recipe, reads, window, masked, out, share)
             alone = np.zeros_like(out)
             compute_tile(recipe, reads, window, masked, alone)

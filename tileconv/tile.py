@@ -55,7 +55,7 @@ class Recipe:
     bias: np.ndarray | None
     """Of the compute dtype."""
     _prepared: dict[tuple[int, Sampling], Prepared] = field(default_factory=dict, repr=False)
-    _gaps: dict[tuple[np.dtype, bool], Gap] = field(default_factory=dict, repr=False)
+    _gaps: dict[tuple[np.dtype, bool, bool], Gap] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
@@ -85,7 +85,7 @@ class Recipe:
 
     @cached_property
     def sifted(self) -> bool:
-        """The same where pixels may be missing for what they hold: they are taken out row by row."""
+        """The same where pixels may be missing for what they hold, and are taken out row by row."""
         numbers = self.numbers
         return (
             numbers.target == numbers.compute
@@ -121,19 +121,33 @@ class Recipe:
         """Tiles with missing pixels are copied; else these are taken out row by row."""
         c = self.convolution
         sampling = c.stride, c.dilation
-        return c.require_center or not all(self._lay_out(g, sampling).sifts for g in self.groups)
+        if c.require_center or not all(self._lay_out(g, sampling).sifts for g in self.groups):
+            return True
+        return self.algorithm.in_place and not self.takes_place(self.numbers.source)
+
+    def takes_place(self, dtype: np.dtype) -> bool:
+        """Say whether copies of rows without missing pixels can be of the dtype of the pixels."""
+        return self.gap(dtype, listed=self.listed, in_place=True).instead.dtype == dtype
+
+    @cached_property
+    def counted(self) -> gaps.Rule | None:
+        """The `rule` where copies are of the dtype of the pixels: whole numbers hold no NaN."""
+        if self.convolution.missing == "propagate" and self.numbers.source.kind in "iu":
+            return gaps.Rule(scale=False, least=1, empty=False, counts=True)
+        return self.rule
 
     @property
     def outputs(self) -> int:
         """Output planes."""
         return sum(len(group.outputs) for group in self.groups)
 
-    def gap(self, dtype: np.dtype, *, listed: bool) -> Gap:
+    def gap(self, dtype: np.dtype, *, listed: bool, in_place: bool = False) -> Gap:
         """Return what makes pixels of a dtype missing, and what stands in for them.
 
-        ``listed`` says that NaN has to be found; else it does what a missing pixel does.
+        ``listed`` says that NaN has to be found; else it does what a missing pixel does. With
+        ``in_place`` the latter is of their dtype where it can; see `counted`.
         """
-        found = self._gaps.get((dtype, listed))
+        found = self._gaps.get((dtype, listed, in_place))
         if found is None:
             c, numbers = self.convolution, self.numbers
             nodata = None if numbers.nodata is None else dtype.type(numbers.nodata)
@@ -142,12 +156,19 @@ class Recipe:
             value = np.nan
             if c.missing != "propagate":
                 value = c.fill_value if c.missing == "fill" else 0.0
+            elif in_place and dtype.kind in "iu":
+                value = 0.0
             # whole numbers stay what they are where they can, for less memory; a sum of theirs is
             # never -0, so that it does not matter which 0 is put in
-            whole = dtype.kind in "iu" and value == 0
-            instead = dtype.type(0) if whole else numbers.compute.type(value)
+            same = dtype.kind in "iu" and value == 0
+            if in_place and dtype.kind in "iu":
+                bounds = np.iinfo(dtype)
+                same = value == np.rint(value) and bounds.min <= value <= bounds.max
+            elif in_place:
+                same = bool(np.isnan(value) or dtype.type(value) == value)
+            instead = dtype.type(value) if same else numbers.compute.type(value)
             found = Gap(dtype, nodata, nan=listed and dtype.kind == "f", instead=instead)
-            self._gaps[dtype, listed] = found
+            self._gaps[dtype, listed, in_place] = found
         return found
 
     def prepared(self, group: Group, reads: Reads) -> Prepared:
@@ -209,8 +230,7 @@ def compute_tile(
             if recipe.plain:
                 recipe.prepared(group, reads).run(planes, sums, final=final)
             else:
-                gap = recipe.gap(planes.dtype, listed=recipe.listed)
-                _sift(recipe, group, reads, gap, planes, sums, None, None, final=final)
+                _sift(recipe, group, reads, planes, sums, None, None, final=final)
         return Counts()
     counts = Counts()
     valid = None if share is None else np.ones(share.shape)
@@ -248,9 +268,12 @@ def _compute_group(
     hidden = _hidden(masked, group.bands, planes.shape)
     gap = recipe.gap(planes.dtype, listed=listed)
     padded = any(read.outside is not None for read in reads)
+    in_place = not recipe.algorithm.in_place or (
+        recipe.takes_place(planes.dtype) and (share is None or recipe.counted is recipe.rule)
+    )
     if not padded and hidden is None and not gap.possible:
         prepared.run(planes, sums, final=final)
-    elif padded or c.require_center or not prepared.sifts:
+    elif padded or c.require_center or not prepared.sifts or not in_place:
         planes, valid = _settle(c, numbers, reads, planes, gap, hidden, listed=listed)
         prepared.run(planes, sums, final=final and valid is None)
         if valid is not None:
@@ -261,10 +284,11 @@ def _compute_group(
             if stride > 1:
                 marks = _marks("phases", planes.shape, stride, phases)
                 in_phases(valid, width, stride, marks)
-            _settle_sums(_settlers(recipe, group, reads, marks, lost, width, share), sums)
+            rule = recipe.rule
+            _settle_sums(_settlers(recipe, group, reads, marks, lost, width, rule, share), sums)
             _require_centres(recipe, reads, marked(valid, width), sums)
     else:
-        _sift(recipe, group, reads, gap, planes, sums, hidden, share, final=final)
+        _sift(recipe, group, reads, planes, sums, hidden, share, final=final)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
         if recipe.bias is not None:
@@ -277,7 +301,6 @@ def _sift(
     recipe: Recipe,
     group: Group,
     reads: Reads,
-    gap: Gap,
     planes: np.ndarray,
     sums: np.ndarray,
     hidden: np.ndarray | None,
@@ -286,14 +309,17 @@ def _sift(
     final: bool,
 ) -> None:
     """Compute the sums of a group without its missing pixels, and apply the policy for them."""
-    shape, marks = planes.shape, None
-    if recipe.rule is not None or share is not None:
+    shape, marks, in_place = planes.shape, None, recipe.algorithm.in_place
+    listed = share is not None or recipe.listed
+    gap = recipe.gap(planes.dtype, listed=listed, in_place=in_place)
+    rule = recipe.counted if in_place else recipe.rule
+    if rule is not None or share is not None:
         marks = _marks("valid", shape, *_phases(recipe.convolution, reads))
-    sieve = _sieve(recipe, group, reads, gap, shape, hidden, marks, share)
+    sieve = _sieve(recipe, group, reads, gap, shape, hidden, marks, rule, share)
     sieve.begin(marks, recipe.numbers.compute)
     recipe.prepared(group, reads).run(planes, sums, final=final, sieve=sieve)
     if marks is not None and sieve.found and not sieve.settles:
-        settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], share)
+        settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], rule, share)
         _settle_sums(settlers, sums)
 
 
@@ -334,6 +360,7 @@ def _sieve(
     shape: tuple[int, ...],
     hidden: np.ndarray | None,
     marks: np.ndarray | None,
+    rule: gaps.Rule | None,
     share: np.ndarray | None,
 ) -> Sieve:
     """Return a sieve for planes of a shape, to begin with."""
@@ -344,7 +371,7 @@ def _sieve(
     if sieve is None:
         sieve = Sieve(gap, shape, hidden)
         if marks is not None and recipe.prepared(group, reads).settles:
-            settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], share)
+            settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], rule, share)
             sieve.settlers.extend(settlers)
         if plain and recipe.convolution.weights.nbytes <= SMALL_KERNEL_BYTES:
             if len(_kept.sieves) >= REMEMBERED:
@@ -421,6 +448,7 @@ def _settlers(
     valid: np.ndarray,
     lost: np.ndarray,
     width: int,
+    rule: gaps.Rule | None,
     share: np.ndarray | None,
 ) -> list[gaps.Settler | None]:
     """Return what applies the policy for missing data to the sums of each kernel of a group.
@@ -428,7 +456,6 @@ def _settlers(
     It is None for kernels without taps, whose fields miss nothing. ``valid``, ``lost`` and
     ``width`` are as for `tileconv.engine.gaps.Settler`.
     """
-    rule = recipe.rule
     if rule is None and share is None:
         return [None] * len(group.taps)
     made: list[gaps.Settler | None] = []

@@ -75,6 +75,8 @@ class Algorithm:
     """Lay out kernels for planes sampled with a stride and dilation."""
     two_passes: bool = True
     """Kernels are taken apart into a column and a row."""
+    in_place: bool = False
+    """Rows of pixels are read where they lie, so that copies of them have to be of their dtype."""
 
     def factors(self, taps: Taps) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (column, row) of a kernel if it is taken apart into them, float64."""
@@ -83,7 +85,7 @@ class Algorithm:
 
 DIRECT = Algorithm("direct", Direct.of, two_passes=False)
 SEPARABLE = Algorithm("separable", Separable.of)
-COLUMNS_FIRST = Algorithm("columns-first separable", ColumnsFirst.of)
+COLUMNS_FIRST = Algorithm("columns-first separable", ColumnsFirst.of, in_place=True)
 
 
 def choose(weights: np.ndarray, stride: Pair, dilation: Pair, dtype: np.dtype) -> Algorithm:

@@ -17,14 +17,23 @@ from numba import from_dtype, types
 from tileconv.convolution import Taps
 from tileconv.engine.adders import ADDED, DOWN, sum_down_block, sum_down_narrow, sum_down_pixel
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import address_at, call_at, lanes, pointer_to, prefetch, put_at
+from tileconv.engine.lanes import (
+    address_at,
+    call_at,
+    index_at,
+    lanes,
+    pointer_to,
+    prefetch,
+    put_at,
+)
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.separable import passes
-from tileconv.engine.sieve import Sieve
+from tileconv.engine.settling import found_by, settle_rows, settled_aside
+from tileconv.engine.sieve import COPY, FOUND, Sieve
 from tileconv.engine.streamed import COPIED, COPIED_PAST, row_adder
 
 SUM_BYTES = 5 << 12
@@ -37,12 +46,15 @@ BATCH = 2
 """Rows of pixels that are added up at a time, between loads and stores of the sums."""
 
 
+_NO_SIEVE = (np.uintp(0),) * 3 + (0,) + (np.uintp(0),) * 2 + (1, 0)
+
+
 @dataclass(frozen=True, eq=False)
 class ColumnsFirst:
     """Some kernels of rank one on one band, ready to run one after the other."""
 
     kernels: tuple["_Kernel", ...]
-    sifts = settles = False  # rows of pixels are added up as they lie in memory
+    sifts = settles = True
 
     @classmethod
     def of(
@@ -71,9 +83,11 @@ class ColumnsFirst:
         sieve: Sieve | None = None,
     ) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
-        del sieve
-        for kernel, target in zip(self.kernels, out, strict=True):
-            kernel.run(planes[0], target, final=final)
+        plane = planes[0]
+        if sieve is not None and plane.strides[1] != plane.itemsize:
+            plane = np.ascontiguousarray(plane)  # as the copies of rows are
+        for number, (kernel, target) in enumerate(zip(self.kernels, out, strict=True)):
+            kernel.run(plane, target, final=final, sieve=sieve, number=number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,12 +145,24 @@ class _Kernel:
             self._layouts[width] = found
         return found
 
-    def run(self, plane: np.ndarray, out: np.ndarray, *, final: bool) -> None:
+    def run(
+        self, plane: np.ndarray, out: np.ndarray, *, final: bool, sieve: Sieve | None, number: int
+    ) -> None:
         columns, sizes, fixed, tables = self._laid_out(out.shape[1])
         dtype = out.dtype
         pixels, owner = scratch(sum(sizes), dtype)
         pitch = plane.strides[0]
         rows = self.rows * pitch
+        ahead, room, sifted = rows, np.empty(0, np.intp), _NO_SIEVE
+        if sieve is not None:
+            # a row is looked at before it is added up: those of the next field are asked for
+            ahead = rows + self.stride * pitch
+            ring = int(self.rows[-1]) + 1
+            room = np.empty(self.rows.size + 2 * ring, np.intp)
+            width = (columns - 1) * self.along.stride[1] + int(self.along.offsets[-1]) + 1
+            past = columns if final else 0
+            started = sieve.start_rows(number, dtype, past, ring, width)
+            sifted = (*started, address(self.rows), address(room), ring, plane.shape[1])
         correlate(
             (
                 summer_down(plane.dtype, dtype),
@@ -150,10 +176,11 @@ class _Kernel:
             (out.strides[0] // out.itemsize, out.itemsize),
             (self.stride, self.along.stride[1], int(self.along.offsets[-1]), self.along.reach),
             (columns, *sizes, COPIED_PAST if final else COPIED),
-            (address(rows), self.rows.size, self._fresh, address(self.weights)),
+            (address(rows), self.rows.size, self._fresh, address(self.weights), address(ahead)),
             (pixels, *fixed),
+            sifted,
         )
-        del owner, tables
+        del owner, tables, ahead, room
 
 
 @loop
@@ -168,6 +195,7 @@ def correlate(  # type: ignore[no-untyped-def]
     layout,
     down,
     tables,
+    sifted,
 ):
     """Compute all outputs of one kernel on one band, strip by strip and row by row.
 
@@ -179,15 +207,20 @@ def correlate(  # type: ignore[no-untyped-def]
     layout      columns in a strip; numbers in a row of sums of pixels, in its lines, in a row of
                 sums of outputs, and in an address; COPIED or COPIED_PAST
     down        address of the bytes from the top of a field to each tap; taps; how many of the last
-                lie on rows that no output row before has read; address of their weights
+                lie on rows that no output row before has read; addresses of their weights, and of
+                the bytes to rows that are asked for
     tables      addresses: scratch for all of layout; places of a row of sums (see
                 `tileconv.engine.lines`); where its taps begin and end; where along the lines each
                 tap lies; weights
+    sifted      what `Sieve.start_rows` returns, or _NO_SIEVE; addresses of the rows from the top of
+                a field to each tap, and of room for where they lie: of a field, and twice as much
+                for all that are kept; how many these are; pixels in a row
     """
     sum_down, deal, add_row = functions
+    sift, sieve_at, copies_at, copy_pitch, numbers_at, room_at, ring, in_width = sifted
     stride_y, stride_x, last_tap, reach = along
     most_columns, pixels_size, lines_size, sums_size, _, copied = layout
-    rows_at, taps, fresh, weights_at = down
+    rows_at, taps, fresh, weights_at, ahead_at = down
     pixels_at, places_at, starts_at, taps_at, row_weights_at = tables
     out_height, out_width = out_shape
     pitch, size = out_pitch
@@ -200,16 +233,50 @@ def correlate(  # type: ignore[no-untyped-def]
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         width = (columns - 1) * stride_x + last_tap + 1
+        known_at = room_at + np.uintp(taps * INDEX)  # of each row that is kept: which, and where
+        if sieve_at != np.uintp(0):
+            for i in range(ring):
+                put_at(known_at + np.uintp(2 * i * INDEX), np.uintp(0))
         for y in range(out_height):
+            top = source + np.uintp(y * stride_y * strides[0] + x * stride_x * strides[1])
+            if sieve_at != np.uintp(0):
+                for t in range(taps):
+                    number = index_at(numbers_at, t)
+                    row = y * stride_y + number
+                    place_at = known_at + np.uintp(2 * (row % ring) * INDEX)
+                    if index_at(place_at, 0) != row + 1:
+                        place = top + np.uintp(number * strides[0])
+                        copy = copies_at + np.uintp(row % ring * copy_pitch)
+                        put_at(sieve_at + np.uintp(COPY * INDEX), copy)
+                        call_at(
+                            sift,
+                            place,
+                            strides[1],
+                            width,
+                            stride_x,
+                            np.uintp(0),
+                            width,
+                            np.uintp(0),
+                            np.uintp(0),
+                            0,
+                            row * in_width + x * stride_x,
+                            sieve_at,
+                        )
+                        put_at(place_at, np.uintp(row + 1))
+                        found = index_at(sieve_at, FOUND) != 0
+                        put_at(place_at + np.uintp(INDEX), copy if found else place)
+                    place = np.uintp(index_at(place_at, 1))
+                    put_at(room_at + np.uintp(t * INDEX), place - top)
             call_at(
                 sum_down,
-                source + np.uintp(y * stride_y * strides[0] + x * stride_x * strides[1]),
+                top,
                 strides[1],
                 width,
-                rows_at,
+                rows_at if sieve_at == np.uintp(0) else room_at,
                 taps,
                 fresh,
                 weights_at,
+                ahead_at,
                 pixels_at,
             )
             if stride_x > 1:
@@ -227,6 +294,9 @@ def correlate(  # type: ignore[no-untyped-def]
                     0,
                     np.uintp(0),
                 )
+            aside = settled_aside(sieve_at)
+            out = target + np.uintp((y * pitch + x) * size)
+            how = COPIED if found_by(sieve_at) else copied
             call_at(
                 add_row,
                 lines_at,
@@ -237,13 +307,14 @@ def correlate(  # type: ignore[no-untyped-def]
                 taps_at,
                 row_weights_at,
                 0,
-                target + np.uintp((y * pitch + x) * size),
+                out,
                 0,
                 1,
-                copied,
+                0 if aside else how,
                 np.uintp(0),
                 0,
             )
+            settle_rows(sieve_at, y, 1, 1, x, columns, sums_at if aside else out, 0, out, 0)
     settle_streams()
 
 
@@ -252,18 +323,19 @@ def summer_down(pixel: np.dtype, number: np.dtype) -> np.uintp:
     """Return the address of `_sum_down` for pixels of one dtype and sums of another."""
     pixels, floats = (types.CPointer(from_dtype(dtype)) for dtype in (pixel, number))
     index, i = types.CPointer(types.intp), types.intp
-    signature = types.void(pixels, i, i, index, i, i, floats, floats)
+    signature = types.void(pixels, i, i, index, i, i, floats, index, floats)
     return address_of(_sum_down, signature)
 
 
 @loop
-def _sum_down(source, step, width, rows, count, fresh, weights, out):  # type: ignore[no-untyped-def]
+def _sum_down(source, step, width, rows, count, fresh, weights, ahead, out):  # type: ignore[no-untyped-def]
     """Add up rows of pixels times their weights.
 
     source  pointer to the first pixel; step: bytes from one pixel to the next; width: pixels
     rows    pointer to intp, bytes from ``source`` to each row
     count   rows; fresh: the last of them, which no call before has read
     weights pointer to float, of each row
+    ahead   pointer to intp, bytes from ``source`` to each row that is asked for
     out     pointer to float, overwritten
 
     While the rows are added up that the caches hold, those that they do not are asked for.
@@ -285,7 +357,7 @@ def _sum_down(source, step, width, rows, count, fresh, weights, out):  # type: i
             for x in range(0, whole, block):
                 for _ in range(each):
                     if row < count:
-                        prefetch(address_at(source) + np.uintp(rows[row] + byte))
+                        prefetch(address_at(source) + np.uintp(ahead[row] + byte))
                         byte += CACHE_LINE
                         if byte >= width * step:
                             row, byte = row + 1, 0

@@ -42,6 +42,8 @@ class Rule:
     """It is missing, that is NaN, where ``valid / total`` is less."""
     empty: bool
     """It is missing where ``valid`` is 0."""
+    counts: bool = False
+    """Taps are counted, instead of their weights added up: not one may be missing unnoticed."""
 
 
 Factors = tuple[np.ndarray, np.ndarray]
@@ -167,6 +169,7 @@ class Settler:
         table[[STRIDE_Y, STRIDE_X, SPAN]] = stride_y, stride_x, span
         table[[PHASES, PITCH]] = phases, pitch
         table[ROW_COUNT] = rows.size
+        counts = rule is not None and rule.counts
         self._made, self._seen = np.zeros(0, np.intp), np.zeros(blocks, np.intp)
         if factors is not None:
             x = np.flatnonzero(factors[1]).astype(np.intp) * step_x
@@ -174,9 +177,13 @@ class Settler:
         if factors is None:
             places += (taps.band.astype(np.intp) * height + y) * phases * pitch * WORD
             sizes = np.abs(taps.exact)
+            if counts:
+                sizes = np.ones_like(sizes)
             total = np.cumsum(sizes)[-1]  # one after the other, as below
         else:
             down, sizes = (np.abs(line[np.flatnonzero(line)]) for line in factors)
+            if counts:
+                down, sizes = np.ones_like(down), np.ones_like(sizes)
             total = _join(down, np.cumsum(sizes)[-1])
             ring = int(rows[-1] - rows[0]) + 1
             table[[RING, LINE_BLOCKS]] = ring, blocks

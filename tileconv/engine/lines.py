@@ -26,8 +26,10 @@ from tileconv.engine.pixels import (
     deal_fields,
     field_words,
     is_watched,
+    look_at_pixels,
     pixel_at,
     pixel_bytes,
+    pixels_watched,
     quad_size,
     tell,
     turn_quads,
@@ -80,6 +82,39 @@ def dealer(pixel: np.dtype, number: np.dtype, stride: int, *, watches: bool = Fa
     if stride == 1:
         return address_of(_copy_row, signature)
     return address_of(_deal_near if near else _deal_row, signature)
+
+
+@cache
+def watchers(pixel: np.dtype) -> tuple[np.uintp, np.uintp]:
+    """Return addresses of dealers that lay nothing out: the first one only watches.
+
+    They stand in where rows of pixels are read as they lie in memory.
+    """
+    i, source = types.intp, types.CPointer(from_dtype(pixel))
+    index, u = types.CPointer(i), types.uintp
+    watch = address_of(_watch_row, dealer_type(source, i, index, source, source))
+    return watch, address_of(_leave_row, dealer_type(u, i, u, u, u))
+
+
+@loop
+def _watch_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, watch):  # type: ignore[no-untyped-def]
+    """Watch for pixels in a row that lie side by side. Arguments are those of `_deal_row`."""
+    n, size = pixels_watched(source), pixel_bytes(source)
+    sought, bound = watched(watch, source, 0), watched(watch, source, 1)
+    found = False
+    done = 0
+    while done < width and width >= n:
+        done = min(done, width - n)  # the last ones overlap
+        found |= look_at_pixels(source, source, done * size, sought, bound, watch)
+        done += n
+    for i in range(done, width):
+        found |= is_watched(source, source, i * size, sought, bound, watch)
+    tell(watch, found)
+
+
+@loop
+def _leave_row(source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, watch):  # type: ignore[no-untyped-def]
+    """Do nothing."""
 
 
 @loop

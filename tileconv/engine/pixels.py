@@ -220,6 +220,36 @@ def is_watched(
     return types.boolean(source, lines, types.intp, pixel, pixel, watch), generate
 
 
+WATCHED = 4
+"""Vectors of pixels that are looked at together."""
+
+
+@step_of
+def pixels_watched(typingctx: Any, source: Any) -> Any:
+    """Return how many pixels `look_at_pixels` looks at."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return constant_index(WATCHED * VECTOR_BYTES * 8 // signature.args[0].dtype.bitwidth)
+
+    return types.intp(source), generate
+
+
+@step_of
+def look_at_pixels(
+    typingctx: Any, source: Any, lines: Any, offset: Any, sought: Any, bound: Any, watch: Any
+) -> Any:
+    """Say whether one of `pixels_watched`, from ``offset`` bytes on, is to be found."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        deal = _Deal(context, builder, signature, args)
+        places = [builder.add(args[2], constant_index(i * VECTOR_BYTES)) for i in range(WATCHED)]
+        count = VECTOR_BYTES // deal.pixel_bytes
+        return deal.watch([deal.load_words(place, deal.pixel, count) for place in places])
+
+    pixel = source.dtype
+    return types.boolean(source, lines, types.intp, pixel, pixel, watch), generate
+
+
 @step_of
 def copy_pixels(
     typingctx: Any,

@@ -16,7 +16,7 @@ from numba import from_dtype, types
 from tileconv.engine.gaps import EVERY, NONE, Settler, is_ready
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import ROWS, address_at, call_at, pointer_to
-from tileconv.engine.lines import dealer, dealer_type
+from tileconv.engine.lines import dealer, dealer_type, watchers
 from tileconv.engine.marks import WORD, line_bytes, pick_bits, sift_pixels
 from tileconv.engine.memory import INDEX, address, aligned
 from tileconv.engine.panels import rows_writer
@@ -168,7 +168,7 @@ class Sieve:
         """Settle the sums of each kernel; empty if others do it."""
         self.settles = False
         """They do so as soon as sums are made."""
-        self._aside = np.zeros((ROWS, 0), np.float32)
+        self._aside, self._copies = np.zeros((ROWS, 0), np.float32), np.zeros((0, 0), gap.dtype)
         self._gap, self._table, self._address = gap, table, address(table)
         self._owners = *owners, copy, row, hidden
 
@@ -207,7 +207,34 @@ class Sieve:
         they are to be written past the caches, else 0.
         """
         table, copied = self._table, self._gap.instead.dtype
-        settler = self.settlers[kernel] if self.settles else None
+        self._settle_with(kernel, number, past)
+        table[DEAL] = dealer(self._gap.dtype, number, stride, watches=True)
+        table[DEAL_COPY] = dealer(copied, number, stride, watches=True)
+        return _sifting_dealer(), self._address
+
+    def start_rows(
+        self, kernel: int, number: np.dtype, past: int, rows: int, width: int
+    ) -> tuple[np.uintp, np.uintp, np.uintp, int]:
+        """Begin where rows of pixels are read as they lie in memory, or as copies without gaps.
+
+        Return what stands in for a dealer that lays nothing out, the table's address, and room for
+        ``rows`` copies of ``width`` pixels: its address, and bytes from row to row. Where a row is
+        to be copied to is written to COPY before it is dealt out, and FOUND says afterwards whether
+        it was. Copies are of the dtype of the pixels. All else is as for `start`.
+        """
+        self._settle_with(kernel, number, past)
+        if len(self._copies) < rows or self._copies.shape[1] < width:
+            self._copies = aligned((rows, width), self._gap.dtype)
+        self._table[DEAL], self._table[DEAL_COPY] = watchers(self._gap.dtype)
+        return (
+            _sifting_dealer(),
+            self._address,
+            address(self._copies),
+            self._copies.strides[0],
+        )
+
+    def _settle_with(self, kernel: int, number: np.dtype, past: int) -> None:
+        table, settler = self._table, self.settlers[kernel] if self.settles else None
         table[SETTLE:] = 0 if settler is None else settler.addresses(number)
         table[WRITE] = 0
         if settler is not None and past:
@@ -215,9 +242,6 @@ class Sieve:
                 self._aside = aligned((ROWS, past), number)
             table[WRITE], table[ASIDE] = rows_writer(number), address(self._aside)
             table[ASIDE_PITCH] = self._aside.strides[0]
-        table[DEAL] = dealer(self._gap.dtype, number, stride, watches=True)
-        table[DEAL_COPY] = dealer(copied, number, stride, watches=True)
-        return _sifting_dealer(), self._address
 
 
 def choose_dealer(
