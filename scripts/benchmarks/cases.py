@@ -222,7 +222,14 @@ def readme_cases() -> list[Case]:
         ("uint16", "renormalize", "third"),
     ):
         cases.append(_square("missing", dtype, 5, 1, policy=policy, missing=share))
+    for size, stride, kind in ((3, 1, "dense"), (7, 2, "dense"), (7, 8, "dense"), *GAPPED):
+        gaps = {"policy": "renormalize", "missing": "third"}
+        cases.append(_square("missing", "uint16", size, stride, kind=kind, **gaps))
     return cases
+
+
+GAPPED = ((15, 1, "gaussian"), (31, 1, "gaussian"), (31, 8, "gaussian"))
+"""Kernels of rank one, (size, stride, kind), for pixels some of which are missing."""
 
 
 SIZES = (1, 2, 3, 5, 7, 9, 11, 15, 21, 31, 63)
