@@ -316,7 +316,7 @@ def _sift(
     if rule is not None or share is not None:
         marks = _marks("valid", shape, *_phases(recipe.convolution, reads))
     sieve = _sieve(recipe, group, reads, gap, shape, hidden, marks, rule, share)
-    sieve.begin(marks, recipe.numbers.compute)
+    sieve.begin(marks, reads[1].stride, recipe.numbers.compute)
     recipe.prepared(group, reads).run(planes, sums, final=final, sieve=sieve)
     if marks is not None and sieve.found and not sieve.settles:
         settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], rule, share)

@@ -8,7 +8,7 @@ nor copied.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numba import from_dtype, types
@@ -36,6 +36,8 @@ from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
     KEPT_WIDTH,
     KEPT_PHASES,
     KEPT_WORDS,
+    MASKS,
+    SHIFTS,
     MARKS,
     HIDDEN,
     COPY,
@@ -47,7 +49,7 @@ from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
     ASIDE,
     ASIDE_PITCH,
     SETTLE,
-) = range(24)
+) = range(26)
 """What a table of `_deal_sifted` holds:
 
 WATCH, WATCH_TOO       what a dealer watches for (see `tileconv.engine.pixels`)
@@ -58,6 +60,7 @@ KEPT, KEPT_ROWS        addresses of the marks that are kept, or 0, and of an int
 KEPT_WIDTH             pixels in a row of them
 KEPT_PHASES, KEPT_WORDS
                        lines of marks that are kept of a row, and words in a line
+MASKS, SHIFTS          addresses of `_phase_tables`
 MARKS, HIDDEN, COPY    addresses of marks of one row; of what hides pixels, or 0; of the copy
 COPY_BYTES             of a pixel of the copy
 NODATA, INSTEAD        addresses of nodata and of what stands in for missing pixels
@@ -169,15 +172,16 @@ class Sieve:
         self.settles = False
         """They do so as soon as sums are made."""
         self._aside, self._copies = np.zeros((ROWS, 0), np.float32), np.zeros((0, 0), gap.dtype)
+        self._phases: tuple[np.ndarray, ...] = ()
         self._gap, self._table, self._address = gap, table, address(table)
         self._owners = *owners, copy, row, hidden
 
-    def begin(self, marks: np.ndarray | None, number: np.dtype) -> None:
+    def begin(self, marks: np.ndarray | None, stride: int, number: np.dtype) -> None:
         """Begin with planes of which nothing is known; their sums are of the dtype ``number``.
 
         ``marks`` (bands, H, phases, `line_bytes`), uint8, are overwritten in the ``rows`` that have
-        a missing pixel: 0 for those, else 1, as many stride phases as there is room for. None if
-        nobody asks. The caller holds them.
+        a missing pixel: 0 for those, else 1, as many phases of the stride along x as there is room
+        for. None if nobody asks. The caller holds them.
         """
         self._table[FOUND] = self._table[ANY] = self._table[KEPT] = 0
         self.rows[...] = 0
@@ -186,6 +190,8 @@ class Sieve:
             self._table[KEPT], self._table[KEEP] = kept, _keeper()
             self._table[KEPT_PHASES] = marks.shape[2]
             self._table[KEPT_WORDS] = marks.shape[3] * 8 // WORD
+            self._phases = _phase_tables(stride, marks.shape[2])
+            self._table[[MASKS, SHIFTS]] = [address(table) for table in self._phases]
             for settler in self.settlers:
                 if settler is not None:
                     settler.begin(kept)
@@ -328,6 +334,8 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
             np.intp(stride),
             table[KEPT_PHASES],
             table[KEPT_WORDS],
+            np.uintp(table[MASKS]),
+            np.uintp(table[SHIFTS]),
         )
     found = table[FOUND]
     if not alike and found == 0:
@@ -353,14 +361,34 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
     table[ANY] |= found
 
 
+@lru_cache(16)
+def _phase_tables(stride: int, phases: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how marks are dealt out: (masks, shifts), each (phases, stride).
+
+    As many words as the stride hold WORD marks of each phase. Of each of them: which bits those
+    are, and behind how many of the words before they come.
+    """
+    places = np.arange(WORD * stride).reshape(stride, WORD)  # of pixels, in words
+    masks = np.zeros((phases, stride), np.uint64)
+    counts = np.zeros((phases, stride), np.intp)
+    for phase in range(phases):
+        taken = places % stride == phase
+        masks[phase] = np.packbits(taken, axis=1, bitorder="little").view("<u8").ravel()
+        counts[phase] = taken.sum(axis=1)
+    return masks, np.cumsum(counts, axis=1) - counts
+
+
 @cache
 def _keeper() -> np.uintp:
-    marks, i = types.CPointer(types.uint64), types.intp
-    return address_of(_keep_marks, types.void(marks, i, marks, i, types.CPointer(i), i, i, i, i))
+    marks, index, i = types.CPointer(types.uint64), types.CPointer(types.intp), types.intp
+    kinds = marks, i, marks, i, index, i, i, i, i, marks, index
+    return address_of(_keep_marks, types.void(*kinds))
 
 
 @loop
-def _keep_marks(marks, width, kept, before, row, found, stride, phases, words):  # type: ignore[no-untyped-def]
+def _keep_marks(  # type: ignore[no-untyped-def]
+    marks, width, kept, before, row, found, stride, phases, words, masks, shifts
+):
     """Keep the marks of a part of a row, if a pixel of the row is missing, so far.
 
     marks, width   pointer to uint64, those of this part, and how many
@@ -369,59 +397,31 @@ def _keep_marks(marks, width, kept, before, row, found, stride, phases, words): 
                    the left
     row            pointer to intp: 1 if such a pixel was found before, updated
     found          not 0 if one is found here
+    masks, shifts  pointers to what `_phase_tables` returns
     """
     first, shift = before // stride // WORD, np.uint64(before // stride % WORD)
     if found != 0 and row[0] == 0:
         row[0] = 1
         for phase in range(phases):
-            for i in range(first):
+            for i in range(first + 1):
                 kept[phase * words + i] = EVERY
-            kept[phase * words + first] = EVERY
     if row[0] == 0:
         return
-    mask, most = NONE, 0  # where fields begin in a word; how many at most
-    for bit in range(0, WORD, stride):
-        mask |= np.uint64(1) << np.uint64(bit)
-        most += 1
     looked = (width + WORD - 1) // WORD
-    if stride * most == WORD:  # a word of marks gives the same number of each phase
-        for phase in range(phases):
-            line = pointer_to(kept, phase * words + first)
-            before = line[0] & ~(EVERY << shift)
-            here = mask << np.uint64(phase)
-            for i in range((looked + stride - 1) // stride):
-                word = EVERY if found == 0 or stride > 1 else marks[i]
-                if found != 0 and stride > 1:
-                    word = NONE
-                    for k in range(min(stride, looked - i * stride)):
-                        bits = pick_bits(marks[i * stride + k], here)
-                        word |= bits << np.uint64(k * most)
-                line[i] = before | word << shift
-                before = word >> np.uint64(1) >> np.uint64(WORD - 1) - shift
-            line[(looked + stride - 1) // stride] = before
-        return
-    last = (most - 1) * stride  # the last field of a word, if the first one begins with it
-    turn = WORD - last if stride < WORD else WORD
+    count = (looked + stride - 1) // stride
     for phase in range(phases):
         line = pointer_to(kept, phase * words + first)
-        word, filled, begin = line[0] & ~(EVERY << shift), np.intp(shift), phase
-        done = 0
-        for i in range(looked):
-            if begin < WORD:  # where in the word the first mark of this phase lies
-                bits = EVERY if found == 0 else marks[i]
-                bits = pick_bits(bits, mask << np.uint64(begin))
-                number = most - (begin + last >= WORD)
-                word |= bits << np.uint64(filled)
-                filled += number
-                if filled >= WORD:
-                    line[done] = word
-                    done += 1
-                    filled -= WORD
-                    word = bits >> np.uint64(number - filled - 1) >> np.uint64(1)
-            begin -= turn
-            if begin < 0:
-                begin += stride
-        line[done] = word
+        under = line[0] & ~(EVERY << shift)
+        for i in range(count):
+            word = EVERY
+            if found:  # without a stride all marks of a word are of one phase
+                word = marks[i] if stride == 1 else NONE
+            for k in range(min(stride, looked - i * stride) if found and stride > 1 else 0):
+                bits = pick_bits(marks[i * stride + k], masks[phase * stride + k])
+                word |= bits << np.uint64(shifts[phase * stride + k])
+            line[i] = under | word << shift
+            under = word >> np.uint64(1) >> np.uint64(WORD - 1) - shift
+        line[count] = under
 
 
 def in_phases(marks: np.ndarray, width: int, stride: int, kept: np.ndarray) -> None:
@@ -432,11 +432,12 @@ def in_phases(marks: np.ndarray, width: int, stride: int, kept: np.ndarray) -> N
     pitches = marks.strides[1], kept.strides[1]
     count, words = marks.shape[0] * marks.shape[1], kept.shape[3] * 8 // WORD
     found = np.ones(1, np.intp)
-    lines = stride, kept.shape[2], words
+    tables = _phase_tables(stride, kept.shape[2])
+    lines = stride, kept.shape[2], words, *map(address, tables)
     _lay_marks(
         _keeper(), address(marks), width, address(kept), pitches, count, address(found), lines
     )
-    del found
+    del found, tables
 
 
 @loop
