@@ -22,7 +22,7 @@ COPIED_PIXELS = 1 << 20
 """Input pixels of a tile that copies its window: 5 MiB of float32 and marks, a part of the
 third-level cache."""
 MARKED_PIXELS = 1 << 22
-"""Those of one band of one that keeps marks, of rows with missing pixels: as many bytes."""
+"""Those of one band of one that keeps marks, of rows with missing pixels: as many bits."""
 FEWEST_ROWS = 64
 """Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""
 FEWEST_APART = 8
