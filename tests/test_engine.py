@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 
 import tileconv
 from tileconv.arrays import eager
@@ -514,13 +515,42 @@ def test_marks_are_kept_in_stride_phases(stride, width):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("stride", [1, (1, 2), (2, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize("name", ["dense", "two passes"])
+def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, stride):
+    # strips begin within words of marks; what lies around these says that no pixel is missing
+    held = np.empty
+
+    def poisoned(shape, dtype=float, **options):
+        array = held(shape, dtype, **options)
+        array.view(np.uint8).fill(0xFF)
+        return array
+
+    def poisoned_scratch(name, shape, dtype):
+        return poisoned(shape, dtype)
+
+    kernel = np.ones((3, 31)) if name == "two passes" else RNG.uniform(0.1, 1, (3, 31))
+    options = {"stride": stride, "missing": "skip", "min_valid_fraction": 1, "threads": 1}
+    monkeypatch.setattr(gaps.buffers, "scratch", poisoned_scratch)
+    monkeypatch.setattr(np, "empty", poisoned)
+    step = stride if isinstance(stride, int) else stride[1]
+    for width in range(2400 * step, 2400 * step + 1500, 31):
+        array = np.ones((5, width), np.float64)
+        last = (width - 31) // step * step + 30  # what the last field reads
+        array[1, last] = np.nan
+        found = tileconv.convolve(array, kernel, **options)
+        assert np.isnan(found[0, -1]), width
+        assert not np.isnan(found[:, : -31 // step - 1]).any(), width
+
+
 def test_bits_are_picked_without_an_instruction_for_it_too(monkeypatch):
     monkeypatch.setattr(marks, "PICKS", False)
+    picked = njit(marks.pick_bits.py_func)
     for word, mask in RNG.integers(0, 2**64, (50, 2), np.uint64):
         bits = [word >> np.uint64(i) & np.uint64(1) for i in range(64) if int(mask) >> i & 1]
         expected = sum(int(bit) << i for i, bit in enumerate(bits))
         assert marks.pick_bits.py_func(word, mask) == expected
-        assert marks.pick_bits(word, mask) == expected
+        assert picked(word, mask) == expected
 
 
 WEIGHED = {

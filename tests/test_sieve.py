@@ -30,6 +30,7 @@ POLICIES = [
     {"missing": "skip"},
     {"missing": "skip", "min_valid_fraction": 0.5},
     {"missing": "fill", "fill_value": 2.5},
+    {"missing": "fill", "fill_value": 7},
 ]
 
 
@@ -103,6 +104,31 @@ def test_sums_settled_late_have_the_same_bits(monkeypatch, beforehand, policy, r
                 patch.setattr(gaps, "_ready", set())
             found = tileconv.convolve(array, kernel, **options)
         assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kernel", ["separable", "row", "column"])
+@pytest.mark.parametrize(
+    ("stride", "dilation"),
+    [(1, 1), (1, (2, 1)), (1, 3), ((2, 1), 1), (2, 1), (3, (2, 1)), ((1, 4), 1)],
+)
+def test_weights_of_two_passes_depend_on_no_tile(monkeypatch, kernel, stride, dilation):
+    # weights of rows of taps are kept from one output row to the next
+    kernels = {
+        "separable": np.outer([0.5, 1, 0, 2, 0.7, 0, 0.3], RNG.uniform(0.1, 1, 9)),
+        "row": np.outer([0, 1, 0, 0, 0, 0, 1], RNG.uniform(0.1, 1, 33)),
+        "column": np.outer(RNG.uniform(0.1, 1, 33), [1, 0, 0, 0, 0, 0, 1]),
+    }
+    array = sprinkled((140, 500), "uint16", 0)
+    options = {"stride": stride, "dilation": dilation, "nodata": 0, "missing": "renormalize"}
+    whole = tileconv.convolve(array, kernels[kernel], threads=1, **options)
+    assert np.isfinite(whole).any()
+    for rows, wide in itertools.product((1, 3, 5, 30), (37, 4096)):
+        with monkeypatch.context() as patch:
+            patch.setattr(eager, "MOST_ROWS", rows)
+            patch.setattr(eager, "TILE", wide)
+            patch.setattr(eager, "_layouts", {})
+            tiles = tileconv.convolve(array, kernels[kernel], threads=2, **options)
+            assert tiles.tobytes() == whole.tobytes(), (rows, wide)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 8], ids=str)

@@ -141,6 +141,11 @@ class Recipe:
         """Output planes."""
         return sum(len(group.outputs) for group in self.groups)
 
+    @property
+    def marks(self) -> bool:
+        """Marks of missing pixels are kept where these are taken out row by row."""
+        return (self.counted if self.algorithm.in_place else self.rule) is not None
+
     def gap(self, dtype: np.dtype, *, listed: bool, in_place: bool = False) -> Gap:
         """Return what makes pixels of a dtype missing, and what stands in for them.
 
@@ -268,12 +273,13 @@ def _compute_group(
     hidden = _hidden(masked, group.bands, planes.shape)
     gap = recipe.gap(planes.dtype, listed=listed)
     padded = any(read.outside is not None for read in reads)
-    in_place = not recipe.algorithm.in_place or (
-        recipe.takes_place(planes.dtype) and (share is None or recipe.counted is recipe.rule)
-    )
+    sifts = prepared.sifts and not (padded or c.require_center)
+    if recipe.algorithm.in_place:
+        sifts &= recipe.takes_place(planes.dtype)
+        sifts &= share is None or recipe.counted is recipe.rule
     if not padded and hidden is None and not gap.possible:
         prepared.run(planes, sums, final=final)
-    elif padded or c.require_center or not prepared.sifts or not in_place:
+    elif not sifts:
         planes, valid = _settle(c, numbers, reads, planes, gap, hidden, listed=listed)
         prepared.run(planes, sums, final=final and valid is None)
         if valid is not None:

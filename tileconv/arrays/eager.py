@@ -153,7 +153,7 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     looks = numbers.nodata is not None or (
         numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
     )
-    held = looks and (recipe.copies or c.missing != "propagate")
+    held = looks and (recipe.copies or recipe.marks)
     wide = TILE if held else columns
     pieces = threads + 1 if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows

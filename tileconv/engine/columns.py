@@ -46,7 +46,9 @@ BATCH = 2
 """Rows of pixels that are added up at a time, between loads and stores of the sums."""
 
 
-_NO_SIEVE = (np.uintp(0),) * 3 + (0,) + (np.uintp(0),) * 2 + (1, 0)
+_NONE = np.uintp(0)
+_NO_SIEVE = _NONE, _NONE, _NONE, 0, _NONE, _NONE, 1, 0
+"""What `correlate` is told without one."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 from numba import from_dtype, types
 
+from tileconv import buffers
 from tileconv.convolution import Taps
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import address_at, call_at, pointer_like, pointer_to
@@ -26,7 +27,7 @@ from tileconv.engine.marks import (
     settle_block,
     weigh_blocks,
 )
-from tileconv.engine.memory import address
+from tileconv.engine.memory import INDEX, address
 
 NONE, EVERY = np.uint64(0), np.uint64(2**64 - 1)
 """A word of marks of missing pixels, and of valid ones."""
@@ -143,7 +144,7 @@ class Settler:
             is missing, else 1, see `tileconv.engine.marks`; the phases that fields read, at least.
             SLACK more may be read.
         lost
-            (bands, H) uint8, 0 where a row has no missing pixel: ``valid`` may then hold anything
+            (bands, H) intp, 0 where a row has no missing pixel: ``valid`` may then hold anything
             there, and is mended where it is looked at.
         sampling
             Stride and dilation, (y, x).
@@ -170,7 +171,12 @@ class Settler:
         table[[PHASES, PITCH]] = phases, pitch
         table[ROW_COUNT] = rows.size
         counts = rule is not None and rule.counts
-        self._made, self._seen = np.zeros(0, np.intp), np.zeros(blocks, np.intp)
+        # numbers of 8 bytes, by the entries that say where they lie
+        self._room = {
+            WORDS: 4 * _row_words(columns, reach),
+            ROOM: 2 * (BLOCKS + blocks),
+            LINES: blocks * BESIDE,
+        }
         if factors is not None:
             x = np.flatnonzero(factors[1]).astype(np.intp) * step_x
         places = x % stride_x * pitch * WORD + x // stride_x
@@ -187,30 +193,27 @@ class Settler:
             total = _join(down, np.cumsum(sizes)[-1])
             ring = int(rows[-1] - rows[0]) + 1
             table[[RING, LINE_BLOCKS]] = ring, blocks
-            self._made = np.zeros(ring * blocks, np.intp)
             if ring == rows.size:
                 table[KNOWN] = max(0, ring - stride_y)
-        room: dict[int, np.ndarray] = {
+            self._room |= {
+                LINES: ring * blocks * BESIDE,
+                WANTED: 2 * rows.size * blocks,
+                LINES_HERE: rows.size,
+                MADE: ring * blocks,
+                SEEN: blocks,
+            }
+        arrays: dict[int, np.ndarray] = {
             ROWS: rows,
             ROWS_HERE: np.empty_like(rows),
-            WORDS: np.empty(4 * _row_words(columns, reach), np.uint64),
-            ROOM: np.empty(2 * (BLOCKS + blocks), np.intp),
             LOST: lost,
             PLACES: places,
             SIZES: sizes,
-            LINES: np.empty(max(self._made.size, blocks) * BESIDE),
         }
         if factors is not None:
-            room |= {
-                DOWN_SIZES: down,
-                LINES_HERE: np.empty_like(rows),
-                MADE: self._made,
-                SEEN: self._seen,
-                WANTED: np.empty(2 * rows.size * blocks, np.intp),
-            }
+            arrays[DOWN_SIZES] = down
         if share is not None:
-            room[SHARE], table[SHARE_PITCH] = share, share.strides[0] // share.itemsize
-        for entry, array in room.items():
+            arrays[SHARE], table[SHARE_PITCH] = share, share.strides[0] // share.itemsize
+        for entry, array in arrays.items():
             table[entry] = address(array)
         table[[TAPS, WORDS_EACH]] = sizes.size, _row_words(columns, reach)
         numbers[[TOTAL, LEAST]] = total, -1
@@ -220,18 +223,28 @@ class Settler:
             whole = taps.exact.size == rows.size * span
             counted = rule.scale or rule.least > 0 or share is not None
             table[PRESENCE] = whole and not counted
-        self._valid = address(valid)
-        self._table, self._numbers, self._owners = table, numbers, room
+        self._valid, self._held = address(valid), np.empty(0, np.intp)
+        self._table, self._numbers, self._owners = table, numbers, arrays
 
     def begin(self, valid: np.uintp) -> None:
         """Begin with other marks, at an address; the caller holds them."""
         self._valid = valid
-        self._made[:] = self._seen[:] = 0
 
     def addresses(self, number: np.dtype) -> tuple[np.uintp, ...]:
-        """Return what `settle_rows` is told: a function for sums of a dtype, and its tables."""
+        """Return what `settle_rows` is told: a function for sums of a dtype, and its tables.
+
+        Nothing is known of the marks then. They are good until the thread asks another settler.
+        """
         rows, row = settler(number)
+        room = buffers.scratch("settler", (sum(self._room.values()),), np.dtype(np.intp))
+        place = int(address(room))
+        for entry, count in self._room.items():
+            self._table[entry] = place
+            place += count * INDEX
+        if MADE in self._room:
+            room[-self._room[MADE] - self._room[SEEN] :] = 0
         self._table[ROW] = row
+        self._held = room
         return rows, address(self._table), address(self._numbers), self._valid
 
     def settle(self, sums: np.ndarray) -> None:
@@ -324,7 +337,7 @@ def _settle_rows(  # type: ignore[no-untyped-def]
         for phase in range(min(table[STRIDE_X], table[SPAN])):
             reach = (table[SPAN] - 1 - phase) // table[STRIDE_X] + 1
             marks = pointer_to(valid, phase * words)
-            wide = looked + 1 + reach // WORD
+            wide = looked + 2 + reach // WORD  # fields begin and end within words
             for i in range(0, wide, GATHERED):
                 at = pointer_to(marks, i)
                 gather_words(at, here, row_count, pointer_to(low, i), pointer_to(high, i))

@@ -13,12 +13,13 @@ from functools import cache, lru_cache
 import numpy as np
 from numba import from_dtype, types
 
+from tileconv import buffers
 from tileconv.engine.gaps import EVERY, NONE, Settler, is_ready
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import ROWS, address_at, call_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type, watchers
 from tileconv.engine.marks import WORD, line_bytes, pick_bits, sift_pixels
-from tileconv.engine.memory import INDEX, address, aligned
+from tileconv.engine.memory import INDEX, address
 from tileconv.engine.panels import rows_writer
 from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
 
@@ -229,8 +230,7 @@ class Sieve:
         it was. Copies are of the dtype of the pixels. All else is as for `start`.
         """
         self._settle_with(kernel, number, past)
-        if len(self._copies) < rows or self._copies.shape[1] < width:
-            self._copies = aligned((rows, width), self._gap.dtype)
+        self._copies = buffers.scratch("copies of rows", (rows, width), self._gap.dtype)
         self._table[DEAL], self._table[DEAL_COPY] = watchers(self._gap.dtype)
         return (
             _sifting_dealer(),
@@ -244,8 +244,7 @@ class Sieve:
         table[SETTLE:] = 0 if settler is None else settler.addresses(number)
         table[WRITE] = 0
         if settler is not None and past:
-            if self._aside.dtype != number or self._aside.shape[1] < past:
-                self._aside = aligned((ROWS, past), number)
+            self._aside = buffers.scratch("aside", (ROWS, past), number)
             table[WRITE], table[ASIDE] = rows_writer(number), address(self._aside)
             table[ASIDE_PITCH] = self._aside.strides[0]
 
@@ -365,9 +364,12 @@ def _deal_sifted(  # type: ignore[no-untyped-def]
 def _phase_tables(stride: int, phases: int) -> tuple[np.ndarray, np.ndarray]:
     """Return how marks are dealt out: (masks, shifts), each (phases, stride).
 
-    As many words as the stride hold WORD marks of each phase. Of each of them: which bits those
-    are, and behind how many of the words before they come.
+    They are for strides up to WORD, and empty for others. As many words as the stride hold WORD
+    marks of each phase. Of each of them: which bits those are, and behind how many of the words
+    before they come.
     """
+    if stride > WORD:
+        return np.zeros(0, np.uint64), np.zeros(0, np.intp)
     places = np.arange(WORD * stride).reshape(stride, WORD)  # of pixels, in words
     masks = np.zeros((phases, stride), np.uint64)
     counts = np.zeros((phases, stride), np.intp)
@@ -409,6 +411,7 @@ def _keep_marks(  # type: ignore[no-untyped-def]
         return
     looked = (width + WORD - 1) // WORD
     count = (looked + stride - 1) // stride
+    near, far = found != 0 and 1 < stride <= WORD, found != 0 and stride > WORD
     for phase in range(phases):
         line = pointer_to(kept, phase * words + first)
         under = line[0] & ~(EVERY << shift)
@@ -416,7 +419,12 @@ def _keep_marks(  # type: ignore[no-untyped-def]
             word = EVERY
             if found:  # without a stride all marks of a word are of one phase
                 word = marks[i] if stride == 1 else NONE
-            for k in range(min(stride, looked - i * stride) if found and stride > 1 else 0):
+            begin = i * WORD * stride + phase
+            for bit in range(min(WORD, (width - begin + stride - 1) // stride) if far else 0):
+                at = begin + bit * stride
+                mark = marks[at // WORD] >> np.uint64(at % WORD) & np.uint64(1)
+                word |= mark << np.uint64(bit)
+            for k in range(min(stride, looked - i * stride) if near else 0):
                 bits = pick_bits(marks[i * stride + k], masks[phase * stride + k])
                 word |= bits << np.uint64(shifts[phase * stride + k])
             line[i] = under | word << shift
