@@ -130,7 +130,7 @@ class Gap:
         """Copy pixels (H, W) into ``copy`` (H, W) without the missing ones.
 
         ``copy`` is of the dtype of ``instead``; ``hidden`` (H, W) is as
-        for a `Sieve`; ``marks`` (H, `line_bytes`) uint8 become 0 for missing pixels, else 1.
+        for a `Sieve`; ``marks`` (H, `line_bytes`) uint8: bits, 0 for missing pixels, else 1.
         """
         table, owners = self.table()
         cover = None if hidden is None else np.ascontiguousarray(hidden)
