@@ -9,7 +9,7 @@ from numba import from_dtype, types
 
 from tileconv import buffers
 from tileconv.convolution import Taps
-from tileconv.engine.jit import address_of, loop
+from tileconv.engine.jit import address_of, call, loop
 from tileconv.engine.lanes import address_at, call_at, pointer_like, pointer_to
 from tileconv.engine.marks import (
     BESIDE,
@@ -249,7 +249,9 @@ class Settler:
 
     def settle(self, sums: np.ndarray) -> None:
         """Settle all sums (OH, OW) in place."""
-        _settle_plane(self.addresses(sums.dtype), address(sums), sums.strides[0], *sums.shape)
+        rows, columns = sums.shape
+        settle, *tables = self.addresses(sums.dtype)
+        call(settle, *tables, address(sums), sums.strides[0], 0, 1, rows, 0, columns)
 
 
 def _row_words(columns: int, reach: int) -> int:
@@ -266,12 +268,6 @@ def _join(sizes: np.ndarray, weight: float) -> float:
     except OverflowError:
         return np.inf
     return total
-
-
-@loop
-def _settle_plane(addresses, sums, pitch, rows, columns):  # type: ignore[no-untyped-def]
-    settle, table, numbers, valid = addresses
-    call_at(settle, table, numbers, valid, sums, pitch, 0, 1, rows, 0, columns)
 
 
 _ready: set[np.dtype] = set()

@@ -8,6 +8,7 @@ with the ``contract`` flag the compiler would be free to choose.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import warnings
 from collections.abc import Callable
@@ -88,3 +89,9 @@ def address_of(function: Any, signature: Any) -> np.uintp:
     return np.uintp(
         compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
     )
+
+
+def call(function: np.uintp, *numbers: int | np.integer) -> None:
+    """Call what `address_of` returns from Python, without the interpreter's lock."""
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(numbers))
+    kind(int(function))(*map(int, numbers))
