@@ -1,6 +1,8 @@
 """The house of the architecture: imports only go downwards."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import tileconv
@@ -149,3 +151,14 @@ def test_help_needs_no_numba(run_python):
         "print([m for m in ('numba', 'rasterio', 'dask') if m in sys.modules])"
     )
     assert loaded.strip() == "[]"
+
+
+def test_arrays_need_nothing_that_reads_files():
+    # a first call would take half a second longer
+    code = "import sys, tileconv; tileconv.convolve; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    roots = {name.partition(".")[0] for name in loaded.stdout.split()}
+    assert "numba" in roots
+    assert not roots & {"rasterio", "pydantic", "dask", "click", "rich"}
