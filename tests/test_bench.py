@@ -82,7 +82,7 @@ def test_separable_kernels_have_a_limit_of_their_own(benchmarks):
 
 def test_the_table_is_made_and_joined(tmp_path):
     figures, page = tmp_path / "figures.json", tmp_path / "page.md"
-    only = "f32 3x3 s2$|f32 31x31 s1 gaussian|4->64 3x3 s1 on|renormalize, third"
+    only = "f32 3x3 s2$|f32 31x31 s1 gaussian|4->64 3x3 s1 on|u16 5x5 s1 renormalize, third"
     done = bench("arrays", *TINY, "--only", only, "--json", figures)
     assert done.returncode == 0, done.stderr
     written = json.loads(figures.read_text())["arrays"]
