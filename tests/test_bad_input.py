@@ -401,6 +401,7 @@ def test_padding_that_makes_the_output_too_large_is_refused_at_once():
             ["missing: must be one of propagate, skip, fill, renormalize"],
         ),
         ({"missing": "ignore"}, ["missing: must be one of propagate"]),
+        ({"missing": {"policy": "skip"}}, ["missing: must be one of propagate, skip, fill"]),
         ({"output__dtype": "int12"}, ["output.dtype", "uint8", "float64"]),
         ({"output__dtype": "float16"}, ["GeoTIFF cannot store float16; use float32"]),
         ({"output__dtype": "bool"}, ["output.dtype", "bool"]),

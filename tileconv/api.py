@@ -13,7 +13,7 @@ import numpy as np
 
 from tileconv.arrays.eager import convolve_complex, convolve_numpy
 from tileconv.arrays.threads import thread_count
-from tileconv.convolution import Convolution
+from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError, UnsupportedError
 
@@ -172,8 +172,6 @@ def convolve(
 
 REMEMBERED = 64
 """Convolutions that are kept ready for the next call that asks for the same."""
-SMALL_KERNEL_BYTES = 1 << 16
-"""Larger kernels are not kept: laying them out is nothing beside computing with them."""
 
 
 def _convolution(kernel: ArrayLike, **options: Any) -> Convolution:

@@ -51,6 +51,11 @@ class Group:
     """One for each output."""
 
 
+SMALL_KERNEL_BYTES = 1 << 16
+"""Weights of a convolution that is kept ready for the next call or tile, laid out: for larger ones
+that is nothing beside computing with them."""
+
+
 @dataclass(frozen=True)
 class Convolution:
     """What to compute for a raster. Pairs are (y, x).

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tileconv import buffers
-from tileconv.convolution import Convolution, Group
+from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, Group
 from tileconv.dtypes import Numbers
 from tileconv.engine import gaps
 from tileconv.engine.choose import Algorithm, Prepared, choose
@@ -165,12 +165,11 @@ class Recipe:
                 value = 0.0
             # whole numbers stay what they are where they can, for less memory; a sum of theirs is
             # never -0, so that it does not matter which 0 is put in
-            same = dtype.kind in "iu" and value == 0
-            if in_place and dtype.kind in "iu":
+            if dtype.kind in "iu":
                 bounds = np.iinfo(dtype)
                 same = value == np.rint(value) and bounds.min <= value <= bounds.max
-            elif in_place:
-                same = bool(np.isnan(value) or dtype.type(value) == value)
+            else:
+                same = in_place and bool(np.isnan(value) or dtype.type(value) == value)
             instead = dtype.type(value) if same else numbers.compute.type(value)
             found = Gap(dtype, nodata, nan=listed and dtype.kind == "f", instead=instead)
             self._gaps[dtype, listed, in_place] = found
@@ -352,9 +351,7 @@ class _Kept(threading.local):
 
 
 REMEMBERED = 16
-"""Sieves that a thread keeps."""
-SMALL_KERNEL_BYTES = 1 << 16
-"""Weights of a convolution whose sieves are kept: they hold its recipe."""
+"""Sieves that a thread keeps; each holds its recipe."""
 _kept = _Kept()
 
 
@@ -413,9 +410,8 @@ def _settle(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return (copies of planes with padding and missing data put in, which pixels are valid).
 
-    The latter are marks (bands, H, `line_bytes`), 0 where a pixel is missing; None if none is, or
-    nobody asks.
-    The planes themselves are returned where there is neither.
+    The latter are marks (bands, H, `line_bytes`), bits that are 0 where a pixel is missing; None if
+    none is, or nobody asks. The planes themselves are returned where there is neither.
     """
     lost = [
         (hidden is not None and hidden[i].any()) or gap.any_in(plane)
@@ -428,7 +424,7 @@ def _settle(
     listed = listed and (any(lost) or unseen)
     around = gap.instead if unseen else convolution.padding_value
     if gap.instead.dtype.kind in "iu" and around != 0 and any(o is not None for o in outside):
-        gap = replace(gap, instead=numbers.compute.type(0))
+        gap = replace(gap, instead=numbers.compute.type(gap.instead))
     pixels = buffers.scratch("pixels", planes.shape, gap.instead.dtype)
     valid = _marks("valid", planes.shape)[:, :, 0]
     for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):

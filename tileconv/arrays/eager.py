@@ -10,7 +10,7 @@ import numpy as np
 
 from tileconv import buffers
 from tileconv.arrays.threads import run_all
-from tileconv.convolution import Convolution
+from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
 from tileconv.geometry import Axis
 from tileconv.planning.reads import read_axis
@@ -36,8 +36,6 @@ PAST_BYTES = 1 << 22
 """Results of this size and more are written past the caches, which would not hold them."""
 REMEMBERED = 64
 """Recipes and layouts that are kept."""
-SMALL_KERNEL_BYTES = 1 << 16
-"""Weights of a convolution whose recipe is kept."""
 SMALL = 1 << 18
 """Multiply-adds that are not worth a second thread."""
 MANY = 1 << 22

@@ -241,7 +241,7 @@ class Settler:
         for entry, count in self._room.items():
             self._table[entry] = place
             place += count * INDEX
-        if MADE in self._room:
+        if MADE in self._room:  # these two come last
             room[-self._room[MADE] - self._room[SEEN] :] = 0
         self._table[ROW] = row
         self._held = room

@@ -22,6 +22,7 @@ from tileconv.engine.lanes import (
     WIDE,
     address_at,
     constant_index,
+    copy_bytes,
     lanes,
     lanes_of,
     load_vector,
@@ -185,7 +186,7 @@ def write_row(sums, columns, out, streamed):  # type: ignore[no-untyped-def]
     if streamed != 0:
         write_past(sums, np.intp(0), columns, out, True)
     else:
-        copy_numbers(sums, np.intp(0), columns, out)
+        copy_bytes(out, address_at(sums), columns * pixel_bytes(sums))
 
 
 @cache
@@ -221,25 +222,12 @@ def write_past(sums, done, ready, out, ends):  # type: ignore[no-untyped-def]
     begin, end = done - (done + first) % line, ready - (ready + first) % line
     if begin < 0 and begin < end:
         begin += line
-        copy_numbers(sums, np.intp(0), begin, out)
+        copy_bytes(out, address_at(sums), begin * size)
     while begin < end:
         for i in range(begin, begin + line, n):
             stream(pointer_to(sums, i), out + np.uintp(i * size))
         begin += line
     if ends:
-        copy_numbers(sums, max(np.intp(0), end), ready, out)
-
-
-@step_of
-def copy_numbers(typingctx: Any, sums: Any, begin: Any, end: Any, out: Any) -> Any:
-    """Copy the sums ``begin .. end - 1`` of a row, a pointer to float, to an address."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        sums, begin, end, out = args
-        target = builder.gep(builder.inttoptr(out, sums.type), [begin])
-        size = signature.args[0].dtype.bitwidth // 8
-        count = builder.sub(end, begin)
-        cgutils.raw_memcpy(builder, target, builder.gep(sums, [begin]), count, size)
-        return context.get_dummy_value()
-
-    return types.void(sums, types.intp, types.intp, types.uintp), generate
+        rest = max(np.intp(0), end)
+        there = out + np.uintp(rest * size)
+        copy_bytes(there, address_at(pointer_to(sums, rest)), (ready - rest) * size)

@@ -206,20 +206,6 @@ def tell(typingctx: Any, watch: Any, found: Any) -> Any:
     return types.void(watch, types.boolean), generate
 
 
-@step_of
-def is_watched(
-    typingctx: Any, source: Any, lines: Any, offset: Any, sought: Any, bound: Any, watch: Any
-) -> Any:
-    """Say whether the pixel ``offset`` bytes on is to be found."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        deal = _Deal(context, builder, signature, args)
-        return deal.watch([deal.load_words(args[2], deal.pixel, 1)])
-
-    pixel = source.dtype
-    return types.boolean(source, lines, types.intp, pixel, pixel, watch), generate
-
-
 WATCHED = 4
 """Vectors of pixels that are looked at together."""
 
@@ -234,20 +220,30 @@ def pixels_watched(typingctx: Any, source: Any) -> Any:
     return types.intp(source), generate
 
 
-@step_of
-def look_at_pixels(
-    typingctx: Any, source: Any, lines: Any, offset: Any, sought: Any, bound: Any, watch: Any
-) -> Any:
-    """Say whether one of `pixels_watched`, from ``offset`` bytes on, is to be found."""
+def _looker(vectors: int) -> Any:
+    """Return a function of Numba's that says whether to be found is a pixel, or one of vectors."""
+
+    def typer(
+        typingctx: Any, source: Any, lines: Any, offset: Any, sought: Any, bound: Any, watch: Any
+    ) -> Any:
+        pixel = source.dtype
+        return types.boolean(source, lines, types.intp, pixel, pixel, watch), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         deal = _Deal(context, builder, signature, args)
-        places = [builder.add(args[2], constant_index(i * VECTOR_BYTES)) for i in range(WATCHED)]
-        count = VECTOR_BYTES // deal.pixel_bytes
+        count = VECTOR_BYTES // deal.pixel_bytes if vectors else 1
+        places = [
+            builder.add(args[2], constant_index(i * VECTOR_BYTES)) for i in range(vectors or 1)
+        ]
         return deal.watch([deal.load_words(place, deal.pixel, count) for place in places])
 
-    pixel = source.dtype
-    return types.boolean(source, lines, types.intp, pixel, pixel, watch), generate
+    return step_of(typer)
+
+
+is_watched = _looker(0)
+"""Say whether the pixel ``offset`` bytes on is to be found."""
+look_at_pixels = _looker(WATCHED)
+"""Say whether one of `pixels_watched`, from ``offset`` bytes on, is to be found."""
 
 
 @step_of

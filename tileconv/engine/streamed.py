@@ -23,6 +23,7 @@ from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
     address_at,
     call_at,
+    copy_bytes,
     index_at,
     lanes,
     pointer_like,
@@ -32,7 +33,8 @@ from tileconv.engine.lanes import (
 )
 from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
-from tileconv.engine.panels import copy_numbers, settle_streams, write_past
+from tileconv.engine.panels import settle_streams, write_past
+from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import LONG_REACH, Program
 from tileconv.engine.settling import found_by, settle_rows, settled_aside
 from tileconv.engine.sieve import Sieve, choose_dealer
@@ -334,4 +336,4 @@ def _add_rows(  # type: ignore[no-untyped-def]
             written = ready
         x += taken
     if last == COPIED:
-        copy_numbers(pointer_like(lines, rows[0]), np.intp(0), columns, address_at(out))
+        copy_bytes(address_at(out), rows[0], columns * pixel_bytes(lines))

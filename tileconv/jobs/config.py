@@ -18,7 +18,8 @@ from pydantic import (
 from tileconv.dtypes import OUTPUT_DTYPES
 from tileconv.errors import ConfigError
 from tileconv.jobs.yaml import Document, KeyPath
-from tileconv.padding import LARGEST
+from tileconv.missing import MISSING_POLICIES
+from tileconv.padding import LARGEST, PADDING_MODES
 from tileconv.version import __version__
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -242,6 +243,8 @@ _CHOICES: Mapping[KeyPath, str] = {
     (
         "padding",
     ): "valid, same, same_upper, same_lower, n, [y, x] or [top, left, bottom, right], from 0",
+    ("padding_mode",): f"one of {', '.join(PADDING_MODES)}",
+    ("missing",): f"one of {', '.join(MISSING_POLICIES)}",
     ("compute", "workers"): "auto, or a whole number from 1 to 1024",
     ("compute", "tile"): "auto, n or [y, x]",
     ("compute", "part"): "auto, n or [y, x]",
