@@ -93,16 +93,24 @@ def _values(plane, nodata, masked, policy, fill_value):
 
 
 def _pad(values_missing, pads, mode, value, policy, fill_value):
+    """Pad axis by axis, last by modes that win in corners: constant, then missing."""
     values, missing = values_missing
-    around = ((pads[0], pads[2]), (pads[1], pads[3]))
-    if mode == "missing":
-        counted = fill_value if policy == "fill" else 0
-        padded = np.pad(values, around, constant_values=counted)
-        return padded, np.pad(missing, around, constant_values=True)
-    if mode == "constant":
-        padded = np.pad(values, around, constant_values=np.longdouble(value))
-        return padded, np.pad(missing, around)
-    return np.pad(values, around, mode=mode), np.pad(missing, around, mode=mode)
+    modes = (mode, mode) if isinstance(mode, str) else mode
+    order = ("edge", "reflect", "symmetric", "wrap", "constant", "missing")
+    for axis in sorted((0, 1), key=lambda axis: order.index(modes[axis])):
+        around = [(0, 0), (0, 0)]
+        around[axis] = (pads[axis], pads[axis + 2])
+        if modes[axis] == "missing":
+            counted = fill_value if policy == "fill" else 0
+            values = np.pad(values, around, constant_values=counted)
+            missing = np.pad(missing, around, constant_values=True)
+        elif modes[axis] == "constant":
+            values = np.pad(values, around, constant_values=np.longdouble(value))
+            missing = np.pad(missing, around)
+        else:
+            values = np.pad(values, around, mode=modes[axis])
+            missing = np.pad(missing, around, mode=modes[axis])
+    return values, missing
 
 
 def _one(values, missing, kernel, stride, dilation):

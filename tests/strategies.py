@@ -30,7 +30,7 @@ class Case(NamedTuple):
     stride: tuple[int, int]
     dilation: tuple[int, int]
     pads: tuple[int, int, int, int]
-    mode: str
+    mode: str | tuple[str, str]
     value: float
     flip: bool
     nodata: float | None
@@ -68,7 +68,7 @@ class Case(NamedTuple):
             "stride": list(self.stride),
             "dilation": list(self.dilation),
             "padding": list(self.pads),
-            "padding_mode": self.mode,
+            "padding_mode": self.mode if isinstance(self.mode, str) else list(self.mode),
             "padding_value": self.value,
             "groups": self.groups,
             "bias": self.bias,
@@ -137,7 +137,7 @@ def random_case(seed):
         stride=(stride[0], stride[1]),
         dilation=tuple(int(d) for d in dilation),
         pads=tuple(int(p) for p in pads),
-        mode=str(rng.choice(MODES)),
+        mode=_modes(rng),
         value=float(rng.choice([0.0, -3.5, 1e4])),
         flip=bool(rng.integers(0, 2)),
         nodata=float(array.flat[0]) if dtype.itemsize < 8 and rng.random() < 0.4 else None,
@@ -150,6 +150,11 @@ def random_case(seed):
         tile=tuple(int(t) for t in rng.integers(1, 40, 2)),
         block=tuple(int(b) for b in rng.choice([1, 3, 16, 40, 200], 2)),
     )
+
+
+def _modes(rng):
+    y, x = (str(mode) for mode in rng.choice(MODES, 2))
+    return (y, x) if rng.random() < 0.3 else y
 
 
 def _pixels(rng, shape, dtype):

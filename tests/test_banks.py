@@ -158,6 +158,28 @@ class TestMissing:
         out = tileconv.convolve(np.full((4, 5), 7.0), tileconv.kernels.box(3), **options)
         np.testing.assert_allclose(out, 7, rtol=1e-15)
 
+    @pytest.mark.parametrize("missing", ["propagate", "skip", "fill", "renormalize"])
+    def test_nan_is_missing_in_padding_too(self, rng, missing):
+        array = rng.random((4, 5))
+        options = {"missing": missing, "fill_value": 3, "min_valid_fraction": 0.5}
+        padded = np.pad(array, 1, constant_values=np.nan)
+        expected = tileconv.convolve(padded, np.ones((3, 3)), **options)
+        for given in ({"padding_value": np.nan}, {"padding_mode": "missing"}):
+            out = tileconv.convolve(array, np.ones((3, 3)), padding=1, **given, **options)
+            np.testing.assert_array_equal(out, expected)
+        options["dtype"], options["nodata"] = "int16", -1  # missing outputs, not casts of NaN
+        whole = tileconv.convolve(
+            array, np.ones((3, 3)), padding=1, padding_value=np.nan, **options
+        )
+        assert (whole == -1).tolist() == np.isnan(expected).tolist()
+
+    def test_nan_padding_is_missing_along_the_axes_that_have_a_value(self):
+        options = {"padding": 1, "missing": "skip", "padding_value": np.nan}
+        out = tileconv.convolve(
+            np.ones((3, 3)), np.ones((3, 3)), padding_mode=["constant", "edge"], **options
+        )
+        assert out.tolist() == [[6, 6, 6], [9, 9, 9], [6, 6, 6]]
+
     def test_whole_fields_keep_their_bits_beside_missing_ones(self, rng):
         array = rng.normal(size=(40, 40)).astype("float32")
         kernel = rng.random((5, 5))

@@ -3,14 +3,17 @@
 import importlib.util
 import json
 
+import dask.array as da
 import naive
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import SHARED
 from scipy import ndimage, signal
 
 import tileconv
 from tileconv import ConvolutionError, UnsupportedError
+from tileconv.dtypes import Numbers
 
 IMAGE = np.arange(1.0, 17.0).reshape(4, 4)
 EDGES = np.array([[1, 0, -1], [1, 0, -1], [1, 0, -1]])
@@ -90,6 +93,48 @@ def test_flip_is_scipys_convolution(rng):
     array, kernel = rng.normal(size=(20, 21)), rng.normal(size=(4, 3))
     out = tileconv.convolve(array, kernel, flip=True)
     np.testing.assert_allclose(out, signal.convolve2d(array, kernel, "valid"), atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_globe_wraps_along_one_axis(rng, stride):
+    world = rng.random((6, 8))
+    kernel = rng.random((3, 5))
+    wrapped = np.pad(world, ((0, 0), (2, 2)), mode="wrap")
+    for rows in ("edge", "missing", "constant", "reflect"):
+        options = {"padding_value": 7, "missing": "skip", "stride": stride, "padding": (1, 2)}
+        out = tileconv.convolve(world, kernel, padding_mode=(rows, "wrap"), **options)
+        options["padding"] = (1, 0)
+        by_hand = tileconv.convolve(wrapped, kernel, padding_mode=rows, **options)
+        assert out.tobytes() == by_hand.tobytes()
+
+
+@pytest.mark.parametrize(
+    "modes", [["edge"], ["edge", "blue"], ["edge", "wrap", "edge"], "edge,wrap", [["edge"], "wrap"]]
+)
+def test_wrong_modes_are_refused(modes):
+    with pytest.raises(ConvolutionError, match=r"must be one of .*, or two of them as \[y, x\]"):
+        tileconv.convolve(np.ones((3, 3)), [[1]], padding_mode=modes)
+
+
+@pytest.mark.parametrize(
+    ("source", "most"),
+    [("uint8", 65793), ("int8", 131072), ("uint16", 256), ("int16", 512), ("float32", 0)],
+)
+def test_integers_are_computed_in_float64_where_float32_ends(source, most):
+    assert Numbers.of(source, "int32", taps=most + 1).compute == np.float64
+    assert Numbers.of(source, "float32", taps=most + 1).compute == np.float32
+    assert not most or Numbers.of(source, "int32", taps=most).compute == np.float32
+
+
+@pytest.mark.parametrize("radius", [15, 50, 127])
+@pytest.mark.parametrize("source", ["uint16", "int16", "float32", "float16"])
+def test_means_of_a_constant_are_this_constant_in_integers(radius, source):
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    kernel = (y * y + x * x <= radius * radius).astype(float)
+    value = 30001 if source != "float16" else 30000
+    array = np.full(kernel.shape, value, source)
+    out = tileconv.convolve(array, kernel / kernel.sum(), dtype="uint16")
+    assert out.item() == value
 
 
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 3), (17, 15), (1, 9), (40, 2)], ids=str)
@@ -268,9 +313,25 @@ def test_bad_arrays_are_named(array, message):
         tileconv.convolve(array, [[1.0]])
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_channels_last_are_told(rng, channels):
+    image = rng.random((48, 64, channels))
+    with pytest.warns(UserWarning, match=rf"here 64 x {channels};.*numpy.moveaxis") as told:
+        tileconv.convolve(image, EDGES[:1])
+        tileconv.convolve(image.tolist(), EDGES[:1])
+        tileconv.convolve(da.from_array(image), EDGES[:1], padding="same")
+    assert [one.filename for one in told] == [__file__] * 3  # where it was called
+
+
+@pytest.mark.parametrize("shape", [(3, 48, 64), (48, 3), (9, 64, 3), (48, 9, 3), (48, 64, 5)])
+def test_other_shapes_are_not(rng, shape):
+    tileconv.convolve(rng.random(shape), EDGES[:1])
+    tileconv.convolve(rng.random((48, 64, 3)), [[1]])  # each pixel by itself
+    named = xr.DataArray(rng.random((48, 64, 3)), dims=("band", "y", "x"))
+    tileconv.convolve(named, EDGES[:1])
+
+
 def test_other_kinds_of_arrays_are_refused_with_a_way_out():
-    with pytest.raises(UnsupportedError, match="masked arrays.*filled"):
-        tileconv.convolve(np.ma.ones((9, 9)), EDGES)
     with pytest.raises(UnsupportedError, match="complex kernels"):
         tileconv.convolve(np.ones((9, 9)), EDGES * 1j)
 

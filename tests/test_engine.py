@@ -331,7 +331,7 @@ def test_a_tile_of_any_size_has_the_bits_of_the_whole(data):
         cuts.append((first, data.draw(st.integers(first + 1, axis.out_size))))
     block = data.draw(st.sampled_from([None, 1, 16]))  # 1 and 16 pack what lies apart
     reads = tuple(
-        read_axis(axis, *cut, "constant", block)
+        read_axis(axis, *cut, block)
         for axis, cut in zip((geometry.y, geometry.x), cuts, strict=True)
     )
     window = array[:, np.maximum(reads[0].index, 0)][:, :, np.maximum(reads[1].index, 0)]

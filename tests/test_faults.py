@@ -610,8 +610,7 @@ def test_what_is_opened_is_what_was_planned(small, make_raster):
     header = read_source(job)
     plan = plan_header(job, header)
     make_raster(np.zeros((1, 9, 9), np.uint8))  # in its place, with fewer bands and pixels
-    mode = plan.convolution.padding_mode
-    source = open_source(header, plan.geometry, plan.tiles, mode)
+    source = open_source(header, plan.geometry, plan.tiles)
     with pytest.raises(InputError, match="changed while it was being read"), source:
         pass
 

@@ -17,7 +17,7 @@ FLOORS = {
     "padding": 2,
     "geometry": 3,  # the rules of semantics.md, padding first
     "kernels": 3,
-    "dtypes": 3,
+    "dtypes": 2,
     "missing": 3,
     "convolution": 4,
     "engine": 5,

@@ -5,6 +5,7 @@ It knows nothing of jobs: what reads and writes files takes half a second to imp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from tileconv.arrays.eager import convolve_complex, convolve_numpy
 from tileconv.arrays.threads import thread_count
 from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
-from tileconv.errors import ConvolutionError, UnsupportedError
+from tileconv.errors import ConvolutionError
+from tileconv.missing import fill_masked
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -30,7 +32,7 @@ def convolve(
     stride: int | Sequence[int] = 1,
     dilation: int | Sequence[int] = 1,
     padding: str | int | Sequence[int] = "valid",
-    padding_mode: str = "constant",
+    padding_mode: str | Sequence[str] = "constant",
     padding_value: float = 0.0,
     groups: int = 1,
     bias: ArrayLike | None = None,
@@ -51,6 +53,7 @@ def convolve(
     array
         (..., H, W), bool, integer, floating point or complex. A numpy array or what
         `numpy.asarray` takes; a dask array with any chunks; an xarray DataArray or Dataset.
+        Masked pixels of masked arrays are missing.
     kernel
         One of
 
@@ -69,9 +72,10 @@ def convolve(
         "valid", "same" ("same_upper"), "same_lower", n, (y, x) or (top, left, bottom, right).
     padding_mode
         What padding holds, in numpy.pad's words: constant, edge, reflect, symmetric, wrap; or
-        missing.
+        missing. Two words are those of (y, x): ("edge", "wrap") for a raster that goes round the
+        globe. In corners a pixel is missing if either axis says so, else constant if one does.
     padding_value
-        What constant padding holds.
+        What constant padding holds; NaN is missing padding.
     groups
         With 4-D kernels: output m reads the bands of group ``m * groups // M``. As many groups
         as bands is a depthwise convolution.
@@ -96,7 +100,8 @@ def convolve(
     dtype
         Of the output. Default float32 for bool, (u)int8, (u)int16, float16 and float32 input,
         float64 for the others, complex64 or complex128 for complex ones. Integers are rounded
-        half to even and saturated.
+        half to even and saturated; their sums are added in float64 where float32 does not hold
+        whole numbers of that size.
     threads
         Most threads to use. Default: the environment variable TILECONV_NUM_THREADS, or all cores
         when called from the main thread and one from any other. The result is the same. For dask
@@ -152,18 +157,21 @@ def convolve(
     wanted = None if dtype is None else _dtype(dtype)
     if type(array) is np.ndarray and dims is None:  # most calls; Python's share shows in small ones
         _check_shape(array.shape)
-        return _convolve_numpy(array, convolution, wanted, nodata, threads)
-
-    def compute(data: Any, nodata: float | None) -> Any:
-        return _convolve_plain(_as_array(data), convolution, wanted, nodata, threads)
-
+        _warn_of_channels(array.shape, convolution)
+        numbers = _numbers(array.dtype, wanted, nodata, nodata, _taps(convolution, wanted))
+        return _convolve_numpy(array, convolution, numbers, threads)
     if _library(array) != "xarray":
         if dims is not None:
             raise ConvolutionError(
                 "dims names dimensions of xarray objects; arrays end with (y, x)"
             )
-        return compute(array, nodata)
+        plain = _as_array(array)
+        _warn_of_channels(plain.shape, convolution)
+        return _convolve_plain(plain, convolution, wanted, nodata, threads)
     from tileconv.arrays import labelled  # noqa: PLC0415 - whoever has a DataArray has xarray
+
+    def compute(data: Any, nodata: float | None) -> Any:
+        return _convolve_plain(_as_array(data), convolution, wanted, nodata, threads)
 
     whole = hasattr(array, "data_vars")
     work = labelled.convolve_dataset if whole else labelled.convolve_dataarray
@@ -176,6 +184,8 @@ REMEMBERED = 64
 
 def _convolution(kernel: ArrayLike, **options: Any) -> Convolution:
     """Return `Convolution.of`, the same value for the same arguments if they are simple."""
+    if isinstance(kernel, np.ma.MaskedArray):
+        return Convolution.of(kernel, **options)
     try:
         array = np.asarray(kernel)
     except ValueError:
@@ -216,25 +226,27 @@ def _convolve_plain(
     nodata: float | None,
     threads: int | None,
 ) -> Any:
-    """Convolve a numpy or dask array."""
+    """Convolve a numpy or dask array; masked pixels are missing."""
+    taps = _taps(convolution, wanted)
+    numbers = _numbers(plain.dtype, wanted, nodata, nodata, taps)
     if _library(plain) != "dask":
-        return _convolve_numpy(plain, convolution, wanted, nodata, threads)
+        if isinstance(plain, np.ma.MaskedArray):
+            plain = fill_masked(plain, nodata)
+            numbers = _numbers(plain.dtype, wanted, None, nodata, taps)
+        return _convolve_numpy(plain, convolution, numbers, threads)
     from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
 
-    numbers = _numbers(plain.dtype, wanted, nodata)
+    if lazy.is_masked(plain):
+        plain = lazy.fill_masked_dask(plain, nodata)
+        numbers = _numbers(plain.dtype, wanted, None, nodata, taps)
     thread_count(threads)  # no use here, but wrong ones are refused
     delay = lazy.convolve_dask_complex if plain.dtype.kind == "c" else lazy.convolve_dask
     return delay(plain, convolution, numbers)
 
 
 def _convolve_numpy(
-    plain: np.ndarray,
-    convolution: Convolution,
-    wanted: np.dtype | None,
-    nodata: float | None,
-    threads: int | None,
+    plain: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int | None
 ) -> np.ndarray:
-    numbers = _numbers(plain.dtype, wanted, nodata)
     work = convolve_complex if plain.dtype.kind == "c" else convolve_numpy
     return work(plain, convolution, numbers, thread_count(threads))
 
@@ -246,12 +258,27 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
         raise ConvolutionError(f"dtype {dtype!r} is not one that numpy knows") from None
 
 
+def _taps(convolution: Convolution, wanted: np.dtype | None) -> int:
+    """Return the taps of an output, 1 where the dtype of the sums does not depend on them."""
+    return 1 if wanted is None or wanted.kind == "f" else convolution.tap_count
+
+
 @lru_cache(REMEMBERED)
-def _numbers(source: np.dtype, wanted: np.dtype | None, nodata: float | None) -> Numbers:
-    """Return how numbers come in and go out; for complex input, those of its parts."""
+def _numbers(
+    source: np.dtype,
+    wanted: np.dtype | None,
+    nodata: float | None,
+    fill: float | None,
+    taps: int,
+) -> Numbers:
+    """Return how numbers come in and go out; for complex input, those of its parts.
+
+    ``fill`` is what missing outputs hold if they are integers.
+    """
     if source.kind != "c":
-        fill = nodata if wanted is not None and wanted.kind in "iu" else None
-        return Numbers.of(source, wanted, nodata=nodata, fill=fill)
+        if wanted is None or wanted.kind not in "iu":
+            fill = None
+        return Numbers.of(source, wanted, nodata=nodata, fill=fill, taps=taps)
     if nodata is not None:
         raise ConvolutionError("nodata has no meaning for complex arrays; mark pixels with NaN")
     if source.itemsize > 16:
@@ -273,11 +300,8 @@ def _library(array: Any) -> str:
 
 def _as_array(array: Any) -> Any:
     """Return ``array`` as numpy's or dask's, with at least two axes and no empty one."""
-    if isinstance(array, np.ma.MaskedArray):
-        raise UnsupportedError(
-            "masked arrays are not supported yet; fill them: array.filled(numpy.nan), or nodata="
-        )
-    plain = array if _library(array) == "dask" else np.asarray(array)
+    kept = _library(array) == "dask" or isinstance(array, np.ma.MaskedArray)
+    plain = array if kept else np.asarray(array)
     _check_shape(plain.shape)
     return plain
 
@@ -287,3 +311,23 @@ def _check_shape(shape: tuple[int, ...]) -> None:
         raise ConvolutionError(f"an array has shape (..., height, width); got {shape}")
     if 0 in shape:
         raise ConvolutionError(f"the array is empty: its shape is {shape}")
+
+
+COLOURS = (3, 4)
+"""Channels of a picture."""
+PICTURE = 16
+"""Fewest rows and columns of an array that may be taken for a picture."""
+
+
+def _warn_of_channels(shape: tuple[int, ...], convolution: Convolution) -> None:
+    """Warn where what is convolved as rows and columns seem to be columns and channels."""
+    if len(shape) < 3 or shape[-1] not in COLOURS or min(shape[-3:-1]) < PICTURE:
+        return
+    if convolution.kernel_shape[1] > 1:
+        warnings.warn(
+            f"the array's last two axes are taken as rows and columns, here {shape[-2]} x "
+            f"{shape[-1]}; an image with channels last, as OpenCV and Pillow have them, goes in "
+            "as numpy.moveaxis(image, -1, 0)",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from tileconv.errors import ConvolutionError, UnsupportedError
 from tileconv.geometry import Geometry, lay_out
 from tileconv.missing import MissingPolicy, check_policy
-from tileconv.padding import LARGEST, Padding, PaddingMode, check_mode, check_padding
+from tileconv.padding import LARGEST, Padding, PaddingMode, check_modes, check_padding
 
 LARGEST_KERNEL = 1 << 20
 """Most weights one output may have (1024 x 1024 of one band)."""
@@ -73,9 +73,9 @@ class Convolution:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     padding: Padding = "valid"
-    padding_mode: PaddingMode = "constant"
+    padding_mode: tuple[PaddingMode, PaddingMode] = ("constant", "constant")
     padding_value: float = 0.0
-    """What ``constant`` padding holds."""
+    """What ``constant`` padding holds, never NaN: such padding is ``missing``."""
     groups: int = 1
     bias: np.ndarray | None = None
     """(M,) float64, added to the outputs of 4-D weights."""
@@ -95,7 +95,7 @@ class Convolution:
         stride: int | Sequence[int] = 1,
         dilation: int | Sequence[int] = 1,
         padding: str | int | Sequence[int] = "valid",
-        padding_mode: str = "constant",
+        padding_mode: str | Sequence[str] = "constant",
         padding_value: float = 0.0,
         groups: int = 1,
         bias: ArrayLike | None = None,
@@ -126,13 +126,14 @@ class Convolution:
         fill = _number(fill_value, "fill_value")
         if not np.isfinite(fill):
             raise ConvolutionError(f"fill_value must be finite, got {fill}")
+        modes, value = _padding(padding_mode, _number(padding_value, "padding_value"))
         return cls(
             weights=weights,
             stride=_pair(stride, "stride"),
             dilation=_pair(dilation, "dilation"),
             padding=check_padding(padding),
-            padding_mode=check_mode(padding_mode),
-            padding_value=_number(padding_value, "padding_value"),
+            padding_mode=modes,
+            padding_value=value,
             groups=_check_groups(groups, weights),
             bias=_check_bias(bias, weights),
             missing=check_policy(missing, weights),
@@ -194,9 +195,27 @@ class Convolution:
         kernels = self.weights.reshape(self.count, -1)
         return int(np.count_nonzero(kernels, axis=1).max())
 
+    @cached_property
+    def sums_to_zero(self) -> bool:
+        """The weights of some output sum to 0, but for rounding."""
+        kernels = self.weights.reshape(self.count, -1)
+        sizes = np.abs(kernels).sum(axis=1)
+        totals = np.abs(kernels.sum(axis=1))
+        return bool(((sizes > 0) & (totals <= np.finfo(np.float64).eps * sizes)).any())
+
     def geometry(self, shape: tuple[int, int]) -> Geometry:
         """Return where the fields lie on a raster of ``shape`` (rows, columns)."""
-        return lay_out(shape, self.kernel_shape, self.stride, self.dilation, self.padding)
+        return lay_out(
+            shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.padding_mode
+        )
+
+
+def _padding(given: object, value: float) -> tuple[tuple[PaddingMode, PaddingMode], float]:
+    """Return (modes along y and x, the value of constant padding): NaN is always missing."""
+    y, x = check_modes(given)
+    if not np.isnan(value):
+        return (y, x), value
+    return ("missing" if y == "constant" else y, "missing" if x == "constant" else x), 0.0
 
 
 def _taps_of(kernels: np.ndarray, dtype: np.dtype) -> tuple[Taps, ...]:
@@ -230,6 +249,11 @@ def _taps_of(kernels: np.ndarray, dtype: np.dtype) -> tuple[Taps, ...]:
 
 def check_weights(kernel: ArrayLike) -> np.ndarray:
     """Return ``kernel`` as a float64 array of two, three or four axes."""
+    if np.ma.is_masked(kernel):
+        raise ConvolutionError(
+            "the kernel is a masked array, and a missing weight has no meaning; where there is to "
+            "be no tap, say so: kernel.filled(0)"
+        )
     try:
         array = np.asarray(kernel)
     except ValueError:
@@ -300,6 +324,8 @@ def _check_bias(bias: ArrayLike | None, weights: np.ndarray) -> np.ndarray | Non
             f"bias goes with weights (M, bands per group, kh, kw); got shape {weights.shape}"
         )
     array = np.asarray(bias)
+    if np.ma.is_masked(bias):
+        raise ConvolutionError("bias is a masked array; where there is to be none: bias.filled(0)")
     if array.dtype.kind not in "biuf" or array.shape != (weights.shape[0],):
         raise ConvolutionError(
             f"bias must be {weights.shape[0]} numbers, one per output; "

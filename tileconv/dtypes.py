@@ -2,7 +2,8 @@
 
 float32 carries every (u)int8, (u)int16, float16 and float32 input exactly;
 32- and 64-bit integers and float64 are computed in float64. Asking for a
-float64 output computes in float64.
+float64 output computes in float64, and so does an integer output whose sums
+24 bits need not hold.
 """
 
 from dataclasses import dataclass
@@ -55,18 +56,37 @@ def check_output(dtype: DTypeLike) -> np.dtype:
     return native
 
 
-def compute_dtype(source: np.dtype, target: np.dtype | None = None) -> np.dtype:
+SIGNIFICAND_BITS = 24
+"""Of float32."""
+
+
+def compute_dtype(source: np.dtype, target: np.dtype | None = None, taps: int = 1) -> np.dtype:
     """Return the dtype that products are added in: float32 or float64.
+
+    Whoever asks for integers expects a mean of equal ones to be this one: they are computed in
+    float64 where float32 does not hold ``taps`` times the largest input, of floats always.
 
     >>> compute_dtype(np.dtype("uint16"))
     dtype('float32')
     >>> compute_dtype(np.dtype("uint16"), np.dtype("float64"))
     dtype('float64')
+    >>> [compute_dtype(np.dtype("uint16"), np.dtype("int16"), taps).name for taps in (256, 257)]
+    ['float32', 'float64']
     """
-    if target == np.float64:
-        return np.dtype(np.float64)
     small = source.itemsize <= 2 or source == np.float32
-    return np.dtype(np.float32 if small else np.float64)
+    if not small or target == np.float64:
+        return np.dtype(np.float64)
+    if target is not None and target.kind in "iu" and not _float32_holds(source, taps):
+        return np.dtype(np.float64)
+    return np.dtype(np.float32)
+
+
+def _float32_holds(source: np.dtype, taps: int) -> bool:
+    """Say whether sums of ``taps`` values of ``source`` are whole numbers that float32 holds."""
+    if source.kind == "f":
+        return False
+    bounds = np.iinfo(source)
+    return taps * max(-int(bounds.min), int(bounds.max)) <= 1 << SIGNIFICAND_BITS
 
 
 def exact_value(value: float, dtype: np.dtype, what: str) -> np.generic:
@@ -109,6 +129,11 @@ class Numbers:
     """What missing outputs hold, a scalar of ``target``; None for integers without nodata."""
 
     @property
+    def widened(self) -> bool:
+        """Float32 would do for the input, but not for sums of it that are to be whole numbers."""
+        return self.target.kind in "iu" and self.compute != compute_dtype(self.source)
+
+    @property
     def keeps_nan(self) -> bool:
         """Missing outputs hold the NaN that their sums are."""
         return self.fill is not None and bool(np.isnan(self.fill))
@@ -121,15 +146,19 @@ class Numbers:
         *,
         nodata: float | None = None,
         fill: float | None = None,
+        taps: int = 1,
     ) -> "Numbers":
-        """Check dtypes and values; target defaults to the compute dtype, a float's fill to NaN."""
+        """Check dtypes and values; target defaults to the compute dtype, a float's fill to NaN.
+
+        ``taps`` are those of an output, see `compute_dtype`.
+        """
         given = check_input(source)
         wanted = compute_dtype(given) if target is None else check_output(target)
         if fill is None and wanted.kind == "f":
             fill = np.nan
         return cls(
             source=given,
-            compute=compute_dtype(given, wanted),
+            compute=compute_dtype(given, wanted, taps),
             target=wanted,
             nodata=None if nodata is None else exact_value(nodata, given, "nodata"),
             fill=None if fill is None else exact_value(fill, wanted, "output nodata"),

@@ -35,7 +35,7 @@ class RasterOptions(TypedDict, total=False):
     stride: int | Sequence[int]
     dilation: int | Sequence[int]
     padding: str | int | Sequence[int]
-    padding_mode: str
+    padding_mode: str | Sequence[str]
     padding_value: float
     groups: int
     bias: Sequence[float] | np.ndarray | None

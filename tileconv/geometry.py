@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tileconv.errors import ConvolutionError
-from tileconv.padding import LARGEST, Padding, same_amounts
+from tileconv.padding import LARGEST, Padding, PaddingMode, same_amounts
 
 Transform = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f), as affine.Affine: x = a * col + b * row + c, y = d * col + e * row + f."""
@@ -33,6 +33,8 @@ class Axis:
     """Padding pixels behind the last input pixel."""
     name: str = "axis"
     """What messages call it."""
+    mode: PaddingMode = "constant"
+    """What padding holds."""
 
     def __post_init__(self) -> None:
         for field in ("size", "kernel", "stride", "dilation"):
@@ -180,6 +182,7 @@ def lay_out(
     stride: tuple[int, int] = (1, 1),
     dilation: tuple[int, int] = (1, 1),
     padding: Padding = "valid",
+    modes: tuple[PaddingMode, PaddingMode] = ("constant", "constant"),
 ) -> Geometry:
     """Resolve ``padding`` for a raster of ``shape`` and return both axes. Pairs are (y, x)."""
     axes = []
@@ -191,5 +194,7 @@ def lay_out(
             before, after = same_amounts(shape[i], span, stride[i], lower=padding == "same_lower")
         else:
             before, after = padding[i], padding[i + 2]
-        axes.append(Axis(shape[i], kernel[i], stride[i], dilation[i], before, after, name))
+        axes.append(
+            Axis(shape[i], kernel[i], stride[i], dilation[i], before, after, name, modes[i])
+        )
     return Geometry(*axes)

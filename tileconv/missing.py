@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tileconv.dtypes import check_input, compute_dtype
 from tileconv.errors import ConvolutionError
 
 MissingPolicy = Literal["propagate", "skip", "fill", "renormalize"]
@@ -21,6 +22,35 @@ MISSING_POLICIES: tuple[str, ...] = get_args(MissingPolicy)
 
 TIE = 1e-12
 """A valid fraction this little below ``min_valid_fraction`` still counts as enough."""
+
+
+def filled_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the dtype that holds all pixels of ``dtype``, and NaN, as far as sums tell them apart.
+
+    >>> filled_dtype(np.dtype("uint16")), filled_dtype(np.dtype("float16"))
+    (dtype('float32'), dtype('float16'))
+    """
+    if dtype.kind in "fc":
+        return dtype.newbyteorder("=")
+    return compute_dtype(check_input(dtype))
+
+
+def fill_masked(array: np.ndarray, nodata: float | None = None) -> np.ndarray:
+    """Return the pixels of a masked array as floating point, NaN where they are missing.
+
+    Those that equal ``nodata`` in their own dtype are missing, too.
+
+    >>> fill_masked(np.ma.array([[1, 2, 3]], mask=[[False, True, False]], dtype="uint8"), 3)
+    array([[ 1., nan, nan]], dtype=float32)
+    """
+    values = np.asarray(array)
+    if values.dtype.kind == "b":
+        values = values.view(np.uint8)
+    filled = values.astype(filled_dtype(values.dtype))
+    filled[np.ma.getmaskarray(array)] = np.nan
+    if nodata is not None:
+        filled[values == values.dtype.type(nodata)] = np.nan
+    return filled
 
 
 def check_policy(policy: object, weights: np.ndarray) -> MissingPolicy:

@@ -17,6 +17,8 @@ Padding = PaddingWord | tuple[int, int, int, int]
 """A word, or (top, left, bottom, right): ONNX's order."""
 
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
+OUTSIDE = ("constant", "missing")
+"""Modes whose padding is no pixel of the raster."""
 PADDING_WORDS: tuple[str, ...] = get_args(PaddingWord)
 
 LARGEST = 2**31 - 1
@@ -40,7 +42,19 @@ _OTHER_NAMES = {
 """Words of scipy.ndimage, OpenCV, torch and TensorFlow, and ours for the same thing."""
 
 
-def check_mode(mode: object) -> PaddingMode:
+def check_modes(modes: object) -> tuple[PaddingMode, PaddingMode]:
+    """Return the modes along (y, x), which may be given as one.
+
+    >>> check_modes("edge"), check_modes(["edge", "wrap"])
+    (('edge', 'edge'), ('edge', 'wrap'))
+    """
+    if isinstance(modes, Sequence) and not isinstance(modes, str | bytes) and len(modes) == 2:
+        return _check_mode(modes[0]), _check_mode(modes[1])
+    mode = _check_mode(modes)
+    return mode, mode
+
+
+def _check_mode(mode: object) -> PaddingMode:
     """Return ``mode`` if it is a padding mode; another library's word is named in ours."""
     if isinstance(mode, str):
         if mode in PADDING_MODES:
@@ -51,7 +65,10 @@ def check_mode(mode: object) -> PaddingMode:
                 f"padding_mode {mode!r} is another library's word; "
                 f"numpy and tileconv call it {ours!r}"
             )
-    raise ConvolutionError(f"padding_mode must be one of {', '.join(PADDING_MODES)}; got {mode!r}")
+    raise ConvolutionError(
+        f"padding_mode must be one of {', '.join(PADDING_MODES)}, or two of them as [y, x]; "
+        f"got {mode!r}"
+    )
 
 
 def check_padding(padding: object) -> Padding:
@@ -116,7 +133,7 @@ def source_index(positions: np.ndarray, size: int, mode: PaddingMode) -> np.ndar
     >>> source_index(np.arange(-2, 5), 3, "constant").tolist()
     [-1, -1, 0, 1, 2, -1, -1]
     """
-    if mode in ("constant", "missing"):
+    if mode in OUTSIDE:
         return np.where((positions >= 0) & (positions < size), positions, -1)
     if mode == "edge" or size == 1:
         return np.clip(positions, 0, size - 1)

@@ -29,9 +29,9 @@ class Counts(NamedTuple):
     """What a tile met."""
 
     missing: int = 0
-    """Outputs that are missing (counted for integer outputs only)."""
+    """Outputs that are missing (not counted where they are NaN)."""
     collisions: int = 0
-    """Valid integer outputs that equal nodata."""
+    """Valid outputs that equal nodata."""
 
     def plus(self, *others: "Counts") -> "Counts":
         """Return the sum."""
@@ -417,13 +417,17 @@ def _settle(
         (hidden is not None and hidden[i].any()) or gap.any_in(plane)
         for i, plane in enumerate(planes)
     ]
-    outside = [None if r.outside is None else np.flatnonzero(r.outside) for r in reads]
-    if not any(lost) and all(o is None for o in outside):
+    outside = [
+        (axis, mode == "missing", np.flatnonzero(read.outside))
+        for axis, (mode, read) in enumerate(zip(convolution.padding_mode, reads, strict=True))
+        if read.outside is not None
+    ]
+    outside.sort(key=lambda part: part[1])  # a pixel is missing if either axis says so
+    if not any(lost) and not outside:
         return planes, None
-    unseen = convolution.padding_mode == "missing"
-    listed = listed and (any(lost) or unseen)
-    around = gap.instead if unseen else convolution.padding_value
-    if gap.instead.dtype.kind in "iu" and around != 0 and any(o is not None for o in outside):
+    listed = listed and (any(lost) or any(unseen for _, unseen, _ in outside))
+    around = [gap.instead if unseen else convolution.padding_value for _, unseen, _ in outside]
+    if gap.instead.dtype.kind in "iu" and any(value != 0 for value in around):
         gap = replace(gap, instead=numbers.compute.type(gap.instead))
     pixels = buffers.scratch("pixels", planes.shape, gap.instead.dtype)
     valid = _marks("valid", planes.shape)[:, :, 0]
@@ -433,13 +437,13 @@ def _settle(
         else:
             made[...] = plane
             seen[...] = VALID
-        for outer, place in zip(outside, (np.s_[outside[0], :], np.s_[:, outside[1]]), strict=True):
-            if outer is not None:
-                made[place] = around
-        if outside[0] is not None:
-            seen[outside[0]] = 0 if unseen else VALID
-        if outside[1] is not None:
-            mark_columns(seen, outside[1], valid=not unseen)
+        for (axis, unseen, places), value in zip(outside, around, strict=True):
+            if axis == 0:
+                made[places] = value
+                seen[places] = 0 if unseen else VALID
+            else:
+                made[:, places] = value
+                mark_columns(seen, places, valid=not unseen)
     return pixels, valid if listed else None
 
 
@@ -506,9 +510,12 @@ def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
         if not np.may_share_memory(sums, out):
             with np.errstate(over="ignore"):
                 out[:] = sums
-        if fill is not None and not np.isnan(fill):
-            out[np.isnan(out)] = fill
-        return Counts()
+        if fill is None or np.isnan(fill):
+            return Counts()
+        collisions = int(np.count_nonzero(out == fill))
+        lost = np.isnan(out)
+        out[lost] = fill
+        return Counts(int(np.count_nonzero(lost)), collisions)
     bounds = np.iinfo(target)
     counts = Counts(
         *round_and_saturate(

@@ -17,6 +17,7 @@ from tileconv.api import convolve
 from tileconv.errors import ConfigError
 from tileconv.jobs.prepare import output_spec, plan_header, read_source
 from tileconv.jobs.sidecar import find_difference
+from tileconv.padding import OUTSIDE
 from tileconv.planning.describe import plural, shown
 from tileconv.raster.plain import Output, read_pixels
 
@@ -130,8 +131,8 @@ def single_pass(
 ) -> np.ndarray:
     """Return a window (bands, rows, columns) of what the job gives, from pixels read for it."""
     c, numbers = plan.convolution, plan.numbers
-    at_y = _positions(plan.geometry.y, rows, c.padding_mode)
-    at_x = _positions(plan.geometry.x, columns, c.padding_mode)
+    at_y = _positions(plan.geometry.y, rows)
+    at_x = _positions(plan.geometry.x, columns)
     inside = (at_y >= 0)[:, None] & (at_x >= 0)
     ys, xs = np.maximum(at_y, 0), np.maximum(at_x, 0)
     pixels, masked = read_pixels(header, ys, xs)
@@ -145,8 +146,10 @@ def single_pass(
     values = pixels.astype(numbers.compute)
     lost &= inside
     values[:, ~inside] = c.padding_value
-    if c.padding_mode == "missing":
-        lost |= ~inside
+    if plan.geometry.y.mode == "missing":
+        lost |= (at_y < 0)[:, None]
+    if plan.geometry.x.mode == "missing":
+        lost |= at_x < 0
     values[lost] = np.nan
     options: dict[str, Any] = {"stride": c.stride, "dilation": c.dilation, "groups": c.groups}
     sums = convolve(
@@ -167,15 +170,16 @@ def single_pass(
     return out
 
 
-def _positions(axis: Axis, outputs: tuple[int, int], mode: str) -> np.ndarray:
+def _positions(axis: Axis, outputs: tuple[int, int]) -> np.ndarray:
     """Return the source pixel of each place that some outputs read, -1 where there is none."""
     low = outputs[0] * axis.stride
     high = (outputs[1] - 1) * axis.stride + axis.span
     every = np.arange(axis.size)
     around = (axis.before, axis.after)
-    if mode in ("constant", "missing"):
-        return np.pad(every, around, constant_values=-1)[low:high]
-    return np.pad(every, around, mode=mode)[low:high]  # type: ignore[call-overload]
+    filled: dict[str, Any] = {"mode": axis.mode}
+    if axis.mode in OUTSIDE:
+        filled = {"constant_values": -1}
+    return np.pad(every, around, **filled)[low:high]
 
 
 def _finish(sums: np.ndarray, plan: Plan) -> np.ndarray:

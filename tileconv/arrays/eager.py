@@ -161,7 +161,7 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
         pixels = COPIED_PIXELS if recipe.copies else MARKED_PIXELS
         tall = min(tall, max(FEWEST_ROWS, pixels // shape[1]))
     down, across = (
-        [(slice(*part), read_axis(axis, *part, c.padding_mode)) for part in _ranges(axis, most)]
+        [(slice(*part), read_axis(axis, *part)) for part in _ranges(axis, most)]
         for axis, most in ((geometry.y, tall), (geometry.x, wide))
     )
     return [(y, x, (read_y, read_x)) for y, read_y in down for x, read_x in across]

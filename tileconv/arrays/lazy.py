@@ -28,7 +28,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
@@ -41,8 +42,46 @@ from tileconv.arrays.eager import combine_complex, compute_window, part_convolut
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError
+from tileconv.missing import fill_masked, filled_dtype
 from tileconv.planning.chunks import AxisChunks, Piece
 from tileconv.tile import Reads
+
+
+class Block(NamedTuple):
+    """Chunks that differ along the last two axes only."""
+
+    place: tuple[int, ...]
+    """Along the leading axes."""
+    shape: tuple[int, ...]
+
+
+class Declared(NamedTuple):
+    """What dask was told of a chunk; what computes it may have other ideas."""
+
+    place: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def check(self, chunk: Any, *, masked: bool = False) -> np.ndarray:
+        """Return the pixels of ``chunk``; an error if they are not what was declared.
+
+        The loops read what they are told is there. ``masked`` says that pixels may be masked.
+        """
+        pixels = np.asarray(chunk)
+        if np.ma.is_masked(chunk) and not masked:
+            raise ConvolutionError(
+                f"block {self.place} of the dask array is a masked array, and dask was not told: "
+                "give what makes it meta=numpy.ma.empty(...), and its masked pixels are missing"
+            )
+        same = pixels.dtype.newbyteorder("=") == self.dtype.newbyteorder("=")
+        if pixels.shape != self.shape or not same:
+            raise ConvolutionError(
+                f"block {self.place} of the dask array is not what it was declared to be: "
+                f"declared {self.shape} of {self.dtype}, computed {pixels.shape} of "
+                f"{pixels.dtype}; give what makes it (map_blocks, from_delayed, ...) its true "
+                "chunks= and dtype="
+            )
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -53,6 +92,13 @@ class _Shared:
     numbers: Numbers
     y: AxisChunks
     x: AxisChunks
+    dtype: np.dtype
+    """Of the array."""
+
+    def declared(self, block: Block, y: int, x: int) -> Declared:
+        """Return what is known of the input chunk (y, x) of a block along the leading axes."""
+        shape = (*block.shape, self.y.chunks[y], self.x.chunks[x])
+        return Declared((*block.place, y, x), shape, self.dtype)
 
     def reads(self, i: int, j: int) -> Reads:
         """How the window of output chunk (i, j) is sampled."""
@@ -64,17 +110,21 @@ def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -
 
     The same bits as `convolve_numpy` gives on the computed array, for any chunks.
     """
-    array = _checked(array, convolution)
+    array = _rechunked(array, convolution)
     geometry = convolution.geometry((array.shape[-2], array.shape[-1]))
     shared = _Shared(
         convolution,
         numbers,
-        AxisChunks(geometry.y, array.chunks[-2], convolution.padding_mode),
-        AxisChunks(geometry.x, array.chunks[-1], convolution.padding_mode),
+        AxisChunks(geometry.y, array.chunks[-2]),
+        AxisChunks(geometry.x, array.chunks[-1]),
+        array.dtype,
     )
     lead = _lead_chunks(array, convolution)
     chunks = (*lead, shared.y.out_chunks, shared.x.out_chunks)
     name = f"tileconv-{tokenize(array.name, convolution, numbers)}"
+    meta = np.empty((0,) * len(chunks), numbers.target)
+    if not isinstance(array.dask, HighLevelGraph):
+        return _convolve_expression(name, array, shared, chunks, meta)
     held = placement.find_chunks(array)
     needed: list[da.Array] = [array]
     if held is None:
@@ -87,16 +137,29 @@ def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -
         tasks,
         dependencies=needed,  # type: ignore[arg-type]
     )
-    meta = np.empty((0,) * len(chunks), numbers.target)
     return da.Array(graph, name, chunks, meta=meta)
+
+
+def _convolve_expression(
+    name: str, array: Any, shared: _Shared, chunks: tuple[tuple[int, ...], ...], meta: np.ndarray
+) -> Any:
+    """Return the same where dask plans arrays as expressions (``array.query-planning``).
+
+    What is before the convolution is planned by itself, and what comes after it, too.
+    """
+    from dask.array._array_expr._collection import from_graph  # noqa: PLC0415 - there is no other
+
+    planned = array.optimize()
+    tasks = _tasks(name, planned, shared, len(chunks) - 2)
+    keys = [key for key in tasks if isinstance(key, tuple) and key[0] == name]
+    return from_graph({**planned.dask, **tasks}, meta, chunks, keys, "tileconv")
 
 
 def convolve_dask_complex(array: da.Array, convolution: Convolution, numbers: Numbers) -> da.Array:
     """Convolve the real and the imaginary part of a complex dask array, each by itself."""
-    lost = da.isnan(array)
     parts = [
-        convolve_dask(da.where(lost, np.nan, part).astype(numbers.source), half, numbers)
-        for part, half in zip((array.real, array.imag), part_convolutions(convolution), strict=True)
+        convolve_dask(_block_by_block(array, partial(_part, name), numbers.source), half, numbers)
+        for name, half in zip(("real", "imag"), part_convolutions(convolution), strict=True)
     ]
     target = np.result_type(numbers.target, np.complex64)
     return da.map_blocks(
@@ -104,15 +167,65 @@ def convolve_dask_complex(array: da.Array, convolution: Convolution, numbers: Nu
     )
 
 
-def _checked(array: da.Array, convolution: Convolution) -> da.Array:
+def is_masked(array: da.Array) -> bool:
+    """Say whether the chunks of an array are masked arrays, as far as dask was told."""
+    return isinstance(array._meta, np.ma.MaskedArray)
+
+
+def fill_masked_dask(array: da.Array, nodata: float | None) -> da.Array:
+    """Return `fill_masked` of a lazy array."""
+    fill = partial(_filled, nodata=nodata)
+    return _block_by_block(array, fill, filled_dtype(array.dtype))
+
+
+def _block_by_block(array: da.Array, function: Any, dtype: np.dtype) -> da.Array:
+    """Return ``function(block, declared)`` of every block as a lazy array of ``dtype``."""
+    _check_chunks(array)
+    work = partial(_declared_block, function=function, declared=array.dtype)
+    meta = np.empty((0,) * array.ndim, dtype)
+    return da.map_blocks(work, array, dtype=dtype, meta=meta)
+
+
+def _declared_block(
+    block: Any, function: Any, declared: np.dtype, block_info: Any = None
+) -> np.ndarray:
+    about = block_info[0]
+    shape = tuple(stop - start for start, stop in about["array-location"])
+    made: np.ndarray = function(block, Declared(tuple(about["chunk-location"]), shape, declared))
+    return made
+
+
+def _part(name: str, block: Any, declared: Declared) -> np.ndarray:
+    """Return the real or the imaginary part, NaN where either is."""
+    pixels = declared.check(block)
+    part: np.ndarray = getattr(pixels, name)
+    return np.where(np.isnan(pixels), np.nan, part).astype(part.dtype)
+
+
+def _verified(block: Any, declared: Declared) -> np.ndarray:
+    return declared.check(block)
+
+
+def _filled(block: Any, declared: Declared, nodata: float | None) -> np.ndarray:
+    declared.check(block, masked=True)
+    return fill_masked(block, nodata)
+
+
+def _rechunked(array: da.Array, convolution: Convolution) -> da.Array:
+    """Return the array with all bands that a field spans in one chunk."""
+    _check_chunks(array)
+    if convolution.mixes_bands and array.ndim > 2 and len(array.chunks[-3]) > 1:
+        array = _block_by_block(array, _verified, array.dtype)
+        return array.rechunk({array.ndim - 3: -1})
+    return array
+
+
+def _check_chunks(array: da.Array) -> None:
     if any(np.isnan(size) for axis in array.chunks for size in axis):
         raise ConvolutionError(
             "the array's chunk sizes are unknown, so no overlap can be computed; "
             "call array.compute_chunk_sizes() first"
         )
-    if convolution.mixes_bands and array.ndim > 2 and len(array.chunks[-3]) > 1:
-        return array.rechunk({array.ndim - 3: -1})  # a field spans the bands of its group
-    return array
 
 
 def _lead_chunks(array: da.Array, convolution: Convolution) -> tuple[tuple[int, ...], ...]:
@@ -134,8 +247,9 @@ def _tasks(name: str, array: da.Array, shared: _Shared, lead_axes: int) -> dict[
     value = TaskRef(common)
     blocks = list(itertools.product(*(range(len(c)) for c in array.chunks[:-2])))
     rows, columns = shared.y.pieces, shared.x.pieces
-    for block in blocks:
-        out_block = block if len(block) == lead_axes else (0,)
+    for index in blocks:
+        out_block = index if len(index) == lead_axes else (0,)
+        block = Block(index, tuple(array.chunks[k][b] for k, b in enumerate(index)))
         for i, j in itertools.product(range(len(rows)), range(len(columns))):
             needs = [
                 TaskRef(_need(name, array.name, block, y, x, shared, tasks))
@@ -143,8 +257,7 @@ def _tasks(name: str, array: da.Array, shared: _Shared, lead_axes: int) -> dict[
                 for x in columns[j]
             ]
             key = (name, *out_block, i, j)
-            lead = tuple(array.chunks[k][b] for k, b in enumerate(block))
-            tasks[key] = Task(key, _compute_chunk, value, lead, i, j, *needs)
+            tasks[key] = Task(key, _compute_chunk, value, block, i, j, *needs)
     return tasks
 
 
@@ -158,12 +271,12 @@ def _placed_tasks(
     halos: dict[Any, Any] = {common: DataNode(common, shared)}
     homes: dict[Any, str] = {}
     rows, columns = shared.y.pieces, shared.x.pieces
-    for block in itertools.product(*(range(len(c)) for c in array.chunks[:-2])):
-        out_block = block if len(block) == lead_axes else (0,)
-        lead = tuple(array.chunks[k][b] for k, b in enumerate(block))
+    for index in itertools.product(*(range(len(c)) for c in array.chunks[:-2])):
+        out_block = index if len(index) == lead_axes else (0,)
+        block = Block(index, tuple(array.chunks[k][b] for k, b in enumerate(index)))
         for i, j in itertools.product(range(len(rows)), range(len(columns))):
             pieces = list(itertools.product(rows[i], columns[j]))
-            chunks = [(array.name, *block, y.chunk, x.chunk) for y, x in pieces]
+            chunks = [(array.name, *index, y.chunk, x.chunk) for y, x in pieces]
             pixels: Counter[str] = Counter()
             for chunk, (y, x) in zip(chunks, pieces, strict=True):
                 pixels[held.workers[chunk]] += (y.stop - y.start) * (x.stop - x.start)
@@ -175,7 +288,8 @@ def _placed_tasks(
                     here.append(TaskRef(chunk))
                     continue
                 edge = (cutting, *chunk[1:], y.start, y.stop, x.start, x.stop)
-                halos[edge] = Task(edge, _cut_edge, TaskRef(chunk), *edge[-4:])
+                declared = shared.declared(block, y.chunk, x.chunk)
+                halos[edge] = Task(edge, _cut_edge, TaskRef(chunk), declared, *edge[-4:])
                 homes[edge] = held.workers[chunk]
                 edges.append(TaskRef(edge))
             brought = (halo, len(tasks))
@@ -184,7 +298,7 @@ def _placed_tasks(
                 homes[brought] = home
             cut = tuple(held.workers[chunk] != home for chunk in chunks)
             key = (name, *out_block, i, j)
-            tasks[key] = Task(key, _compute_placed, TaskRef(brought), lead, i, j, cut, *here)
+            tasks[key] = Task(key, _compute_placed, TaskRef(brought), block, i, j, cut, *here)
     return tasks, placement.Placed(halo, halos, homes, len(tasks))
 
 
@@ -201,61 +315,68 @@ class _Halo:
 def _need(
     name: str,
     source: str,
-    block: tuple[int, ...],
+    block: Block,
     y: Piece,
     x: Piece,
     shared: _Shared,
     tasks: dict[Any, Any],
 ) -> Any:
     """Return the key that holds a piece of an input chunk; its strips are cut once."""
-    chunk: Any = (source, *block, y.chunk, x.chunk)
+    chunk: Any = (source, *block.place, y.chunk, x.chunk)
+    declared = shared.declared(block, y.chunk, x.chunk)
     if y.strip is not None:
-        key = (f"{name}-rows", *block, y.chunk, x.chunk)
+        key = (f"{name}-rows", *block.place, y.chunk, x.chunk)
         if key not in tasks:
-            tasks[key] = Task(key, _cut_rows, TaskRef(chunk), shared.y.strips[y.chunk])
+            tasks[key] = Task(key, _cut_rows, TaskRef(chunk), declared, shared.y.strips[y.chunk])
         return key
     if x.strip is not None:
-        key = (f"{name}-columns", *block, y.chunk, x.chunk)
+        key = (f"{name}-columns", *block.place, y.chunk, x.chunk)
         if key not in tasks:
-            tasks[key] = Task(key, _cut_columns, TaskRef(chunk), shared.x.strips[x.chunk])
+            spans = shared.x.strips[x.chunk]
+            tasks[key] = Task(key, _cut_columns, TaskRef(chunk), declared, spans)
         return key
     return chunk
 
 
-def _cut_rows(chunk: np.ndarray, spans: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
+Spans = tuple[tuple[int, int], ...]
+
+
+def _cut_rows(chunk: Any, declared: Declared, spans: Spans) -> list[np.ndarray]:
     """Copy some rows of a chunk: a view would keep, and send, the whole of it."""
-    return [np.asarray(chunk)[..., first:end, :].copy() for first, end in spans]
+    pixels = declared.check(chunk)
+    return [pixels[..., first:end, :].copy() for first, end in spans]
 
 
-def _cut_columns(chunk: np.ndarray, spans: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
-    return [np.asarray(chunk)[..., first:end].copy() for first, end in spans]
+def _cut_columns(chunk: Any, declared: Declared, spans: Spans) -> list[np.ndarray]:
+    pixels = declared.check(chunk)
+    return [pixels[..., first:end].copy() for first, end in spans]
 
 
-def _cut_edge(chunk: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    return np.asarray(chunk)[..., top:bottom, left:right].copy()
-
-
-def _compute_chunk(
-    shared: _Shared, lead: tuple[int, ...], i: int, j: int, *parts: Any
+def _cut_edge(
+    chunk: Any, declared: Declared, top: int, bottom: int, left: int, right: int
 ) -> np.ndarray:
+    return declared.check(chunk)[..., top:bottom, left:right].copy()
+
+
+def _compute_chunk(shared: _Shared, block: Block, i: int, j: int, *parts: Any) -> np.ndarray:
     """Compute output chunk (i, j) from the chunks and strips it needs, row by row."""
     pieces = list(itertools.product(shared.y.pieces[i], shared.x.pieces[j]))
-    pixels = [_piece(part, y, x) for (y, x), part in zip(pieces, parts, strict=True)]
-    return _compute(shared, lead, (i, j), pieces, pixels)
+    pixels = [_piece(shared, block, part, y, x) for (y, x), part in zip(pieces, parts, strict=True)]
+    return _compute(shared, block.shape, (i, j), pieces, pixels)
 
 
 def _compute_placed(
-    halo: _Halo, lead: tuple[int, ...], i: int, j: int, cut: tuple[bool, ...], *chunks: np.ndarray
+    halo: _Halo, block: Block, i: int, j: int, cut: tuple[bool, ...], *chunks: Any
 ) -> np.ndarray:
     """Compute output chunk (i, j); ``cut`` tells which pieces are edges in the halo, row by row."""
     shared = halo.shared
     pieces = list(itertools.product(shared.y.pieces[i], shared.x.pieces[j]))
     edges, here = iter(halo.edges), iter(chunks)
     pixels = [
-        next(edges) if ready else np.asarray(next(here))[..., y.start : y.stop, x.start : x.stop]
+        next(edges) if ready else _whole(shared, block, next(here), y, x)
         for (y, x), ready in zip(pieces, cut, strict=True)
     ]
-    return _compute(shared, lead, (i, j), pieces, pixels)
+    return _compute(shared, block.shape, (i, j), pieces, pixels)
 
 
 def _compute(
@@ -295,10 +416,16 @@ def _window(
     return window
 
 
-def _piece(part: Any, y: Piece, x: Piece) -> np.ndarray:
+def _piece(shared: _Shared, block: Block, part: Any, y: Piece, x: Piece) -> np.ndarray:
     """Return the pixels of a piece from the chunk or the strips that hold it."""
     if y.strip is not None:
         return part[y.strip][..., x.start : x.stop]
     if x.strip is not None:
         return part[x.strip][..., y.start : y.stop, :]
-    return np.asarray(part)[..., y.start : y.stop, x.start : x.stop]
+    return _whole(shared, block, part, y, x)
+
+
+def _whole(shared: _Shared, block: Block, chunk: Any, y: Piece, x: Piece) -> np.ndarray:
+    """Return the pixels of a piece from its chunk."""
+    pixels = shared.declared(block, y.chunk, x.chunk).check(chunk)
+    return pixels[..., y.start : y.stop, x.start : x.stop]

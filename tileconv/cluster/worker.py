@@ -182,10 +182,7 @@ def _run_part(
     assert plan.parts is not None
     part = plan.parts[number]
     following = plan.parts.after(part) if step > 0 else plan.parts.before(part)
-    mode = plan.convolution.padding_mode
-    source = open_source(
-        work.header, plan.geometry, plan.tiles, mode, part=part, following=following
-    )
+    source = open_source(work.header, plan.geometry, plan.tiles, part=part, following=following)
     if kept is not None:
         source.adopt(kept)
     counts, corner = Counts(), (0, 0)

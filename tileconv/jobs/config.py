@@ -49,7 +49,7 @@ def parse_bytes(value: object) -> int | Literal["auto"]:
     return int(amount)
 
 
-def _parse_nodata(value: object) -> object:
+def _parse_nan(value: object) -> object:
     if isinstance(value, str) and value.lower() == "nan":
         return math.nan
     return value
@@ -82,8 +82,9 @@ class InputConfig(_Section):
     """A GeoTIFF, a list or a glob of them; relative to the YAML file."""
     bands: list[Count] | None = Field(default=None, min_length=1)
     """1-based; default all but an alpha band."""
-    mask: Literal["auto", "none"] = "auto"
-    """auto: nodata, mask and alpha make pixels missing; none: every pixel counts."""
+    mask: Literal["auto", "nodata", "dataset", "none"] = "auto"
+    """What makes pixels missing. auto: nodata, mask and alpha, each of them; nodata: that alone;
+    dataset: whichever of them GDAL goes by; none: nothing but NaN."""
     scaled: bool = False
     """Apply scale and offset tags."""
     palette: bool = False
@@ -128,7 +129,7 @@ class OutputConfig(_Section):
     """May hold {stem}, {name} and {parent} of the input."""
     driver: Literal["GTiff", "COG", "Zarr"] = "GTiff"
     dtype: str | None = None
-    nodata: Annotated[int | float | None, BeforeValidator(_parse_nodata)] = None
+    nodata: Annotated[int | float | None, BeforeValidator(_parse_nan)] = None
     compress: Literal["deflate", "zstd", "lzw", "none"] = "zstd"
     predictor: Literal["auto", 1, 2, 3] = "auto"
     level: Annotated[int, Field(ge=1, le=22)] | None = None
@@ -220,8 +221,9 @@ class JobConfig(_Section):
         | Amount
         | Annotated[list[Amount], Field(min_length=2, max_length=4)]
     ) = "valid"
-    padding_mode: str = "constant"
-    padding_value: int | float = 0
+    padding_mode: str | Annotated[list[str], Field(min_length=2, max_length=2)] = "constant"
+    """One word, or two as [y, x]."""
+    padding_value: Annotated[int | float, BeforeValidator(_parse_nan)] = 0
     groups: Count = 1
     bias: list[int | float] | None = None
     missing: str = "propagate"
@@ -243,7 +245,7 @@ _CHOICES: Mapping[KeyPath, str] = {
     (
         "padding",
     ): "valid, same, same_upper, same_lower, n, [y, x] or [top, left, bottom, right], from 0",
-    ("padding_mode",): f"one of {', '.join(PADDING_MODES)}",
+    ("padding_mode",): f"one of {', '.join(PADDING_MODES)}, or two of them as [y, x]",
     ("missing",): f"one of {', '.join(MISSING_POLICIES)}",
     ("compute", "workers"): "auto, or a whole number from 1 to 1024",
     ("compute", "tile"): "auto, n or [y, x]",
@@ -253,6 +255,7 @@ _CHOICES: Mapping[KeyPath, str] = {
         "scheduler",
     ): "threads, synchronous, processes, or an address like tcp://host:8786 or tls://host:8786",
     ("compute", "security"): "keys like tls_ca_file, tls_client_cert and tls_client_key",
+    ("input", "mask"): "auto, nodata, dataset or none",
     ("output", "driver"): "GTiff, COG or Zarr",
     (
         "output",
@@ -274,7 +277,7 @@ _CHOICES: Mapping[KeyPath, str] = {
     ("fill_value",): "a number",
     ("bias",): "a list of numbers, one per output",
     ("groups",): "a whole number from 1",
-    ("padding_value",): "a number",
+    ("padding_value",): "a number, or nan",
     ("input", "bands"): "a list of band numbers from 1",
     ("input", "path"): "a path, a list of paths, or a glob like scenes/*.tif",
 }

@@ -58,8 +58,8 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of `Convolution.of` beside the kernel."""
     bands: tuple[int, ...] | None = None
-    masks: bool = True
-    """Nodata, mask and alpha make pixels missing."""
+    mask: Literal["auto", "nodata", "dataset", "none"] = "auto"
+    """What makes pixels missing, as `tileconv.raster.metadata.Wanted` has it."""
     scaled: bool = False
     """Scale and offset tags are applied."""
     palette: bool = False
@@ -249,7 +249,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         named=named,
         options=options,
         bands=None if config.input.bands is None else tuple(config.input.bands),
-        masks=config.input.mask == "auto",
+        mask=config.input.mask,
         scaled=config.input.scaled,
         palette=config.input.palette,
         root=None if config.input.root is None else place(folder, config.input.root),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SHORT_KERNEL = 81
 """Most weights that a tag spells out."""
 
-DECIDING = ("bands", "masks", "scaled", "palette", "dtype", "nodata", "valid_fraction")
+DECIDING = ("bands", "mask", "scaled", "palette", "dtype", "nodata", "valid_fraction")
 """Fields of a job that decide on the values of its output, beside its convolution."""
 
 
@@ -125,7 +125,7 @@ def _own_tags(job: Job, plan: Plan, header: Header) -> dict[str, str]:
         "STRIDE": f"{y.stride} {x.stride}",
         "DILATION": f"{y.dilation} {x.dilation}",
         "PADDING": f"{y.before} {x.before} {y.after} {x.after}",
-        "PADDING_MODE": c.padding_mode,
+        "PADDING_MODE": " ".join(dict.fromkeys(c.padding_mode)),
         "MISSING": c.missing,
         "COVERAGE": f"{plan.coverage['total']:.9g}",
         "UNCOVERED": f"{y.uncovered} {x.uncovered}",

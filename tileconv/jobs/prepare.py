@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def read_source(job: Job) -> Header:
         check_distinct(source, job.target, "the output")
     wanted = Wanted(
         bands=job.bands,
-        masks=job.masks,
+        mask=job.mask,
         scaled=job.scaled,
         palette=job.palette,
         target=job.dtype,
@@ -95,7 +96,11 @@ def plan_header(job: Job, header: Header) -> Plan:
             descriptions=header.descriptions,
             stored_bytes=header.stored_bytes,
             details=_details(job, header),
-            notes=(*header.notes, *what_is_lost(job, convolution, header)),
+            notes=(
+                *header.notes,
+                *what_is_lost(job, convolution, header),
+                *_collisions(job, convolution, numbers),
+            ),
         )
     except ConfigError as error:
         raise ConfigError(f"{job.name}: {error}") from None
@@ -118,16 +123,16 @@ def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
     target = job.dtype
     if target is not None and target.kind in "iu" and fill is None:
         fill = _fitting(header.nodata, target)
-        padded = any(
-            (axis.before or axis.after)
-            for g in (convolution.geometry(header.layout.shape),)
-            for axis in (g.y, g.x)
+        geometry = convolution.geometry(header.layout.shape)
+        unseen = any(
+            (axis.before or axis.after) and axis.mode == "missing"
+            for axis in (geometry.y, geometry.x)
         )
         reasons = {
             "the input has nodata": header.has_nodata,
             "the input has a mask": header.decoding.masks,
             "the input is floating point and may hold NaN": source.kind == "f",
-            "padding_mode is missing": padded and convolution.padding_mode == "missing",
+            "padding_mode is missing": unseen,
         }
         reason = next((text for text, holds in reasons.items() if holds), None)
         if fill is None and reason is not None:
@@ -135,9 +140,24 @@ def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
                 f"output.nodata: give a value of {target} for missing outputs ({reason})"
             )
     try:
-        return Numbers.of(source, target, nodata=header.nodata, fill=fill)
+        taps = convolution.tap_count
+        return Numbers.of(source, target, nodata=header.nodata, fill=fill, taps=taps)
     except TileconvError as error:
         raise ConfigError(str(error)) from None
+
+
+def _collisions(job: Job, convolution: Convolution, numbers: Numbers) -> Iterator[str]:
+    """Yield what can be told beforehand of valid outputs that equal nodata."""
+    if numbers.fill is None:
+        return
+    fill = numbers.fill.item()
+    if fill == 0 and convolution.bias is None and convolution.sums_to_zero:
+        yield (
+            "nodata is 0, and so is the kernel's sum: where the input is flat, outputs are 0 and "
+            "will read as missing; choose another output.nodata"
+        )
+    if job.valid_fraction and 0 <= fill <= 1:
+        yield f"a valid fraction of {fill:g} equals nodata, and will read as missing"
 
 
 def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:

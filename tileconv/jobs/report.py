@@ -61,9 +61,9 @@ class Report:
     bytes_written: int
     """Size of the output file."""
     missing: int
-    """Missing outputs; counted for integer outputs only."""
+    """Missing outputs; not counted where nodata is NaN."""
     collisions: int
-    """Valid integer outputs that equal nodata and so read as missing."""
+    """Valid outputs that equal nodata and so read as missing."""
     quicklook: str | None = None
     warnings: tuple[str, ...] = ()
     scenes: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask.local
 import dask.threaded
+import numpy as np
 from dask.task_spec import Task
 
 from tileconv import buffers
@@ -41,8 +42,6 @@ from tileconv.raster.sink import Sink, check_target
 from tileconv.tile import Counts, Reads, Recipe, compute_tile
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tileconv.planning.plan import Plan
     from tileconv.planning.tiles import Tile
     from tileconv.raster.source import RasterSource
@@ -77,9 +76,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     header = read_source(job)
     plan = plan_header(job, header)
     started = time.perf_counter()
-    source = open_source(
-        header, plan.geometry, plan.tiles, plan.convolution.padding_mode, handles=plan.threads
-    )
+    source = open_source(header, plan.geometry, plan.tiles, handles=plan.threads)
     picture = quicklook.Quicklook(plan) if job.quicklook else None
     with source, open_sink(output_spec(job, plan, header)) as sink:
         work = _Work(plan, source, sink, picture, progress)
@@ -132,10 +129,14 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
 def count_warnings(plan: Plan, counts: Counts) -> Iterator[str]:
     """Yield what the user should know of the pixels that were written."""
     if counts.collisions:
-        assert plan.numbers.fill is not None
+        fill = plan.numbers.fill
+        assert fill is not None
+        way = "another output.nodata or a float output.dtype"
+        if fill.dtype.kind == "f":
+            way = "another output.nodata; nan is no valid output"
         yield (
-            f"{counts.collisions:,} valid outputs equal nodata ({plan.numbers.fill.item():g}) and "
-            "will read as missing; choose another output.nodata or a float output.dtype"
+            f"{counts.collisions:,} valid outputs equal nodata ({fill.item():g}) and will read as "
+            f"missing; choose {way}"
         )
 
 
@@ -219,10 +220,10 @@ def convolve_tile(
     read: Callable[[], None] | None = None,
 ) -> tuple[Reads, Pixels, np.ndarray, Counts]:
     """Read a tile's window and compute every band; ``read`` is called between the two."""
-    mode, block = plan.convolution.padding_mode, plan.layout.block
+    block = plan.layout.block
     reads = (
-        read_axis(plan.geometry.y, *tile.y, mode, block[0]),
-        read_axis(plan.geometry.x, *tile.x, mode, block[1]),
+        read_axis(plan.geometry.y, *tile.y, block[0]),
+        read_axis(plan.geometry.x, *tile.x, block[1]),
     )
     window = source.read(*reads, tile.column // plan.tiles.panel)
     if read is not None:
@@ -231,6 +232,8 @@ def convolve_tile(
     convolved = output[:-1] if plan.valid_fraction else output
     share = output[-1] if plan.valid_fraction else None
     counts = compute_tile(recipe, reads, window.bands, window.masked, convolved, share)
+    if share is not None and not plan.numbers.keeps_nan:
+        counts = counts.plus(Counts(0, int(np.count_nonzero(share == plan.numbers.fill))))
     return reads, window, output, counts
 
 

@@ -11,15 +11,15 @@ from functools import lru_cache
 import numpy as np
 
 from tileconv.geometry import Axis
-from tileconv.padding import PaddingMode
+from tileconv.padding import OUTSIDE
 from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
 
 
-def block_uses(axis: Axis, tiles: AxisTiles, block: int, mode: PaddingMode) -> np.ndarray:
+def block_uses(axis: Axis, tiles: AxisTiles, block: int) -> np.ndarray:
     """Return, for each block along an axis, the number of tiles that touch it (int64).
 
-    >>> block_uses(Axis(200, kernel=3, stride=50), AxisTiles(4, 2), 10, "constant").nonzero()[0]
+    >>> block_uses(Axis(200, kernel=3, stride=50), AxisTiles(4, 2), 10).nonzero()[0]
     array([ 0,  5, 10, 15])
     """
     blocks = -(-axis.size // block)
@@ -28,12 +28,12 @@ def block_uses(axis: Axis, tiles: AxisTiles, block: int, mode: PaddingMode) -> n
     low = first * axis.stride - axis.before
     high = (end - 1) * axis.stride - axis.before + axis.span
     if axis.dilation > block:  # a hole between two taps may skip a block
-        return _count(axis, tiles, block, mode, np.arange(tiles.count), blocks)
+        return _count(axis, tiles, block, np.arange(tiles.count), blocks)
     # The last block may be cut short, so that a hole or gap skips it: look at its tiles one by one.
     plain = high <= (blocks - 1) * block
-    if mode not in ("constant", "missing"):
+    if axis.mode not in OUTSIDE:
         plain &= low >= 0
-    uses = _count(axis, tiles, block, mode, np.flatnonzero(~plain), blocks)
+    uses = _count(axis, tiles, block, np.flatnonzero(~plain), blocks)
     if axis.gap < block:  # no gap between two fields can skip a block: each tile touches a range
         plain &= high > 0
         low, high = np.maximum(low[plain], 0), high[plain]
@@ -56,13 +56,11 @@ def shared_blocks(axis: Axis, tiles: AxisTiles, block: int) -> int:
     return max(0, int((last // block - first // block).max()) + 1)
 
 
-def _count(
-    axis: Axis, tiles: AxisTiles, block: int, mode: PaddingMode, which: np.ndarray, blocks: int
-) -> np.ndarray:
+def _count(axis: Axis, tiles: AxisTiles, block: int, which: np.ndarray, blocks: int) -> np.ndarray:
     """Count block uses of the tiles ``which`` one by one."""
     uses = np.zeros(blocks, np.int64)
     for i in which.tolist():
-        uses[read_axis(axis, *tiles[i], mode, block).blocks(block)] += 1
+        uses[read_axis(axis, *tiles[i], block).blocks(block)] += 1
     return uses
 
 

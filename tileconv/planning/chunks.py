@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from tileconv.geometry import Axis
-from tileconv.padding import PaddingMode
 from tileconv.planning.reads import AxisRead, read_axis
 
 THIN = 0.5
@@ -38,7 +37,6 @@ class AxisChunks:
     axis: Axis
     chunks: tuple[int, ...]
     """Input chunks; they add up to the axis's size."""
-    mode: PaddingMode
 
     @cached_property
     def bounds(self) -> np.ndarray:
@@ -49,9 +47,9 @@ class AxisChunks:
     def ranges(self) -> tuple[tuple[int, int], ...]:
         """Half-open output range of every output chunk; chunks without outputs are left out.
 
-        >>> AxisChunks(Axis(12, kernel=3, before=1, after=1), (4, 8), "edge").ranges
+        >>> AxisChunks(Axis(12, kernel=3, before=1, after=1), (4, 8)).ranges
         ((0, 4), (4, 12))
-        >>> AxisChunks(Axis(12, kernel=1, stride=10), (4, 4, 4), "edge").ranges
+        >>> AxisChunks(Axis(12, kernel=1, stride=10), (4, 4, 4)).ranges
         ((0, 1), (1, 2))
         """
         axis = self.axis
@@ -74,7 +72,7 @@ class AxisChunks:
 
     def read(self, i: int) -> AxisRead:
         """Say what output chunk ``i`` reads."""
-        return read_axis(self.axis, *self.ranges[i], self.mode, self._block)
+        return read_axis(self.axis, *self.ranges[i], self._block)
 
     @cached_property
     def _hulls(self) -> tuple[tuple[tuple[int, int, int], ...], ...]:

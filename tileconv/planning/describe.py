@@ -132,14 +132,19 @@ def _sampling(plan: Plan) -> str:
     text = f"stride {y.stride} x {x.stride}, "
     if not any(pads):
         return text + "no padding"
-    mode = plan.convolution.padding_mode
-    value = f" {plan.convolution.padding_value:g}" if mode == "constant" else ""
+    modes = dict.fromkeys((y.mode, x.mode))
+    told = " and ".join(
+        f"{mode} {plan.convolution.padding_value:g}" if mode == "constant" else mode
+        for mode in modes
+    )
+    if len(modes) > 1:
+        told += " along y and x"
     sides = (
         f"{pads[0]}"
         if len(set(pads)) == 1
         else "top {}, left {}, bottom {}, right {}".format(*pads)
     )
-    return text + f"padding {sides} ({mode}{value})"
+    return text + f"padding {sides} ({told})"
 
 
 def _output(plan: Plan) -> str:
@@ -186,12 +191,14 @@ def _reading(plan: Plan) -> str:
 def _computing(plan: Plan) -> str:
     tiles = plan.tiles
     shape = (min(tiles.y.tile, tiles.y.total), min(tiles.x.tile, tiles.x.total))
-    c = plan.convolution
-    taps = c.tap_count
+    taps = plan.convolution.tap_count
     bands, rows, columns = plan.out_shape
+    loops = f"{plan.algorithm.name} loops in {plan.numbers.compute}"
+    if plan.numbers.widened:
+        loops += f" (whole sums of {plural(taps, 'tap')} of {plan.numbers.source} need it)"
     return (
         f"{plural(tiles.count, 'tile')} of {shape[0]:,} x {shape[1]:,} outputs, "
-        f"{plural(plan.threads, 'thread')}; {plan.algorithm.name} loops in {plan.numbers.compute}, "
+        f"{plural(plan.threads, 'thread')}; {loops}, "
         f"{_si(bands * rows * columns * taps)}multiply-adds"
     )
 

@@ -202,9 +202,9 @@ def _seams(plan: Plan, parts: Parts) -> tuple[float, float]:
     Both as shares of what is needed, as if scenes had one grid; that of a part is the largest.
     """
     (y, x), (by, bx) = parts.axes(), plan.layout.block
-    geometry, mode = plan.geometry, plan.convolution.padding_mode
-    rows = int(np.count_nonzero(block_uses(geometry.y, y, by, mode)))
-    uses = block_uses(geometry.x, x, bx, mode)
+    geometry = plan.geometry
+    rows = int(np.count_nonzero(block_uses(geometry.y, y, by)))
+    uses = block_uses(geometry.x, x, bx)
     across = float(uses.sum()) / max(int(np.count_nonzero(uses)), 1) - 1
     down = shared_blocks(geometry.y, y, by) / max(rows, 1)
     return down * (1 + across) / parts.grid[1], across

@@ -94,8 +94,7 @@ class Plan:
 
     @cached_property
     def _blocks_of_scenes(self) -> tuple[int, int]:
-        mode = self.convolution.padding_mode
-        return count_blocks(self.layout, self.geometry, self.tiles, mode)
+        return count_blocks(self.layout, self.geometry, self.tiles)
 
     @cached_property
     def blocks_needed(self) -> int:
@@ -104,9 +103,8 @@ class Plan:
             return self._blocks_of_scenes[0]
         y, x = self.geometry.y, self.geometry.x
         by, bx = self.layout.block
-        mode = self.convolution.padding_mode
-        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by, mode)))
-        columns = int(np.count_nonzero(block_uses(x, self.tiles.x, bx, mode)))
+        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by)))
+        columns = int(np.count_nonzero(block_uses(x, self.tiles.x, bx)))
         return rows * columns * self.layout.planes
 
     @cached_property
@@ -118,10 +116,9 @@ class Plan:
             return self._blocks_of_scenes[1]
         y, x = self.geometry.y, self.geometry.x
         by, bx = self.layout.block
-        mode = self.convolution.padding_mode
-        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by, mode)))
+        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by)))
         panels = AxisTiles(self.tiles.x.total, self.tiles.panel * self.tiles.x.tile)
-        return rows * int(block_uses(x, panels, bx, mode).sum()) * self.layout.planes
+        return rows * int(block_uses(x, panels, bx).sum()) * self.layout.planes
 
     @property
     def bytes_to_read(self) -> int | None:
@@ -255,7 +252,7 @@ def make_plan(
         scratch_bytes=algorithm.prepare(
             convolution.stride, convolution.dilation, groups[0].taps, len(groups[0].bands)
         ).scratch_bytes(geometry.out_shape[1]),
-        wraps=convolution.padding_mode == "wrap",
+        wraps=geometry.y.mode == "wrap",
         outputs=convolution.outputs(layout.read_bands) + valid_fraction,
         group=(len(groups[0].bands), len(groups[0].outputs)),
         policy=listed,

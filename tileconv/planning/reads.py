@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from tileconv.geometry import Axis
-from tileconv.padding import PaddingMode, source_index
+from tileconv.padding import source_index
 
 PADDING = -1
 """A window place that holds constant or missing padding."""
@@ -113,9 +113,7 @@ def window_size(axis: Axis, outputs: int, *, packed: bool) -> int:
     return outputs * axis.kernel if packed else (outputs - 1) * axis.stride + axis.span
 
 
-def read_axis(
-    axis: Axis, first: int, end: int, mode: PaddingMode = "constant", block: int | None = None
-) -> AxisRead:
+def read_axis(axis: Axis, first: int, end: int, block: int | None = None) -> AxisRead:
     """Say which input pixels the outputs ``first .. end - 1`` read.
 
     ``block`` is the size of the storage blocks along the axis, None in memory.
@@ -124,7 +122,7 @@ def read_axis(
     [0, 1, 2, 3, 4, 5, 6, 7]
     >>> read_axis(Axis(size=23, kernel=3, stride=6), 0, 2, block=16).index.tolist()
     [0, 1, 2, 6, 7, 8]
-    >>> read_axis(Axis(size=4, kernel=3, before=1, after=1), 0, 4, "edge").index.tolist()
+    >>> read_axis(Axis(size=4, kernel=3, before=1, after=1, mode="edge"), 0, 4).index.tolist()
     [0, 0, 1, 2, 3, 3]
     """
     low, high = axis.reach(first, end)
@@ -136,7 +134,7 @@ def read_axis(
         places = np.arange(low, high, dtype=np.int64)
         stride, dilation = axis.stride, axis.dilation
     if low < 0 or high > axis.size:
-        places = source_index(places, axis.size, mode)
+        places = source_index(places, axis.size, axis.mode)
     if block is not None and dilation > block:
         hole = np.ones(places.size, bool)
         hole[_taps(axis, 0, outputs).ravel()] = False

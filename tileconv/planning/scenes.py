@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from tileconv.geometry import Axis, Geometry
-from tileconv.padding import PaddingMode
 from tileconv.planning.layout import Layout
 from tileconv.planning.reads import HOLE, AxisRead, read_axis
 from tileconv.planning.tiles import AxisTiles, Tiles
@@ -30,7 +29,6 @@ def scene_uses(
     axis: Axis,
     tiles: AxisTiles,
     which: Iterable[int],
-    mode: PaddingMode,
     block: int,
     extents: Iterable[Extent],
 ) -> dict[Extent, np.ndarray]:
@@ -39,13 +37,13 @@ def scene_uses(
     ``block`` is what decides the form of windows: `Layout.block` of the mosaic.
 
     >>> axis, halves = Axis(20, kernel=3, stride=8), [Extent(0, 10, 4), Extent(10, 10, 4)]
-    >>> uses = scene_uses(axis, AxisTiles(3, 1), range(3), "constant", 4, halves)
+    >>> uses = scene_uses(axis, AxisTiles(3, 1), range(3), 4, halves)
     >>> [uses[half].tolist() for half in halves]
     [[1, 0, 1], [1, 1, 1]]
     """
     uses = {e: np.zeros(-(-e.size // e.block), np.int64) for e in extents}
     for i in which:
-        index = used_index(read_axis(axis, *tiles[i], mode, block))
+        index = used_index(read_axis(axis, *tiles[i], block))
         inside = index[index >= 0]
         if inside.size and (np.diff(inside) < 0).any():
             inside = np.unique(inside)
@@ -81,20 +79,18 @@ def extents(layout: Layout, axis: int) -> Iterator[Extent]:
         yield Extent(scene.offset[axis], stored.shape[axis], stored.block[axis])
 
 
-def count_blocks(
-    layout: Layout, geometry: Geometry, tiles: Tiles, mode: PaddingMode
-) -> tuple[int, int]:
+def count_blocks(layout: Layout, geometry: Geometry, tiles: Tiles) -> tuple[int, int]:
     """Return the blocks of all scenes that are needed, and how often blocks are decoded.
 
     A block under the seam of two panels is decoded for each.
     """
     block_y, block_x = layout.block
-    rows = scene_uses(geometry.y, tiles.y, range(tiles.y.count), mode, block_y, extents(layout, 0))
+    rows = scene_uses(geometry.y, tiles.y, range(tiles.y.count), block_y, extents(layout, 0))
     needed: dict[Extent, np.ndarray] = {}
     decoded: dict[Extent, int] = {}
     for panel in range(tiles.panels):
         uses = scene_uses(
-            geometry.x, tiles.x, tiles.panel_columns(panel), mode, block_x, extents(layout, 1)
+            geometry.x, tiles.x, tiles.panel_columns(panel), block_x, extents(layout, 1)
         )
         for extent, counts in uses.items():
             needed[extent] = needed.get(extent, False) | (counts > 0)

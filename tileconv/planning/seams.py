@@ -72,9 +72,9 @@ def _blocks(plan: Plan, axis: int, group: range, places: set[Extent]) -> dict[Ex
     """Return the blocks that some neighbouring tiles touch, for each extent."""
     along = (plan.geometry.y, plan.geometry.x)[axis]
     tiles = (plan.tiles.y, plan.tiles.x)[axis]
-    mode, block = plan.convolution.padding_mode, plan.layout.block[axis]
+    block = plan.layout.block[axis]
     if plan.layout.scenes:
-        uses = scene_uses(along, tiles, group, mode, block, places)
+        uses = scene_uses(along, tiles, group, block, places)
         return {place: np.flatnonzero(counts) for place, counts in uses.items()}
-    each = [read_axis(along, *tiles[i], mode, block).blocks(block) for i in group]
+    each = [read_axis(along, *tiles[i], block).blocks(block) for i in group]
     return {place: np.unique(np.concatenate(each)) for place in places}

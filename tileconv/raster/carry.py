@@ -24,7 +24,14 @@ DOMAIN = "TILECONV"
 NO_COLOURS = (ColorInterp.gray, ColorInterp.undefined, ColorInterp.palette, ColorInterp.alpha)
 """Interpretations that say nothing, or nothing that is true of sums of pixels."""
 
-_OF_THE_FILE = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", DOMAIN)
+_OF_THE_FILE = (
+    "IMAGE_STRUCTURE",
+    "DERIVED_SUBDATASETS",
+    "SUBDATASETS",
+    "OVERVIEWS",  # names another file, which has those of the input
+    "RPC",
+    DOMAIN,
+)
 """Domains that GDAL derives from the file, or that are written in another way."""
 
 

@@ -9,20 +9,27 @@ import rasterio.shutil
 
 from tileconv.raster import gdal
 from tileconv.raster.durable import sync
-from tileconv.raster.sink import DEFAULT_LEVEL, LEVEL_OPTIONS, GeoTIFFSink
+from tileconv.raster.overviews import spreads_nan, with_overviews
+from tileconv.raster.overwrite import ROOM, overwrite_room, room_for
+from tileconv.raster.sink import DEFAULT_LEVEL, LEVEL_OPTIONS, GeoTIFFSink, OutputSpec
 from tileconv.raster.structure import check_complete, check_pages
-
-OVERVIEWS = ("average", "nearest", "bilinear", "cubic", "lanczos", "mode", "rms", "none")
-"""Ways to resample overviews, in GDAL's words, and to have none."""
-SMALLEST_BLOCK = 128
-"""Of the COG driver, in pixels."""
 
 
 class COGSink(GeoTIFFSink):
     """A COG: its tiles go into a GeoTIFF, which is copied once it is whole.
 
-    A COG begins with its overviews, so none can be written before the last tile is known.
+    A COG begins with its overviews, so none can be written before the last tile is known. GDAL
+    copies tags of the default domain and of bands; those of other domains get room, and are written
+    into the finished file.
     """
+
+    def __init__(self, spec: OutputSpec) -> None:
+        metadata = spec.metadata
+        self._domains = {name: dict(tags) for name, tags in metadata.tags.items() if name and tags}
+        if self._domains:
+            plain = {**metadata.tags.get("", {}), ROOM: room_for(self._domains)}
+            metadata = replace(metadata, tags={**metadata.tags, "": plain})
+        super().__init__(replace(spec, metadata=metadata))
 
     def _creation_options(self) -> dict[str, Any]:
         # The copy reads it once and throws it away: quick to write, and smaller than raw pixels.
@@ -33,11 +40,17 @@ class COGSink(GeoTIFFSink):
         whole = self._temporary
         check_complete(whole, self.spec.blocks)
         copied = whole.with_name(f"{whole.name}.cog")
+        source, options = whole, self._copy_options()
         try:
             with gdal.writing():
-                rasterio.shutil.copy(whole, copied, driver="COG", **self._copy_options())
+                if spreads_nan(self.spec):
+                    source = with_overviews(whole, self.spec)
+                    options["OVERVIEWS"] = "FORCE_USE_EXISTING"
+                rasterio.shutil.copy(source, copied, driver="COG", **options)
         except SystemError as error:  # how rasterio tells of a failure that GDAL has no words for
             raise OSError("GDAL could not copy the pixels into a COG") from error
+        if self._domains:
+            overwrite_room(copied, whole)
         check_pages(copied, self.spec.shape)
         sync(copied)
         self._temporary.unlink()
@@ -46,7 +59,7 @@ class COGSink(GeoTIFFSink):
     def _copy_options(self) -> dict[str, Any]:
         spec = self.spec
         options: dict[str, Any] = {
-            "BLOCKSIZE": max(spec.block, SMALLEST_BLOCK),
+            "BLOCKSIZE": spec.cog_block,
             "BIGTIFF": "IF_SAFER",
             "NUM_THREADS": spec.threads,
             "COMPRESS": (spec.compress or "none").upper(),

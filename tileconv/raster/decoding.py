@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 
 from tileconv import buffers
 from tileconv.dtypes import exact_value
@@ -28,6 +28,8 @@ Nodata = float | int | None
 Mask = Literal["dataset", "bands"]
 """A mask of the whole dataset, or one for each band."""
 
+NEARLY = 1 - 1e-5
+"""How close to the largest number of its dtype a nodata value lies that was meant to be it."""
 _EXACT_INTEGERS = 1 << 53
 """Beyond it a float no longer holds every integer."""
 
@@ -164,9 +166,42 @@ def _read(bands: tuple[int, ...], dataset: DatasetReader, window: Window) -> np.
     return dataset.read(list(bands), window=window)
 
 
-def find_mask(dataset: DatasetReader, bands: tuple[int, ...]) -> Mask | None:
-    """Return what hides pixels beside nodata and alpha."""
-    flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+def true_colours(dataset: DatasetReader) -> tuple[ColorInterp, ...]:
+    """Return what each band of a dataset is of; a palette of nothing but even greys is none.
+
+    GDAL makes such a one up for bilevel files, and for those that say that 0 is white.
+    """
+    return tuple(
+        ColorInterp.gray if colour == ColorInterp.palette and _is_grey(dataset, band) else colour
+        for band, colour in enumerate(dataset.colorinterp, 1)
+    )
+
+
+def _is_grey(dataset: DatasetReader, band: int) -> bool:
+    """Say whether the colours of a palette are the greys from black to white, or back."""
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        return True
+    try:
+        colours = np.array([*dataset.colormap(band).values()], np.int64)
+    except ValueError:  # there are none
+        return False
+    if len(colours) < 2:
+        return False
+    ramp = np.arange(len(colours)) * 255 // (len(colours) - 1)
+    even = any((abs(colours[:, :3] - grey[:, None]) <= 1).all() for grey in (ramp, ramp[::-1]))
+    return even and bool((colours[:, 3] == 255).all())
+
+
+def find_mask(dataset: DatasetReader, bands: tuple[int, ...], *, gdals: bool) -> Mask | None:
+    """Return what hides pixels beside nodata and alpha; with ``gdals`` what does for GDAL."""
+    every, values, dtypes = dataset.mask_flag_enums, dataset.nodatavals, dataset.dtypes
+    flags = [every[band - 1] for band in bands]
+    if gdals:
+        if all(MaskFlags.all_valid in f for f in flags):
+            return None
+        return "dataset" if all(MaskFlags.per_dataset in f for f in flags) else "bands"
+    if any(_is_rounded(values[band - 1], dtypes[band - 1]) for band in bands):
+        return "bands"
     if any(MaskFlags.per_dataset in f and MaskFlags.alpha not in f for f in flags):
         return "dataset"
     return "bands" if any(not f for f in flags) else None
@@ -180,8 +215,11 @@ def find_nodata(
     GDAL never matches a value that the dtype cannot hold.
     """
     found: list[Nodata] = []
+    given = dataset.nodatavals  # of all bands: each look at it reads them all
     for band in bands:
-        value = dataset.nodatavals[band - 1]
+        value = given[band - 1]
+        if value is not None and dtype == np.float32 and _is_half(dataset, band):
+            value = _in_half(value, notes)
         if value is not None and dtype.kind in "iu":
             value = _exact(path, dataset, value, dtype)
             if not _holds(dtype, value):
@@ -192,6 +230,33 @@ def find_nodata(
                 value = int(value)
         found.append(value)
     return tuple(found)
+
+
+def _is_half(dataset: DatasetReader, band: int) -> bool:
+    """Say whether a band that GDAL reads as float32 is stored as float16."""
+    return dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS") == "16"
+
+
+def _in_half(value: float, notes: list[str]) -> float | None:
+    """Return nodata as float16 has it, which is what the pixels hold; None if it has it not."""
+    with np.errstate(over="ignore"):
+        half = float(np.float16(value))
+    if math.isinf(half) and not math.isinf(value):
+        note = f"nodata {value:g} is beyond float16, so no pixel can equal it"
+        notes.extend([note] if note not in notes else [])
+        return None
+    return half
+
+
+def _is_rounded(value: float | None, dtype: str) -> bool:
+    """Say whether nodata is written as the least or largest number of a dtype, with few digits.
+
+    GDAL holds the two for equal.
+    """
+    if value is None or not math.isfinite(value) or dtype not in ("float32", "float64"):
+        return False
+    most = float(np.finfo(dtype).max)
+    return NEARLY * most < abs(value) < most
 
 
 def common_nodata(values: tuple[Nodata, ...]) -> tuple[bool, Nodata]:

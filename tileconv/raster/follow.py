@@ -9,6 +9,7 @@ is left behind.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -35,6 +36,7 @@ _NO_LONGER_TRUE = (
     "TIFFTAG_SOFTWARE",  # names what made the file: now tileconv
     "OVR_RESAMPLING_ALG",
     "METADATATYPE",  # GDAL's own, for files that come with others
+    "NODATA_VALUES",  # of all bands together: GDAL looks at it before nodata
     # CF's words for how numbers are stored, and between which they lie, as rioxarray writes them
     "_FillValue",
     "missing_value",
@@ -60,6 +62,14 @@ class Origin:
     """Position of each input band that has weights, and the sum of these."""
     alone: bool = False
     """No other output comes from this input band."""
+
+
+_LAYOUTS = re.compile(r'\s*\{.*"shape"|ImageJ=|<\?xml|<OME\b|SCANIMAGE|Aperio ', re.DOTALL)
+"""Beginnings of TIFF's image description by which microscopy software tells sizes and axes."""
+
+
+_BARE_LAYOUT = re.compile(r'\{"shape": \[[0-9, ]*\](, "axes": "\w*")?\}')
+"""What tifffile writes where nobody says anything."""
 
 
 def follow(
@@ -218,6 +228,11 @@ def _tags(given: Metadata, geometry: Geometry, notes: list[str]) -> dict[str, di
     if opaque:
         notes.append(f"tags of the domain {' and '.join(sorted(opaque))} are dropped")
     plain = kept[""]
+    description = plain.get("TIFFTAG_IMAGEDESCRIPTION", "")
+    if _LAYOUTS.match(description):
+        del plain["TIFFTAG_IMAGEDESCRIPTION"]
+        if not _BARE_LAYOUT.fullmatch(description):
+            notes.append("TIFFTAG_IMAGEDESCRIPTION is dropped: it tells the layout of the input")
     strides = {"TIFFTAG_XRESOLUTION": geometry.x.stride, "TIFFTAG_YRESOLUTION": geometry.y.stride}
     for name, stride in strides.items():
         with contextlib.suppress(ValueError):  # a text that is no number is no resolution

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
     from tileconv.geometry import Geometry
-    from tileconv.padding import PaddingMode
     from tileconv.planning.parts import Part
     from tileconv.planning.scenes import Extent
     from tileconv.planning.tiles import Tiles
@@ -42,7 +41,6 @@ def open_source(
     header: Header,
     geometry: Geometry,
     tiles: Tiles,
-    mode: PaddingMode,
     *,
     handles: int = 1,
     part: Part | None = None,
@@ -53,11 +51,11 @@ def open_source(
     Blocks that ``following``, the part below or above, uses too are kept in the end.
     """
     if header.scenes:
-        return MosaicSource(header, geometry, tiles, mode, part, following)
+        return MosaicSource(header, geometry, tiles, part, following)
     if part is not None:
-        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, mode, following)
+        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, following)
         return RasterSource(header, uses, handles=handles)
-    uses = BlockUses.of(geometry, tiles, header.layout.block, mode)
+    uses = BlockUses.of(geometry, tiles, header.layout.block)
     return RasterSource(header, uses, handles=handles)
 
 
@@ -74,7 +72,6 @@ class MosaicSource:
         header: Header,
         geometry: Geometry,
         tiles: Tiles,
-        mode: PaddingMode,
         part: Part | None = None,
         following: Part | None = None,
     ) -> None:
@@ -89,7 +86,7 @@ class MosaicSource:
         self._decodings = Decodings()
         every = [list(extents(layout, axis)) for axis in (0, 1)]
         which_rows = range(tiles.y.count) if part is None else tile_rows(part, following)
-        rows = scene_uses(geometry.y, tiles.y, which_rows, mode, layout.block[0], every[0])
+        rows = scene_uses(geometry.y, tiles.y, which_rows, layout.block[0], every[0])
         columns: dict[int, dict[Extent, np.ndarray]] = {}
         lock = threading.Lock()
 
@@ -98,7 +95,7 @@ class MosaicSource:
                 if panel not in columns:
                     which = tiles.panel_columns(panel)
                     block = layout.block[1]
-                    columns[panel] = scene_uses(geometry.x, tiles.x, which, mode, block, every[1])
+                    columns[panel] = scene_uses(geometry.x, tiles.x, which, block, every[1])
                     columns.pop(panel - 3, None)  # no thread is that far behind
                 return columns[panel][extent]
 

@@ -8,9 +8,9 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 
 from tileconv.dtypes import check_input, compute_dtype
 from tileconv.errors import InputError, TileconvError
@@ -24,6 +24,7 @@ from tileconv.raster.decoding import (
     find_mask,
     find_nodata,
     in_dtype,
+    true_colours,
 )
 from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
@@ -119,8 +120,9 @@ class Wanted:
 
     bands: tuple[int, ...] | None = None
     """1-based; None: all but an alpha band."""
-    masks: bool = True
-    """Nodata, mask and alpha make pixels missing."""
+    mask: Literal["auto", "nodata", "dataset", "none"] = "auto"
+    """What makes pixels missing: nodata, mask and alpha, each of them; nodata alone; whichever of
+    them GDAL goes by; nothing but NaN."""
     scaled: bool = False
     """Apply scale and offset."""
     palette: bool = False
@@ -177,10 +179,14 @@ def check_file(path: Place) -> None:
 
 
 def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted) -> Header:
-    colours = dataset.colorinterp  # first of all: rasterio takes earlier errors of GDAL for its own
+    colours = true_colours(
+        dataset
+    )  # first of all: rasterio takes earlier errors of GDAL for its own
     alpha = [i for i, colour in enumerate(colours, 1) if colour == ColorInterp.alpha]
     bands = _choose_bands(path, wanted, colours, alpha)
     notes: list[str] = []
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        notes.append("the file says that 0 is white; numbers are taken as they are stored")
     metadata = Metadata.of(dataset, bands, colours, notes)
     nodata, decoding = _decoding(path, dataset, wanted, metadata, bands, alpha, notes)
     transform = tuple(dataset.transform)[:6]
@@ -280,7 +286,12 @@ def _decoding(
             raise InputError(f"{path}: its scale and offset tags are no numbers: {scales}")
     elif wanted.scaled:
         notes.append("there are no scale and offset tags to apply")
-    values = find_nodata(path, dataset, bands, stored, notes) if wanted.masks else ()
+    hides = {"auto": ("nodata", "mask"), "nodata": ("nodata",), "dataset": ("mask",), "none": ()}
+    by = hides[wanted.mask]
+    values = find_nodata(path, dataset, bands, stored, notes) if "nodata" in by else ()
+    mask = find_mask(dataset, bands, gdals=wanted.mask == "dataset") if "mask" in by else None
+    transparent = wanted.mask == "auto" and bool(alpha) and alpha[0] not in bands
+    _note_both(dataset, bands, values, notes, mask=mask == "dataset", alpha=transparent)
     same, nodata = common_nodata(values)
     sought: tuple[np.generic | None, ...] = ()
     if scales or not same:
@@ -290,10 +301,31 @@ def _decoding(
         bands=bands,
         stored=stored,
         dtype=compute_dtype(stored, wanted.target) if scales else stored,
-        alpha=alpha[0] if wanted.masks and alpha and alpha[0] not in bands else None,
-        mask=find_mask(dataset, bands) if wanted.masks else None,
+        alpha=alpha[0] if transparent else None,
+        mask=mask,
         nodata=sought,
         scales=scales,
+    )
+
+
+def _note_both(
+    dataset: DatasetReader,
+    bands: tuple[int, ...],
+    values: tuple[Nodata, ...],
+    notes: list[str],
+    *,
+    mask: bool,
+    alpha: bool,
+) -> None:
+    """Note that pixels are missing for two reasons, of which GDAL knows one."""
+    told = next((value for value in values if value is not None), None)
+    if told is None or not (mask or alpha):
+        return
+    by_nodata = MaskFlags.nodata in dataset.mask_flag_enums[bands[0] - 1]
+    other = "the mask" if mask else "the alpha band"
+    notes.append(
+        f"{other} and nodata {told:g} hide pixels, each by itself; GDAL goes by "
+        f"{'nodata' if by_nodata else other} alone, and so does input.mask: dataset"
     )
 
 

@@ -18,6 +18,7 @@ import rasterio
 from tileconv.errors import DamagedPartError, OutputError
 from tileconv.raster import gdal
 from tileconv.raster.durable import sync
+from tileconv.raster.overwrite import goes_through_double
 from tileconv.raster.parts import Stored, checksum
 from tileconv.raster.sink import Sink, remove
 from tileconv.raster.structure import check_complete
@@ -92,6 +93,9 @@ class AssembledVRT(Sink):
         for band in tree.getroot().iter("VRTRasterBand"):
             side = str(self.spec.block)
             band.attrib |= {"blockXSize": side, "blockYSize": side}
+            nodata = band.find("NoDataValue")
+            if nodata is not None and not goes_through_double(self.spec.nodata):
+                nodata.text = str(self.spec.nodata)
             for name, part in self._parts.items():
                 band.append(self._source(name, part, band.get("band", "1"), band.get("dataType")))
         tree.write(self._temporary, encoding="utf-8")

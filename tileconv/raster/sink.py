@@ -28,6 +28,7 @@ from tileconv.planning.describe import size
 from tileconv.raster import gdal
 from tileconv.raster.carry import Metadata
 from tileconv.raster.durable import EarlySync, replace, sync
+from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite, overwrite_nodata
 from tileconv.raster.structure import check_complete
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 Driver = Literal["GTiff", "COG", "Zarr"]
 Layout = Literal["single", "parts"]
+SMALLEST_COG_BLOCK = 128
+"""Of the COG driver, in pixels."""
 LEVEL_OPTIONS = {"deflate": "ZLEVEL", "zstd": "ZSTD_LEVEL"}
 DEFAULT_LEVEL = 1
 """Higher ones save a few per cent of the bytes, and take two to ten times as long."""
@@ -81,15 +84,23 @@ class OutputSpec:
         bands, rows, columns = self.shape
         return bands * -(-rows // self.block) * -(-columns // self.block)
 
+    @property
+    def cog_block(self) -> int:
+        """Side of a block of a COG."""
+        return max(self.block, SMALLEST_COG_BLOCK)
+
     def profile(self) -> dict[str, Any]:
         """Return what any driver of GDAL's is told of the raster."""
         bands, rows, columns = self.shape
+        nodata = None if self.nodata is None else self.nodata.item()
+        if not goes_through_double(self.nodata):
+            nodata = nodata_to_overwrite(self.dtype)
         return {
             "count": bands,
             "height": rows,
             "width": columns,
             "dtype": self.dtype,
-            "nodata": None if self.nodata is None else self.nodata.item(),
+            "nodata": nodata,
             "crs": self.crs,
             "transform": None if self.transform is None else Affine(*self.transform),
         }
@@ -284,6 +295,8 @@ class GeoTIFFSink(Sink):
             if self._dataset is not None:
                 dataset, self._dataset = self._dataset, None
                 dataset.close()
+                if self.spec.nodata is not None and not goes_through_double(self.spec.nodata):
+                    overwrite_nodata(self._temporary, self.spec.nodata)
 
     def _discard(self) -> None:
         try:

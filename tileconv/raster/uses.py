@@ -13,7 +13,6 @@ from tileconv.planning.reads import read_axis
 
 if TYPE_CHECKING:
     from tileconv.geometry import Axis, Geometry
-    from tileconv.padding import PaddingMode
     from tileconv.planning.parts import Part
     from tileconv.planning.tiles import AxisTiles, Tiles
 
@@ -28,17 +27,15 @@ class BlockUses:
         self._lock = threading.Lock()
 
     @classmethod
-    def of(
-        cls, geometry: Geometry, tiles: Tiles, block: tuple[int, int], mode: PaddingMode
-    ) -> BlockUses:
+    def of(cls, geometry: Geometry, tiles: Tiles, block: tuple[int, int]) -> BlockUses:
         """Count for a raster in one file."""
 
         def columns(panel: int) -> np.ndarray:
             if tiles.panels == 1:
-                return block_uses(geometry.x, tiles.x, block[1], mode)
-            return _uses_of(geometry.x, tiles.x, tiles.panel_columns(panel), block[1], mode)
+                return block_uses(geometry.x, tiles.x, block[1])
+            return _uses_of(geometry.x, tiles.x, tiles.panel_columns(panel), block[1])
 
-        return cls(block_uses(geometry.y, tiles.y, block[0], mode), columns)
+        return cls(block_uses(geometry.y, tiles.y, block[0]), columns)
 
     @classmethod
     def of_part(
@@ -47,15 +44,14 @@ class BlockUses:
         tiles: Tiles,
         part: Part,
         block: tuple[int, int],
-        mode: PaddingMode,
         following: Part | None = None,
     ) -> BlockUses:
         """Count for some neighbouring tiles of a raster in one file.
 
         The uses by ``following``, the part below or above, count too: its blocks are kept for it.
         """
-        rows = _uses_of(geometry.y, tiles.y, tile_rows(part, following), block[0], mode)
-        columns = _uses_of(geometry.x, tiles.x, part.columns, block[1], mode)
+        rows = _uses_of(geometry.y, tiles.y, tile_rows(part, following), block[0])
+        columns = _uses_of(geometry.x, tiles.x, part.columns, block[1])
         return cls(rows, lambda _: columns)
 
     def columns(self, panel: int) -> np.ndarray:
@@ -73,11 +69,9 @@ def tile_rows(part: Part, following: Part | None) -> range:
     return range(min(rows.start for rows in both), max(rows.stop for rows in both))
 
 
-def _uses_of(
-    axis: Axis, tiles: AxisTiles, which: range, block: int, mode: PaddingMode
-) -> np.ndarray:
+def _uses_of(axis: Axis, tiles: AxisTiles, which: range, block: int) -> np.ndarray:
     """Count block uses by some tiles along an axis only."""
     uses = np.zeros(-(-axis.size // block), np.int64)
     for i in which:
-        uses[read_axis(axis, *tiles[i], mode, block).blocks(block)] += 1
+        uses[read_axis(axis, *tiles[i], block).blocks(block)] += 1
     return uses
