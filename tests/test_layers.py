@@ -12,6 +12,7 @@ PACKAGE = Path(tileconv.__file__).parent
 # A module may import modules of lower floors, and of its own folder.
 FLOORS = {
     "version": 0,
+    "text": 0,
     "errors": 1,
     "buffers": 1,
     "padding": 2,

@@ -7,6 +7,8 @@ was given, what is allowed, and where.
 
 from typing import ClassVar
 
+from tileconv.text import without_secrets
+
 
 class TileconvError(Exception):
     """Root of all errors that tileconv raises on purpose.
@@ -21,6 +23,9 @@ class TileconvError(Exception):
 
     exit_code: ClassVar[int] = 1
     """What the command line exits with: 2 the user's mistake, 3 the data's, 4 the system's."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(without_secrets(a) if isinstance(a, str) else a for a in args))
 
 
 class ConvolutionError(TileconvError, ValueError):

@@ -48,6 +48,7 @@ class RasterOptions(TypedDict, total=False):
     driver: str
     overviews: str
     layout: str
+    checksum: bool
     dtype: DTypeLike | None
     nodata: float | None
     compress: str

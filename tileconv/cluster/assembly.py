@@ -48,10 +48,10 @@ class Assembler:
         self._thread.join()
         self._output.__exit__(kind, error, trace)
 
-    def add(self, number: int, stored: Stored) -> None:
-        """Hand in a part; raise what went wrong with an earlier one."""
+    def add(self, number: int, entry: Mapping[str, Any]) -> None:
+        """Hand in a part by its line of the manifest; raise what went wrong with an earlier one."""
         self._check()
-        self._waiting.put((number, stored))
+        self._waiting.put((number, Stored(entry["bytes_written"], entry["crc32"])))
 
     def settle(self) -> list[int]:
         """Wait until all parts are added; return those whose files are not what was written."""
@@ -87,12 +87,12 @@ class Assembler:
 
 
 class StoreOutput:
-    """A Zarr store, whose chunks the workers write themselves."""
+    """A Zarr store, whose chunks the workers write themselves; ``find`` tells a part."""
 
-    def __init__(self, spec: OutputSpec, folder: Path) -> None:
+    def __init__(self, spec: OutputSpec, folder: Path, find: Callable[[int], Part]) -> None:
         from tileconv.raster.zarr_store import SharedStore  # noqa: PLC0415 - an extra
 
-        self._store = SharedStore(spec, folder)
+        self._store, self._find = SharedStore(spec, folder), find
 
     def __enter__(self) -> Self:
         self._store.__enter__()
@@ -106,8 +106,9 @@ class StoreOutput:
     ) -> None:
         self._store.__exit__(kind, error, trace)
 
-    def add(self, number: int, stored: Stored) -> None:
-        """Every part is where it belongs."""
+    def add(self, number: int, entry: Mapping[str, Any]) -> None:
+        """Take in the checksums of a part; its chunks are where they belong."""
+        self._store.add(self._find(number), bytes.fromhex(entry["crc32c"]))
 
     def settle(self) -> list[int]:
         """Return no part: the store is checked when it is committed."""
@@ -116,8 +117,3 @@ class StoreOutput:
     def commit(self) -> int:
         """Check the store and put it in its place; return its bytes."""
         return self._store.commit()
-
-
-def stored_as(entry: Mapping[str, Any]) -> Stored:
-    """Return what a line of the manifest tells of the file of a part."""
-    return Stored(entry["bytes_written"], entry["crc32"])

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from tileconv.cluster.assembly import Assembler, StoreOutput, stored_as
+from tileconv.cluster.assembly import Assembler, StoreOutput
 from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
@@ -314,7 +314,8 @@ class _Run:
                 if self.spec.driver == "Zarr":
                     from tileconv.raster.zarr_store import check_part  # noqa: PLC0415
 
-                    check_part(work.store, self.spec, part.y, part.x)
+                    told = bytes.fromhex(parts[number]["crc32c"])
+                    check_part(work.store, self.spec, part, told)
                     continue
                 path = work.path(number)
                 if path.stat().st_size != parts[number]["bytes_written"]:
@@ -322,7 +323,7 @@ class _Run:
                 side, bands = self.spec.block, self.spec.shape[0]
                 down, across = (-(-n // side) for n in part.shape)
                 check_complete(path, bands * down * across)
-            except (OSError, TileconvError):
+            except (OSError, ValueError, KeyError, TypeError):
                 del parts[number]
                 if self.spec.driver != "Zarr":
                     work.path(number).unlink(missing_ok=True)
@@ -368,7 +369,7 @@ class _Run:
         """Compute the parts that are missing, and those that turn out to be damaged."""
         entries = self.manifest.parts
         for number, entry in entries.items():
-            output.add(number, stored_as(entry))
+            output.add(number, entry)
         try:
             for attempt in range(AGAIN + 1):
                 self._tiles_done = sum(entry["tiles"] for entry in entries.values())
@@ -412,7 +413,7 @@ class _Run:
 
     def _done(self, output: Assembler | StoreOutput, number: int, entry: dict[str, Any]) -> None:
         self.manifest.add(entry)
-        output.add(number, stored_as(entry))
+        output.add(number, entry)
         self._tiles_done += entry["tiles"]
         self._retried += entry["attempt"] - 1
         self._bytes_here += entry["blocks_decoded"]
@@ -469,7 +470,7 @@ class _Run:
         """Return what makes one output of the parts, while others are still computed."""
         work = self.work
         if self.spec.driver == "Zarr":
-            return StoreOutput(self.spec, work.store)
+            return StoreOutput(self.spec, work.store, work.part)
         made = (
             AssembledVRT(self.spec, work.folder / "parts", work.token)
             if self.spec.layout == "parts"

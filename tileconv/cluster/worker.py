@@ -23,7 +23,7 @@ from tileconv.planning.tiles import Tile
 from tileconv.raster.gdal import environment
 from tileconv.raster.join import open_source
 from tileconv.raster.metadata import Identity
-from tileconv.raster.parts import PartSink, checksum, part_spec
+from tileconv.raster.parts import PartSink, part_spec
 from tileconv.tile import Counts, Recipe
 from tileconv.version import __version__
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from tileconv.planning.parts import Part
     from tileconv.planning.plan import Plan
     from tileconv.raster.metadata import Header
-    from tileconv.raster.sink import OutputSpec, Sink
+    from tileconv.raster.sink import OutputSpec
     from tileconv.raster.source import Kept
+    from tileconv.raster.zarr_store import StorePart
 
 
 PARTS_A_FOLDER = 1024
@@ -186,11 +187,11 @@ def _run_part(
     if kept is not None:
         source.adopt(kept)
     counts, corner = Counts(), (0, 0)
-    sink: Sink
+    sink: PartSink | StorePart
     if spec.driver == "Zarr":
         from tileconv.raster.zarr_store import StorePart  # noqa: PLC0415 - an extra
 
-        sink = StorePart(spec, work.store)
+        sink = StorePart(spec, work.store, part)
     else:
         sink, corner = PartSink(part_spec(spec, part, work.path(number))), (part.y[0], part.x[0])
     tiles = 0
@@ -206,7 +207,7 @@ def _run_part(
                 sink.write(_moved(tile, corner), output)
                 counts, tiles = counts.plus(met), tiles + 1
             source.check_unchanged()
-            written = sink.commit()
+            written = sink.entry()
             if following is not None:
                 keeper.leave(following.number, source.kept())
     except MemoryError as error:
@@ -219,15 +220,13 @@ def _run_part(
     if work.looks:
         with suppress(OSError):  # the client tells of it
             quicklook.save_samples(work.look_path(number), samples)
-    stored = None if spec.driver == "Zarr" else checksum(work.path(number))
     return {
         "part": number,
         "tiles": tiles,
         "seconds": round(time.perf_counter() - started, 4),
         "attempt": attempt,
         "blocks_decoded": source.blocks_decoded,
-        "bytes_written": written if stored is None else stored.bytes,
-        "crc32": None if stored is None else stored.checksum,
+        **written,
         "missing": counts.missing,
         "collisions": counts.collisions,
         "worker": f"{socket.gethostname()}-{os.getpid()}",

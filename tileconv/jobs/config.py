@@ -127,7 +127,8 @@ class OutputConfig(_Section):
 
     path: str
     """May hold {stem}, {name} and {parent} of the input."""
-    driver: Literal["GTiff", "COG", "Zarr"] = "GTiff"
+    driver: Literal["GTiff", "COG", "Zarr"] | None = None
+    """Default Zarr for a path that ends so, else GTiff."""
     dtype: str | None = None
     nodata: Annotated[int | float | None, BeforeValidator(_parse_nan)] = None
     compress: Literal["deflate", "zstd", "lzw", "none"] = "zstd"
@@ -140,6 +141,8 @@ class OutputConfig(_Section):
     blocksize: Annotated[int, Field(ge=16, le=8192, multiple_of=16)] | None = None
     layout: Literal["single", "parts"] = "single"
     """One file, or part files and a VRT over them."""
+    checksum: bool = False
+    """Of a Zarr store: chunks end with a checksum. GDAL up to 3.12 opens none that do."""
     valid_fraction: bool = False
     """One more band: the valid share of each field."""
     quicklook: bool = False

@@ -26,6 +26,7 @@ from tileconv.jobs.paths import (
     place,
 )
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
+from tileconv.raster.names import driver_of, other_format_of
 from tileconv.raster.remote import Place
 
 Driver = Literal["GTiff", "COG", "Zarr"]
@@ -74,6 +75,8 @@ class Job:
     level: int | None = None
     block: int | None = None
     layout: Literal["single", "parts"] = "single"
+    checksum: bool = False
+    """Chunks of a Zarr store end with a checksum."""
     quicklook: bool = False
     report: bool = False
     """Write `report_path`."""
@@ -231,7 +234,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         raise located(("output", "path"), error) from None
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
-    if unfit := _unfit_for_driver(config.output):
+    driver = _driver(config.output)
+    if unfit := _unfit_for_driver(config.output, driver):
         raise located(("output", unfit[0]), ConfigError(unfit[1]))
     if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
         raise located(("input", "bands"), ConfigError("a band is given twice"))
@@ -255,7 +259,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         root=None if config.input.root is None else place(folder, config.input.root),
         dtype=dtype,
         nodata=config.output.nodata,
-        driver=config.output.driver,
+        driver=driver,
         overviews=config.output.overviews,
         compress=None if config.output.compress == "none" else config.output.compress,
         predictor=None if config.output.predictor == "auto" else config.output.predictor,
@@ -263,6 +267,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         valid_fraction=config.output.valid_fraction,
         block=config.output.blocksize,
         layout=config.output.layout,
+        checksum=config.output.checksum,
         quicklook=config.output.quicklook,
         report=config.output.report,
         overwrite=config.output.overwrite,
@@ -336,9 +341,33 @@ def _wrong_level(compress: str, level: int | None) -> str | None:
     )
 
 
-def _unfit_for_driver(output: OutputConfig) -> tuple[str, str] | None:
+def _driver(output: OutputConfig) -> Driver:
+    """Return the driver that the job, or the name of the output, says."""
+    if output.driver is not None:
+        return output.driver
+    return "Zarr" if driver_of(Path(output.path)) == "Zarr" else "GTiff"
+
+
+def _unfit_name(path: Path, driver: Driver) -> str | None:
+    """Say what is wrong with the name of an output, if anything is."""
+    told, kind = driver_of(path), "Zarr" if driver == "Zarr" else "GTiff"
+    if told not in (None, "VRT", kind):
+        return f"{path.name!r} is the name of a {told}, and output.driver is {driver}"
+    other = other_format_of(path)
+    if other is not None:
+        return (
+            f"{path.name!r} is the name of {other}; outputs are GeoTIFFs (.tif), COGs (.tif, "
+            "output.driver: COG) and Zarr stores (.zarr)"
+        )
+    return None
+
+
+def _unfit_for_driver(output: OutputConfig, driver: Driver) -> tuple[str, str] | None:
     """Return (key, what is wrong) if a key does not go with the driver."""
-    driver = output.driver
+    if wrong := _unfit_name(Path(output.path), driver):
+        return "path", wrong
+    if output.checksum and driver != "Zarr":
+        return "checksum", f"goes with driver Zarr; the driver is {driver}"
     if output.overviews is not None and driver != "COG":
         return "overviews", f"go with driver COG; the driver is {driver}"
     if (output.layout == "parts") != (Path(output.path).suffix.lower() == ".vrt"):

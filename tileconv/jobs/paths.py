@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tileconv.errors import ConfigError, InputError
 from tileconv.raster.remote import Place, Remote, is_url, wrong_url
+from tileconv.text import shown_url
 
 
 def find_inputs(folder: Path, given: str | Sequence[str], *, remote: bool = False) -> list[Place]:
@@ -26,7 +27,7 @@ def find_inputs(folder: Path, given: str | Sequence[str], *, remote: bool = Fals
         path: Place = place(folder, text)
         if remote and is_url(text):
             if (wrong := wrong_url(text)) is not None:
-                raise ConfigError(f"{text.partition('?')[0]}: {wrong}")
+                raise ConfigError(f"{shown_url(text)}: {wrong}")
             scheme, _, rest = text.partition("://")
             path = Remote(f"{scheme.lower()}://{rest}")
         if path in found:

@@ -202,4 +202,5 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         threads=plan.threads,
         overwrite=job.overwrite,
         layout=job.layout,
+        checksum=job.checksum,
     )

@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from tileconv import buffers
 from tileconv.dtypes import exact_value
 from tileconv.errors import InputError
+from tileconv.raster.remote import Remote
 from tileconv.raster.store import Pixels
 from tileconv.raster.structure import nodata_text
 
@@ -287,7 +288,9 @@ def _exact(path: Place, dataset: DatasetReader, value: float, dtype: np.dtype) -
     text = nodata_text(path)
     if text is not None and text.lstrip("+-").isdigit() and float(text) == value:
         return int(text)
-    beside = any(name.endswith(".aux.xml") for name in dataset.files[1:])  # its value counts
+    # what a file beside the raster says counts; GDAL would ask a server for each that may be there
+    local = not isinstance(path, Remote)
+    beside = local and any(name.endswith(".aux.xml") for name in dataset.files[1:])
     if not beside and text is not None and not _says(text, value):  # GDAL takes the 1 of 1e18
         raise InputError(
             f"{path}: nodata is written as {text}, which is no exact {dtype}; "

@@ -15,6 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
 from tileconv.raster import remote
+from tileconv.text import without_secrets
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
 
+
+class _WithoutSecrets(logging.Filter):
+    """Takes secrets out of what GDAL logs of tileconv's URLs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change a record, and let it pass."""
+        if getattr(_thread, "set_up", False):
+            record.msg, record.args = without_secrets(record.getMessage()), None
+        return True
+
+
+for _name in ("_base", "_env", "_err", "_filepath", "_io", "env", "session"):
+    logging.getLogger(f"rasterio.{_name}").addFilter(_WithoutSecrets())
 
 _thread = threading.local()
 _filtering = threading.RLock()
@@ -104,6 +118,12 @@ def cause(error: BaseException) -> str:
             words.append(text)
         link = link.__cause__
     return "; ".join(reversed(words)) or type(error).__name__
+
+
+def told(error: BaseException) -> BaseException:
+    """Return an error of GDAL's to raise another one from: without secrets, tracebacks show it."""
+    text = cause(error)
+    return error if without_secrets(text) == text else RasterioError(without_secrets(text))
 
 
 def check_memory(error: BaseException) -> None:

@@ -26,6 +26,7 @@ from tileconv.raster.decoding import (
     in_dtype,
     true_colours,
 )
+from tileconv.raster.names import format_of
 from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
 from tileconv.raster.stored import find_stored
@@ -148,11 +149,16 @@ def read_header(path: Place, wanted: Wanted) -> Header:
     except gdal.GDAL_ERRORS as error:
         cause = gdal.cause(error)
         if opening.driver == "GTiff" and not opening.remote:
+            if isinstance(path, Path) and (kind := format_of(path)) is not None:
+                raise InputError(
+                    f"{path}: is {kind}; inputs are GeoTIFFs and VRTs of them: convert it, like "
+                    "gdal_translate does"
+                ) from error
             cause = cause.removeprefix(f"{Path(str(path)).name}: ")  # libtiff begins with it
             raise InputError(f"{path}: cannot be opened as GeoTIFF: {cause}") from error
         raise InputError(
             f"{path}: cannot be read: {cause.replace(opening.name, path.name)}"
-        ) from error
+        ) from gdal.told(error)
 
 
 def check_file(path: Place) -> None:
@@ -171,7 +177,9 @@ def check_file(path: Place) -> None:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path}: not a file")
+        store = (Path(path) / "zarr.json").exists() or (Path(path) / ".zgroup").exists()
+        kind = "a Zarr store; inputs are GeoTIFFs and VRTs of them" if store else "not a file"
+        raise InputError(f"{path}: {kind}")
     if found.st_size == 0:
         raise InputError(f"{path}: the file is empty")
     if not os.access(path, os.R_OK):
@@ -193,7 +201,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
     if dataset.subdatasets:
         notes.append(f"the file holds {len(dataset.subdatasets)} images; the first one is read")
     _note_sparse_blocks(dataset, opening, notes)
-    if opening.driver == "GTiff":
+    if opening.driver == "GTiff" and not opening.remote:  # GDAL would ask the server for each
         beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
         notes += [f"{name} is read beside the raster" for name in beside]
     header = Header(

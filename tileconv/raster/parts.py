@@ -63,6 +63,12 @@ class PartSink(GeoTIFFSink):
             raise
         return self
 
+    def entry(self) -> dict[str, Any]:
+        """Check the file and give it its name; return what the manifest tells of it."""
+        self.commit()
+        stored = checksum(self.spec.path)
+        return {"bytes_written": stored.bytes, "crc32": stored.checksum}
+
     def _check_target(self) -> None:
         """There may be one already: that of a twin."""
 

@@ -188,7 +188,7 @@ def _errors(path: object) -> Iterator[None]:
     except gdal.GDAL_ERRORS as error:
         if isinstance(error, TileconvError):
             raise
-        raise InputError(f"{path}: cannot be read: {gdal.cause(error)}") from error
+        raise InputError(f"{path}: cannot be read: {gdal.cause(error)}") from gdal.told(error)
 
 
 def stored_tags(path: Path, driver: str) -> dict[str, str]:

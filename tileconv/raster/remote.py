@@ -7,14 +7,17 @@ listed, and nothing but the URL itself is asked for.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tileconv.text import hide, shown_url
 
 SETTINGS: dict[str, Any] = {
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",  # what is closed is fetched anew
@@ -53,7 +56,14 @@ class Remote:
     https://example.org/a.tif?...
     """
 
-    url: str
+    url: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        hide(self.url)
+
+    def __reduce__(self) -> tuple[type[Remote], tuple[str]]:
+        """Be made anew in other processes, so that these hide what is secret, too."""
+        return Remote, (self.url,)
 
     @property
     def _path(self) -> PurePosixPath:
@@ -88,7 +98,13 @@ class Remote:
         """
         if urlsplit(self.url).scheme == "s3":
             return ""
-        request = urllib.request.Request(self.url, headers={"Range": "bytes=0-0"})
+        parts = urlsplit(self.url)
+        user, _, host = parts.netloc.rpartition("@")
+        url = parts._replace(netloc=host).geturl()
+        request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
+        if user:
+            code = base64.b64encode(unquote(user).encode()).decode()
+            request.add_header("Authorization", f"Basic {code}")
         try:
             with urllib.request.urlopen(request, timeout=10):
                 return ""
@@ -100,9 +116,11 @@ class Remote:
 
     def __str__(self) -> str:
         """Return the URL without its query and password: those may be secret."""
-        parts = urlsplit(self.url)
-        host = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{host}{parts.path}{'?...' if parts.query else ''}"
+        return shown_url(self.url)
+
+    def __repr__(self) -> str:
+        """Return the same, with the name of the class."""
+        return f"Remote({str(self)!r})"
 
 
 Place = Path | Remote

@@ -77,6 +77,8 @@ class OutputSpec:
     """How a COG's overviews are resampled, or none."""
     layout: Layout = "single"
     """One file, or a VRT over part files."""
+    checksum: bool = False
+    """Chunks of a Zarr store end with a checksum."""
 
     @property
     def blocks(self) -> int:

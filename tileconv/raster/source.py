@@ -94,7 +94,7 @@ class RasterSource:
             raise
         except gdal.GDAL_ERRORS as error:
             self.__exit__(None, None, None)
-            raise InputError(f"{self.header.path}: {gdal.cause(error)}") from error
+            raise InputError(f"{self.header.path}: {gdal.cause(error)}") from gdal.told(error)
         return self
 
     def __exit__(
@@ -252,7 +252,7 @@ class RasterSource:
             return self._read(extent, reader, out)
         except gdal.GDAL_ERRORS as error:
             gdal.check_memory(error)
-            raise self._damaged(rectangle, error) from error
+            raise self._damaged(rectangle, error) from gdal.told(error)
 
     def _read(self, extent: Extent, reader: Reader | None, out: Part | None) -> Pixels:
         """Read pixels, into ``out`` (bands, masked) if it is given."""

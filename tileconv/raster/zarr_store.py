@@ -1,8 +1,9 @@
 """Zarr v3 stores that xarray and rioxarray open with grid, nodata and band names.
 
-The store is written beside the target, chunk by chunk, by all threads. Every
-chunk carries a CRC-32C of its bytes; once all tiles are there, each chunk is
-read back and compared with it.
+The store is written beside the target, chunk by chunk, by all threads. Of every
+chunk the CRC-32C of its bytes is kept, 4 bytes; once all tiles are there, each
+chunk is read back and compared with it. A store may hold it, too, at the end of
+each chunk, but GDAL up to 3.12 opens no such store.
 """
 
 from __future__ import annotations
@@ -30,17 +31,25 @@ try:
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec
     from zarr.core.sync import sync as run_on_loop
+    from zarr.storage import LocalStore
 except ImportError as error:
     raise ConfigError(
         "output.driver: Zarr needs the package zarr: pip install 'tileconv[zarr]'"
     ) from error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zarr.core.buffer import Buffer
+
+    from tileconv.planning.parts import Part
     from tileconv.planning.tiles import Tile
     from tileconv.raster.carry import Metadata
 
 VARIABLE = "band_data"
 """What rioxarray calls the pixels of a raster."""
+CHECKSUM = np.dtype("<u4")
+"""A CRC-32C as it goes from one process to another."""
 LONGEST_WRITE = 10.0
 """Seconds after which a write that still goes on is given up."""
 _Coordinate = tuple[str, np.ndarray, dict[str, Any]]
@@ -49,19 +58,37 @@ _HERE = -100
 """RENAME_EXCHANGE and AT_FDCWD of Linux's renameat2."""
 
 
+class _Recorder(LocalStore):
+    """A folder that keeps the checksum of each chunk that is written into it."""
+
+    def __init__(self, root: Path, checksums: np.ndarray) -> None:
+        super().__init__(root)
+        self._checksums = checksums
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write a file of the store."""
+        name, _, place = key.partition("/c/")
+        if name == VARIABLE and place:
+            band, row, column = map(int, place.split("/"))
+            self._checksums[band, row, column] = google_crc32c.value(value.to_bytes())
+        await super().set(key, value)
+
+
 class ZarrSink(Sink):
     """A Zarr store being written: one chunk for each block of each band."""
 
     def __init__(self, spec: OutputSpec) -> None:
         super().__init__(spec)
         self._array: zarr.Array[Any] | None = None
+        bands, rows, columns = spec.shape
+        grid = (bands, -(-rows // spec.block), -(-columns // spec.block))
+        self._checksums = np.zeros(grid, np.uint32)
 
     def _create(self) -> None:
         spec = self.spec
         block = spec.block
-        root = zarr.create_group(
-            self._temporary, zarr_format=3, attributes=_root_attributes(spec.metadata)
-        )
+        store = _Recorder(self._temporary, self._checksums)
+        root = zarr.create_group(store, zarr_format=3, attributes=_root_attributes(spec.metadata))
         fill = np.zeros((), spec.dtype)[()] if spec.nodata is None else spec.nodata
         self._array = root.create_array(
             VARIABLE,
@@ -89,7 +116,7 @@ class ZarrSink(Sink):
             made[...] = values
         with warnings.catch_warnings():  # not in the standard yet; xarray warns where it is missing
             warnings.filterwarnings("ignore", "Consolidated metadata", UserWarning)
-            zarr.consolidate_metadata(self._temporary, zarr_format=3)
+            zarr.consolidate_metadata(store, zarr_format=3)
 
     def _put(self, tile: Tile, pixels: np.ndarray) -> None:
         if self._array is None:
@@ -106,7 +133,7 @@ class ZarrSink(Sink):
     def _complete(self) -> None:
         self._array = None
         os.sync()  # all at once: the syncs below then find nothing left to do
-        _check_chunks(self._temporary, self.spec)
+        _check_chunks(self._temporary, self.spec, self._checksums)
         for place, _, files in os.walk(self._temporary):
             if "zarr.json" in files:
                 sync(Path(place, "zarr.json"))
@@ -164,6 +191,12 @@ class SharedStore(ZarrSink):
             self._remove()
             super()._create()
 
+    def add(self, part: Part, checksums: bytes) -> None:
+        """Take in a part, all of whose chunks are there."""
+        where = _chunks(self.spec, part.y, part.x)
+        shape = self._checksums[where].shape
+        self._checksums[where] = np.frombuffer(checksums, CHECKSUM).reshape(shape)
+
     def _discard(self) -> None:
         """Keep what is there, for a resumed run."""
         self._array = None
@@ -172,57 +205,70 @@ class SharedStore(ZarrSink):
 class StorePart(ZarrSink):
     """A part of a store that is there already: its chunks, each replaced as a whole."""
 
-    def __init__(self, spec: OutputSpec, place: Path) -> None:
+    def __init__(self, spec: OutputSpec, place: Path, part: Part) -> None:
         super().__init__(spec)
-        self._temporary = place
-        self._chunks: list[Path] = []
+        self._temporary, self._part = place, part
 
     def __enter__(self) -> Self:
         self._array = zarr.open_array(
-            self._temporary / VARIABLE, mode="r+", config={"write_empty_chunks": True}
+            _Recorder(self._temporary, self._checksums),
+            path=VARIABLE,
+            mode="r+",
+            config={"write_empty_chunks": True},
         )
         return self
 
-    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
-        super()._put(tile, pixels)
-        self._chunks += chunks_of(self._temporary, self.spec, tile.y, tile.x)
-
     def commit(self) -> int:
         """Check and sync the chunks; returns their bytes."""
-        for path in self._chunks:
-            _check_chunk(path)
-        return sum(path.stat().st_size for path in self._chunks)
+        return check_part(self._temporary, self.spec, self._part, self._written)
+
+    def entry(self) -> dict[str, Any]:
+        """Check and sync the chunks; return what the manifest tells of them."""
+        return {"bytes_written": self.commit(), "crc32c": self._written.hex()}
+
+    @property
+    def _written(self) -> bytes:
+        """The checksums of the chunks that were written, as `SharedStore.add` takes them."""
+        where = _chunks(self.spec, self._part.y, self._part.x)
+        return self._checksums[where].astype(CHECKSUM).tobytes()
 
     def _discard(self) -> None:
         self._array = None
 
 
-def chunks_of(store: Path, spec: OutputSpec, y: tuple[int, int], x: tuple[int, int]) -> list[Path]:
-    """Return the files of the chunks that cover half-open ranges of the output."""
-    side = spec.block
-    rows, columns = (range(first // side, -(-end // side)) for first, end in (y, x))
-    return [
-        store / VARIABLE / "c" / str(band) / str(row) / str(column)
-        for band, row, column in product(range(spec.shape[0]), rows, columns)
-    ]
+def _chunks(spec: OutputSpec, y: tuple[int, int], x: tuple[int, int]) -> tuple[slice, ...]:
+    """Return which chunks cover half-open ranges of the output."""
+    rows, columns = (slice(a // spec.block, -(-b // spec.block)) for a, b in (y, x))
+    return slice(None), rows, columns
 
 
-def check_part(store: Path, spec: OutputSpec, y: tuple[int, int], x: tuple[int, int]) -> None:
-    """Check the chunks of a part; raise `OutputError` if one is not whole."""
-    for path in chunks_of(store, spec, y, x):
-        _check_chunk(path)
+def check_part(store: Path, spec: OutputSpec, part: Part, checksums: bytes) -> int:
+    """Check and sync the chunks of a part; raise `OutputError` if one is not whole.
+
+    Returns their bytes.
+    """
+    _, rows, columns = (range(*each.indices(1 << 31)) for each in _chunks(spec, part.y, part.x))
+    found = np.frombuffer(checksums, CHECKSUM).tolist()
+    places = list(product(range(spec.shape[0]), rows, columns))
+    if len(places) != len(found):
+        raise OutputError(f"{store}: {len(found)} checksums for {len(places)} chunks")
+    return sum(
+        _check_chunk(store / VARIABLE / "c" / f"{band}/{row}/{column}", checksum)
+        for (band, row, column), checksum in zip(places, found, strict=True)
+    )
 
 
 def _codecs(spec: OutputSpec) -> tuple[Any, ...]:
-    """Return how chunks are compressed, and their checksum."""
+    """Return how chunks are compressed, and the checksum at their end."""
+    end = (Crc32cCodec(),) if spec.checksum else ()
     level = spec.level or DEFAULT_LEVEL
     if spec.compress is None:
-        return (Crc32cCodec(),)
+        return end
     if spec.compress == "deflate":
-        return GzipCodec(level=level), Crc32cCodec()
+        return GzipCodec(level=level), *end
     shuffle: Literal["shuffle", "noshuffle"] = "shuffle" if spec.dtype.itemsize > 1 else "noshuffle"
     blosc = BloscCodec(cname="zstd", clevel=min(level, 9), shuffle=shuffle)
-    return blosc, Crc32cCodec()
+    return blosc, *end
 
 
 def _attributes(spec: OutputSpec) -> dict[str, Any]:
@@ -292,7 +338,7 @@ def check_store(path: Path, spec: OutputSpec) -> None:
     expected = _attributes(spec)
     if dict(array.attrs) != expected:
         raise OutputError(f"its attributes are {dict(array.attrs)}, not {expected}")
-    _check_chunks(path, spec)
+    _check_chunks(path, spec, None)
 
 
 def chunk_side(path: Path) -> int:
@@ -312,26 +358,55 @@ def _open_array(path: Path) -> zarr.Array[Any]:
     return array
 
 
-def _check_chunks(store: Path, spec: OutputSpec) -> None:
+def _check_chunks(store: Path, spec: OutputSpec, checksums: np.ndarray | None) -> None:
+    """Check every chunk, by the checksums that were kept, or by those in the store if it has any.
+
+    A store of a run that has ended and that holds none is only looked at for missing chunks.
+    """
     bands, rows, columns = spec.shape
     across, down = -(-columns // spec.block), -(-rows // spec.block)
+    check: Callable[..., object] = _check_chunk
+    if checksums is None:
+        array = _open_array(store)
+        holds = any(isinstance(codec, Crc32cCodec) for codec in array.compressors)
+        check = _check_own if holds else _check_there
     with ThreadPoolExecutor(spec.threads) as pool:
         for band, row in product(range(bands), range(down)):  # a store of millions has no list
             folder = store / VARIABLE / "c" / str(band) / str(row)
-            list(pool.map(_check_chunk, (folder / str(i) for i in range(across))))
+            kept = [] if checksums is None else [checksums[band, row].tolist()]
+            list(pool.map(check, (folder / str(i) for i in range(across)), *kept))
 
 
-def _check_chunk(path: Path) -> None:
-    """Sync a chunk, and compare the checksum at its end with its bytes as they are now."""
+def _check_chunk(path: Path, checksum: int) -> int:
+    """Sync a chunk, and compare a checksum with its bytes as they are now; return their number."""
+    stored = _read_chunk(path)
+    if google_crc32c.value(stored) != checksum:
+        raise OutputError(f"chunk {path}: its checksum is not that of what was written")
+    return len(stored)
+
+
+def _check_own(path: Path) -> None:
+    """Compare the checksum at the end of a chunk with its bytes."""
+    stored = _read_chunk(path)
+    body, end = stored[:-4], stored[-4:]
+    if len(end) < 4 or google_crc32c.value(body) != int.from_bytes(end, "little"):
+        raise OutputError(f"chunk {path}: its checksum is not that of what was written")
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file() or not path.stat().st_size:
+        raise OutputError(f"chunk {path}: is not there, or empty")
+
+
+def _read_chunk(path: Path) -> bytes:
+    """Return the bytes of a chunk, synced."""
     try:
         with path.open("rb") as file:
             stored = file.read()
             os.fsync(file.fileno())
     except FileNotFoundError:
         raise OutputError(f"chunk {path.name} of {path.parent} did not reach the disk") from None
-    body, end = stored[:-4], stored[-4:]
-    if len(end) < 4 or google_crc32c.value(body) != int.from_bytes(end, "little"):
-        raise OutputError(f"chunk {path}: its checksum is not that of what was written")
+    return stored
 
 
 def _exchange(one: Path, other: Path) -> bool:

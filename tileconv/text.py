@@ -1,0 +1,79 @@
+"""Texts that people read: URLs without what is secret in them."""
+
+import re
+
+_SCHEMES = "https?|s3|gs|gcs|az|abfss?|adls?|wasbs?|oss|swift|ftps?|sftp|ssh|tcp|tls|wss?|ucx"
+_START = rf"(?<![a-zA-Z0-9+.-])(?P<scheme>{_SCHEMES}):/{{1,2}}"
+_QUOTED = re.compile(
+    rf"(?P<quote>['\"])(?P<before>[^'\"\s]*?){_START}(?P<rest>[^'\"]*)", re.IGNORECASE
+)
+_PLAIN = re.compile(rf"{_START}(?P<rest>[^\s'\"<>]*)", re.IGNORECASE)
+_WHOLE = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*):/{1,3}(?P<rest>.*)", re.DOTALL)
+_IN_QUERY = re.compile(r"(/vsi[a-z0-9_]+)\?[^\s'\"<>]*")
+"""GDAL's other way to name a URL: all of it is a query."""
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without user names, passwords, queries and fragments of the URLs in it.
+
+    >>> without_secrets("/vsicurl/https://me:word@example.org/a.tif?token=secret: not found")
+    '/vsicurl/https://example.org/a.tif?...'
+    >>> without_secrets("'s3://bucket/a b.tif' and 'https://u:p@h/c d.tif?key=e f' differ")
+    "'s3://bucket/a b.tif' and 'https://h/c d.tif?...' differ"
+    """
+    if _known:
+        for secret, shown in sorted(_known.items(), key=lambda item: -len(item[0])):
+            text = text.replace(secret, shown)
+    if ":/" not in text and "/vsi" not in text:
+        return text
+    text = _QUOTED.sub(lambda m: f"{m['quote']}{m['before']}{_clean(m)}", text)
+    return _IN_QUERY.sub(r"\1?...", _PLAIN.sub(_clean, text))
+
+
+SHORTEST = 4
+"""Letters of a secret, its question mark included."""
+MOST_KNOWN = 4096
+_known: dict[str, str] = {}
+"""Secret parts of URLs in use, and what is shown in their place."""
+
+
+def hide(url: str) -> None:
+    """Have `without_secrets` know what is secret in a URL wherever it stands.
+
+    GDAL tells of a file by the last part of its URL, query and all, as if that were its name.
+    """
+    head = re.split(r"[?#]", url, maxsplit=1)[0]
+    tail = url[len(head) :]
+    parts = {tail: f"{tail[:1]}..."} | ({tail.rpartition("/")[2]: "..."} if "/" in tail else {})
+    _known.update((secret, by) for secret, by in parts.items() if len(secret) >= SHORTEST)
+    while len(_known) > MOST_KNOWN:
+        _known.pop(next(iter(_known)), None)
+
+
+def shown_url(url: str) -> str:
+    """Return a URL, valid or not, as people may see it.
+
+    >>> shown_url("https://me:wo rd@example.org/a.tif?token=a 'secret'")
+    'https://example.org/a.tif?...'
+    """
+    match = _WHOLE.match(url)
+    return without_secrets(url) if match is None else _clean(match)
+
+
+def _clean(match: re.Match[str]) -> str:
+    """Return a URL, of which a scheme and the rest have been found."""
+    rest = match["rest"]
+    head = re.split(r"[?#]", rest, maxsplit=1)[0]
+    hidden = f"{rest[len(head)]}..." if len(head) < len(rest) else ""
+    return f"{match['scheme']}://{_without_user(head)}{hidden}"
+
+
+def _without_user(head: str) -> str:
+    """Return host and path of a URL without the user before them."""
+    authority = head.partition("/")[0]
+    if "@" in authority:
+        return head[authority.rindex("@") + 1 :]
+    port = authority.rpartition(":")[2] if ":" in authority else ""
+    if "@" in head and port and not port.isdigit() and not authority.endswith("]"):
+        return head.rpartition("@")[2]  # a password with a slash in it
+    return head
