@@ -113,13 +113,19 @@ def test_an_empty_file(folder):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"just text\n", b"II*\0", b"II*\0\xff\xff\xff\xff", b"\x89PNG\r\n\x1a\n", b"\0" * 4096],
-    ids=["text", "magic", "no directory", "png", "zeros"],
+    ("content", "told"),
+    [
+        (b"just text\n", "cannot be opened as GeoTIFF"),
+        (b"II*\0", "cannot be opened as GeoTIFF"),
+        (b"II*\0\xff\xff\xff\xff", "cannot be opened as GeoTIFF"),
+        (b"\0" * 4096, "cannot be opened as GeoTIFF"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG; inputs are GeoTIFFs"),
+    ],
+    ids=["text", "magic", "no directory", "zeros", "png"],
 )
-def test_another_kind_of_file(content, folder):
+def test_another_kind_of_file(content, told, folder):
     (folder / "named.tif").write_bytes(content)
-    refused(3, ["named.tif: cannot be opened as GeoTIFF"], {"input__path": "named.tif"})
+    refused(3, [f"named.tif: {told}"], {"input__path": "named.tif"})
 
 
 def test_a_file_without_its_directory_is_named_once(folder):
@@ -172,7 +178,8 @@ VRT = """<VRTDataset rasterXSize="8" rasterYSize="5"><VRTRasterBand dataType="By
 @pytest.mark.parametrize("source", ["in.tif", "/etc/passwd", "/vsicurl/http://{}/x.tif"])
 def test_a_vrt_named_tif_is_not_followed(source, server, folder):
     (folder / "disguised.tif").write_text(VRT.format(source.format(server)))
-    refused(3, ["disguised.tif: cannot be opened as GeoTIFF"], {"input__path": "disguised.tif"})
+    told = ["disguised.tif: is a VRT; only one whose name ends in .vrt is read"]
+    refused(3, told, {"input__path": "disguised.tif"})
 
 
 def test_a_vrt_as_a_path_is_not_opened(server):

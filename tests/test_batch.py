@@ -258,9 +258,9 @@ def test_outputs_that_exist_are_told_before_anything_is_written(scenes, folder):
 
 
 def test_quicklooks_do_not_collide(folder, make_raster):
-    for stem in ("x", "x_quicklook"):
-        make_raster(np.ones((9, 9), "uint8"), f"scenes/{stem}.tif")
-    write_job(["scenes/x.tif", "scenes/x_quicklook.tif"], "out/{stem}.png", quicklook=True)
+    for name in ("x.tif", "x.tiff"):
+        make_raster(np.ones((9, 9), "uint8"), f"scenes/{name}")
+    write_job(["scenes/x.tif", "scenes/x.tiff"], "out/{name}", quicklook=True)
     result = invoke("run", "job.yaml")
     assert result.exit_code == 2
     assert "would both write" in result.stderr

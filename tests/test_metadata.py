@@ -498,6 +498,7 @@ def test_every_field_of_a_job_decides_on_values_or_does_not():
         "block",
         "report",
         "layout",
+        "checksum",
     }
     not_deciding |= {"scheduler", "cluster", "security", "part", "threads"}
     not_deciding |= {"memory_limit", "memory_given", "tile"}

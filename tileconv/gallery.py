@@ -40,7 +40,7 @@ def show_kernel(name: str) -> str:
     if kw <= _WIDEST:
         page += [" ".join(f"{w:8.4f}" for w in row) for row in weights]
         page.append("")
-    gain, size = _clean(weights.sum()), np.abs(weights).sum()
+    gain, size = _clean(float(weights.sum())), np.abs(weights).sum()
     page.append(f"{kh} x {kw} pixels, sum (gain) {gain:g}, sum of |w| {size:g}")
     page += ["", *_picture(weights), "", f"{_POSITIVE.strip()} above 0, {_NEGATIVE.strip()} below"]
     return "\n".join(page)

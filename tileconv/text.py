@@ -17,7 +17,7 @@ def without_secrets(text: str) -> str:
     """Return a text without user names, passwords, queries and fragments of the URLs in it.
 
     >>> without_secrets("/vsicurl/https://me:word@example.org/a.tif?token=secret: not found")
-    '/vsicurl/https://example.org/a.tif?...'
+    '/vsicurl/https://example.org/a.tif?... not found'
     >>> without_secrets("'s3://bucket/a b.tif' and 'https://u:p@h/c d.tif?key=e f' differ")
     "'s3://bucket/a b.tif' and 'https://h/c d.tif?...' differ"
     """

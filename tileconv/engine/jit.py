@@ -74,7 +74,7 @@ def loop(function: Callable[..., Any]) -> Any:
     """Compile ``function`` at its first call for each set of dtypes. Nothing in it is checked."""
     dispatcher = njit(nogil=True, error_model="numpy")(function)
     with contextlib.suppress(RuntimeError, OSError):  # no folder to cache in: all are read-only
-        dispatcher._cache = _Cache(function)  # type: ignore[attr-defined]
+        dispatcher._cache = _Cache(function)  # type: ignore[attr-defined,unused-ignore]
     return dispatcher
 
 

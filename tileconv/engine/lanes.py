@@ -234,7 +234,7 @@ def call_at(typingctx: Any, function: Any, *numbers: Any) -> Any:
         return context.get_dummy_value()
 
     if len(numbers) == 1 and isinstance(numbers[0], types.BaseTuple):
-        numbers = tuple(numbers[0].types)  # type: ignore[attr-defined]
+        numbers = tuple(numbers[0].types)  # type: ignore[attr-defined,unused-ignore]
     taken = types.StarArgTuple.from_types([_whole(number) for number in numbers])
     return types.void(types.uintp, taken), generate
 

@@ -67,7 +67,7 @@ class Sampler:
         drawn = output[self._drawn][:, rows - tile.y[0]][:, :, columns - tile.x[0]].astype(float)
         fill = self._plan.numbers.fill
         if fill is not None:
-            drawn[drawn == float(fill)] = np.nan
+            drawn[drawn == float(fill.item())] = np.nan
         geometry = self._plan.geometry
         y_samples = self._in.inside(_territory(geometry.y, tile.y), 0)
         x_samples = self._in.inside(_territory(geometry.x, tile.x), 1)

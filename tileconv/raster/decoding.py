@@ -16,12 +16,12 @@ from tileconv.dtypes import exact_value
 from tileconv.errors import InputError
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import Pixels
-from tileconv.raster.structure import nodata_text
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from rasterio.windows import Window
 
+    from tileconv.raster.opening import Opening
     from tileconv.raster.remote import Place
     from tileconv.raster.stored import Reader
 
@@ -201,7 +201,8 @@ def find_mask(dataset: DatasetReader, bands: tuple[int, ...], *, gdals: bool) ->
         if all(MaskFlags.all_valid in f for f in flags):
             return None
         return "dataset" if all(MaskFlags.per_dataset in f for f in flags) else "bands"
-    if any(_is_rounded(values[band - 1], dtypes[band - 1]) for band in bands):
+    rounded = any(_is_rounded(values[band - 1], dtypes[band - 1]) for band in bands)
+    if rounded or any(MaskFlags.nodata in every[b - 1] and values[b - 1] is None for b in bands):
         return "bands"
     if any(MaskFlags.per_dataset in f and MaskFlags.alpha not in f for f in flags):
         return "dataset"
@@ -209,20 +210,30 @@ def find_mask(dataset: DatasetReader, bands: tuple[int, ...], *, gdals: bool) ->
 
 
 def find_nodata(
-    path: Place, dataset: DatasetReader, bands: tuple[int, ...], dtype: np.dtype, notes: list[str]
+    path: Place,
+    opening: Opening,
+    dataset: DatasetReader,
+    bands: tuple[int, ...],
+    dtype: np.dtype,
+    notes: list[str],
 ) -> tuple[Nodata, ...]:
     """Return each band's nodata, None where there is none or ``dtype`` cannot hold it.
 
     GDAL never matches a value that the dtype cannot hold.
     """
     found: list[Nodata] = []
-    given = dataset.nodatavals  # of all bands: each look at it reads them all
+    given, flags = dataset.nodatavals, dataset.mask_flag_enums  # each look at one reads all bands
+    long = dtype.kind in "iu" and dtype.itemsize == 8  # rasterio passes nodata through a double
+    written = opening.nodata_texts(dataset.count) if long else (None,) * dataset.count
     for band in bands:
-        value = given[band - 1]
+        value, text = given[band - 1], written[band - 1]
         if value is not None and dtype == np.float32 and _is_half(dataset, band):
             value = _in_half(value, notes)
+        if value is None and text is not None and MaskFlags.nodata in flags[band - 1]:
+            value = int(text) if _is_whole(text) else None  # not in range, for rasterio
+        elif value is not None and long:
+            value = _exact(path, dataset, value, text, dtype)
         if value is not None and dtype.kind in "iu":
-            value = _exact(path, dataset, value, dtype)
             if not _holds(dtype, value):
                 note = f"nodata {value:g} is not a value of {dtype}, so no pixel can equal it"
                 notes.extend([note] if note not in notes else [])
@@ -241,7 +252,7 @@ def _is_half(dataset: DatasetReader, band: int) -> bool:
 def _in_half(value: float, notes: list[str]) -> float | None:
     """Return nodata as float16 has it, which is what the pixels hold; None if it has it not."""
     with np.errstate(over="ignore"):
-        half = float(np.float16(value))
+        half = float(np.float64(value).astype(np.float16))
     if math.isinf(half) and not math.isinf(value):
         note = f"nodata {value:g} is beyond float16, so no pixel can equal it"
         notes.extend([note] if note not in notes else [])
@@ -281,12 +292,15 @@ def in_dtype(values: tuple[Nodata, ...], dtype: np.dtype) -> tuple[np.generic | 
     )
 
 
-def _exact(path: Place, dataset: DatasetReader, value: float, dtype: np.dtype) -> float | int:
+def _is_whole(text: str) -> bool:
+    return text.lstrip("+-").isdigit()
+
+
+def _exact(
+    path: Place, dataset: DatasetReader, value: float, text: str | None, dtype: np.dtype
+) -> float | int:
     """Return nodata as it is written: rasterio passes it through a double."""
-    if dtype.itemsize < 8:
-        return value
-    text = nodata_text(path)
-    if text is not None and text.lstrip("+-").isdigit() and float(text) == value:
+    if text is not None and _is_whole(text) and float(text) == value:
         return int(text)
     # what a file beside the raster says counts; GDAL would ask a server for each that may be there
     local = not isinstance(path, Remote)

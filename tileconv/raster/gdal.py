@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError  # what GDAL's own errors come as, from a copy for one
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -52,7 +53,11 @@ def environment() -> Iterator[None]:
     if getattr(_thread, "set_up", False):
         yield
         return
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS):
+    # rasterio asks numpy whether nodata is in the range of the dtype; it warns where it is not
+    with (
+        np.errstate(over="ignore"),
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS),
+    ):
         _thread.set_up = True
         try:
             yield

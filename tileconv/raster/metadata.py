@@ -26,7 +26,7 @@ from tileconv.raster.decoding import (
     in_dtype,
     true_colours,
 )
-from tileconv.raster.names import format_of
+from tileconv.raster.names import VRT, format_of
 from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
 from tileconv.raster.stored import find_stored
@@ -151,8 +151,10 @@ def read_header(path: Place, wanted: Wanted) -> Header:
         if opening.driver == "GTiff" and not opening.remote:
             if isinstance(path, Path) and (kind := format_of(path)) is not None:
                 raise InputError(
-                    f"{path}: is {kind}; inputs are GeoTIFFs and VRTs of them: convert it, like "
-                    "gdal_translate does"
+                    f"{path}: is a VRT; only one whose name ends in .vrt is read"
+                    if kind == VRT
+                    else f"{path}: is {kind}; inputs are GeoTIFFs and VRTs of them: convert it, "
+                    "like gdal_translate does"
                 ) from error
             cause = cause.removeprefix(f"{Path(str(path)).name}: ")  # libtiff begins with it
             raise InputError(f"{path}: cannot be opened as GeoTIFF: {cause}") from error
@@ -196,7 +198,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
     if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
         notes.append("the file says that 0 is white; numbers are taken as they are stored")
     metadata = Metadata.of(dataset, bands, colours, notes)
-    nodata, decoding = _decoding(path, dataset, wanted, metadata, bands, alpha, notes)
+    nodata, decoding = _decoding(path, opening, dataset, wanted, metadata, bands, alpha, notes)
     transform = tuple(dataset.transform)[:6]
     if dataset.subdatasets:
         notes.append(f"the file holds {len(dataset.subdatasets)} images; the first one is read")
@@ -266,6 +268,7 @@ def _choose_bands(
 
 def _decoding(
     path: Place,
+    opening: Opening,
     dataset: DatasetReader,
     wanted: Wanted,
     metadata: Metadata,
@@ -296,7 +299,7 @@ def _decoding(
         notes.append("there are no scale and offset tags to apply")
     hides = {"auto": ("nodata", "mask"), "nodata": ("nodata",), "dataset": ("mask",), "none": ()}
     by = hides[wanted.mask]
-    values = find_nodata(path, dataset, bands, stored, notes) if "nodata" in by else ()
+    values = find_nodata(path, opening, dataset, bands, stored, notes) if "nodata" in by else ()
     mask = find_mask(dataset, bands, gdals=wanted.mask == "dataset") if "mask" in by else None
     transparent = wanted.mask == "auto" and bool(alpha) and alpha[0] not in bands
     _note_both(dataset, bands, values, notes, mask=mask == "dataset", alpha=transparent)

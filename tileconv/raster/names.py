@@ -42,6 +42,7 @@ OTHER_SUFFIXES = {
 }
 _FORMATS = {end: name for name, ends in OTHER_SUFFIXES.items() for end in ends.split()}
 
+VRT = "a VRT"
 _STARTS = (
     (b"CDF\x01", "a NetCDF"),
     (b"CDF\x02", "a NetCDF"),
@@ -61,7 +62,7 @@ _STARTS = (
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x93NUMPY", "a numpy array"),
-    (b"<VRTDataset", "a VRT"),
+    (b"<VRTDataset", VRT),
 )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from tileconv.raster.remote import Place, Remote
+from tileconv.raster.structure import nodata_text
 from tileconv.raster.vrt import check_vrt, is_vrt
 
 
@@ -19,6 +21,14 @@ class Opening:
     files: tuple[Path, ...]
     """The TIFF files on disk that hold the pixels."""
     remote: bool = False
+
+    def nodata_texts(self, bands: int) -> tuple[str | None, ...]:
+        """Return each band's nodata as it is written; None where that cannot be known."""
+        if self.driver == "VRT":
+            root = ElementTree.fromstring(self.name)
+            found = [band.findtext("NoDataValue") for band in root.iter("VRTRasterBand")]
+            return tuple(text and text.strip() for text in found)
+        return (None if self.remote else nodata_text(self.files[0]),) * bands
 
     @classmethod
     def of(cls, path: Place, root: Path | None = None) -> Opening:

@@ -28,7 +28,7 @@ def goes_through_double(nodata: np.generic | None) -> bool:
     >>> [goes_through_double(np.int64(value)) for value in (-9999, 2**53 + 1, -(10**17))]
     [True, False, False]
     """
-    return nodata is None or nodata.dtype.kind == "f" or abs(int(nodata)) < 1 << 53
+    return nodata is None or nodata.dtype.kind == "f" or abs(nodata.item()) < 1 << 53
 
 
 def nodata_to_overwrite(dtype: np.dtype) -> float:
@@ -43,7 +43,7 @@ def overwrite_nodata(path: Path, nodata: np.generic) -> None:
         if tag is None:
             raise OSError("the file that was written has no nodata tag")
         offset, count = tag.valueoffset, tag.count
-    _overwrite(path, offset, count, str(int(nodata)).encode(), b"\0")
+    _overwrite(path, offset, count, str(nodata.item()).encode(), b"\0")
 
 
 def room_for(tags: dict[str, dict[str, str]]) -> str:

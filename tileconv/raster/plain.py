@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from tileconv.errors import InputError, TileconvError
 from tileconv.raster import gdal
 from tileconv.raster.carry import DOMAIN
+from tileconv.raster.opening import Opening
 from tileconv.raster.part_files import check_parts
 from tileconv.raster.structure import check_complete, check_pages
 from tileconv.raster.vrt import is_vrt
@@ -126,7 +127,9 @@ class Output:
                     "nodata": str(dataset.nodata),
                 }
             identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-            nodata = None if spec.nodata is None else float(spec.nodata)
+            nodata: object = None if spec.nodata is None else float(spec.nodata.item())
+            if spec.dtype.itemsize == 8 and spec.dtype.kind in "iu":  # digit by digit
+                found["nodata"], nodata = str(Opening.of(spec.path).nodata_texts(1)[0]), spec.nodata
             expected = {
                 "shape": spec.shape,
                 "dtype": spec.dtype.name,

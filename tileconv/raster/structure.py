@@ -17,7 +17,6 @@ import numpy as np
 import tifffile
 
 from tileconv.errors import OutputError
-from tileconv.raster.remote import Place, Remote
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +104,9 @@ def sparse_blocks(path: Path) -> tuple[int, int]:
     return int(np.count_nonzero(image.counts == 0)), image.counts.size
 
 
-def nodata_text(path: Place) -> str | None:
-    """Return the GDAL_NODATA tag as it is written; None for what is no TIFF on disk."""
-    image = None if isinstance(path, Remote) else first_image(path)
+def nodata_text(path: Path) -> str | None:
+    """Return the GDAL_NODATA tag as it is written; None for what is no TIFF, and has none."""
+    image = first_image(path)
     return None if image is None else image.nodata
 
 

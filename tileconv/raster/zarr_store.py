@@ -16,6 +16,7 @@ import os
 import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -298,8 +299,8 @@ def _root_attributes(metadata: Metadata) -> dict[str, Any]:
 def _fill_value(value: np.generic) -> int | str:
     """Return a fill value as xarray writes it for Zarr v3: JSON has no NaN."""
     if value.dtype.kind != "f":
-        return int(value)
-    return base64.standard_b64encode(struct.pack("<d", float(value))).decode()
+        return int(value.item())
+    return base64.standard_b64encode(struct.pack("<d", value.item())).decode()
 
 
 def _coordinates(spec: OutputSpec) -> list[_Coordinate]:
@@ -359,17 +360,15 @@ def _open_array(path: Path) -> zarr.Array[Any]:
 
 
 def _check_chunks(store: Path, spec: OutputSpec, checksums: np.ndarray | None) -> None:
-    """Check every chunk, by the checksums that were kept, or by those in the store if it has any.
+    """Check every chunk, by the checksums that were kept.
 
-    A store of a run that has ended and that holds none is only looked at for missing chunks.
+    Without them it is unpacked; zarr then looks at the checksum in the store, too, if it has one.
     """
     bands, rows, columns = spec.shape
     across, down = -(-columns // spec.block), -(-rows // spec.block)
     check: Callable[..., object] = _check_chunk
     if checksums is None:
-        array = _open_array(store)
-        holds = any(isinstance(codec, Crc32cCodec) for codec in array.compressors)
-        check = _check_own if holds else _check_there
+        check = partial(_unpack_chunk, _open_array(store))
     with ThreadPoolExecutor(spec.threads) as pool:
         for band, row in product(range(bands), range(down)):  # a store of millions has no list
             folder = store / VARIABLE / "c" / str(band) / str(row)
@@ -379,34 +378,27 @@ def _check_chunks(store: Path, spec: OutputSpec, checksums: np.ndarray | None) -
 
 def _check_chunk(path: Path, checksum: int) -> int:
     """Sync a chunk, and compare a checksum with its bytes as they are now; return their number."""
-    stored = _read_chunk(path)
-    if google_crc32c.value(stored) != checksum:
-        raise OutputError(f"chunk {path}: its checksum is not that of what was written")
-    return len(stored)
-
-
-def _check_own(path: Path) -> None:
-    """Compare the checksum at the end of a chunk with its bytes."""
-    stored = _read_chunk(path)
-    body, end = stored[:-4], stored[-4:]
-    if len(end) < 4 or google_crc32c.value(body) != int.from_bytes(end, "little"):
-        raise OutputError(f"chunk {path}: its checksum is not that of what was written")
-
-
-def _check_there(path: Path) -> None:
-    if not path.is_file() or not path.stat().st_size:
-        raise OutputError(f"chunk {path}: is not there, or empty")
-
-
-def _read_chunk(path: Path) -> bytes:
-    """Return the bytes of a chunk, synced."""
     try:
         with path.open("rb") as file:
             stored = file.read()
             os.fsync(file.fileno())
     except FileNotFoundError:
         raise OutputError(f"chunk {path.name} of {path.parent} did not reach the disk") from None
-    return stored
+    if google_crc32c.value(stored) != checksum:
+        raise OutputError(f"chunk {path}: its checksum is not that of what was written")
+    return len(stored)
+
+
+def _unpack_chunk(array: zarr.Array[Any], path: Path) -> None:
+    """Read a chunk, which must be there: zarr takes one that is not for nothing but fill values."""
+    if not path.is_file():
+        raise OutputError(f"chunk {path}: is not there")
+    band, row, column = map(int, path.parts[-3:])
+    side = array.chunks[1]
+    try:
+        array[band, row * side : (row + 1) * side, column * side : (column + 1) * side]
+    except Exception as error:  # each codec has errors of its own
+        raise OutputError(f"chunk {path}: cannot be unpacked: {error}") from error
 
 
 def _exchange(one: Path, other: Path) -> bool:
