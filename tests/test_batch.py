@@ -278,6 +278,7 @@ def test_an_interrupt_keeps_what_is_finished(scenes, folder):
     write_job()
     code = (
         "import os, signal, sys, tileconv\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell's child
         "from tileconv.jobs import batch\n"
         "run, done = batch.run_job, []\n"
         "def stop(job):\n"

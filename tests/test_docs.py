@@ -125,12 +125,12 @@ def code_blocks(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", range(1, 10))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_same_call_in_other_libraries_gives_the_same(number):
     """docs/coming-from.md: the first block sets up, each other one compares."""
     blocks = code_blocks("coming-from.md")
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for library in re.findall(r"^(?:import|from) (\w+)", blocks[number], re.MULTILINE):
         pytest.importorskip(library)
     names = {}

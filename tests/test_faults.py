@@ -81,10 +81,11 @@ def small(noise, make_raster, tmp_path):
     source = make_raster(noise, block=(64, 64), compress="deflate")
 
     def describe(**output):
+        name = "out.zarr" if output.get("driver") == "Zarr" else "out.tif"
         return {
             "input": {"path": str(source)},
             "kernel": {"name": "gaussian", "size": 3},
-            "output": {"path": str(tmp_path / "out" / "out.tif"), "blocksize": 64} | output,
+            "output": {"path": str(tmp_path / "out" / name), "blocksize": 64} | output,
             "compute": {"tile": 64, "workers": 2},
         }
 

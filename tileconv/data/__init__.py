@@ -16,7 +16,7 @@ STARTER = """\
 input:
   path: {scene}        # relative to this file
   # bands: [1, 2, 3]             # 1-based; default all
-  # mask: auto                   # auto: nodata, masks and alpha make pixels missing; none
+  # mask: auto                   # which make pixels missing: auto, nodata, dataset, none
 
 kernel:                          # weights or a name
   name: gaussian                 # box, gaussian, sobel_x, sobel_y, laplacian
@@ -29,7 +29,7 @@ kernel:                          # weights or a name
 stride: 4                        # n or [y, x]; below, equal to or above the kernel
 # dilation: 1
 padding: same                    # valid, same, n, [y, x] or [top, left, bottom, right]
-padding_mode: reflect            # constant, edge, reflect, symmetric, wrap, missing
+padding_mode: reflect            # constant, edge, reflect, symmetric, wrap, missing, or [y, x]
 
 output:
   path: "{{stem}}_smooth.tif"      # a folder that is not there is made

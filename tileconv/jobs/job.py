@@ -352,7 +352,8 @@ def _unfit_name(path: Path, driver: Driver) -> str | None:
     """Say what is wrong with the name of an output, if anything is."""
     told, kind = driver_of(path), "Zarr" if driver == "Zarr" else "GTiff"
     if told not in (None, "VRT", kind):
-        return f"{path.name!r} is the name of a {told}, and output.driver is {driver}"
+        said = "Zarr store" if told == "Zarr" else "GeoTIFF"
+        return f"{path.name!r} is the name of a {said}, and output.driver is {driver}"
     other = other_format_of(path)
     if other is not None:
         return (
