@@ -108,6 +108,20 @@ def test_a_globe_wraps_along_one_axis(rng, stride):
         assert out.tobytes() == by_hand.tobytes()
 
 
+@pytest.mark.parametrize("rows", ["constant", "edge"])
+@pytest.mark.parametrize("missing", ["propagate", "skip", "fill", "renormalize"])
+def test_padding_of_nan_is_missing(rng, missing, rows):
+    image, kernel = rng.random((9, 11)), rng.random((3, 5))
+    options = {"missing": missing, "fill_value": 3, "stride": (1, 2)}
+    given = {"padding": (1, 2), "padding_mode": (rows, "constant"), "padding_value": np.nan}
+    out = tileconv.convolve(image, kernel, **given, **options)
+    values = {"constant_values": np.nan} if rows == "constant" else {}
+    padded = np.pad(image, ((1, 1), (0, 0)), mode=rows, **values)
+    padded = np.pad(padded, ((0, 0), (2, 2)), constant_values=np.nan)
+    assert out.tobytes() == tileconv.convolve(padded, kernel, **options).tobytes()
+    assert np.isnan(out).any() == (missing == "propagate")
+
+
 @pytest.mark.parametrize(
     "modes", [["edge"], ["edge", "blue"], ["edge", "wrap", "edge"], "edge,wrap", [["edge"], "wrap"]]
 )

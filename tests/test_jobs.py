@@ -60,6 +60,30 @@ def test_laplacians_find_curvature():
     np.testing.assert_allclose(bowl, 8, rtol=1e-3)
 
 
+@pytest.mark.parametrize("nan", ["nan", ".nan", "NaN"])
+@pytest.mark.parametrize(
+    ("given", "modes"),
+    [
+        ("constant", ("missing", "missing")),
+        ("[edge, constant]", ("edge", "missing")),
+        ("[wrap, edge]", ("wrap", "edge")),
+    ],
+)
+def test_padding_of_a_job(tmp_path, make_raster, rng, nan, given, modes):
+    source = make_raster(rng.random((1, 20, 30), "float32"))
+    (tmp_path / "job.yaml").write_text(
+        f"input: {{path: {source}}}\nkernel: {{weights: [[1, 2, 1], [0, 1, 3]]}}\n"
+        f"padding: 2\npadding_mode: {given}\npadding_value: {nan}\noutput: {{path: out.tif}}\n"
+    )
+    job = tileconv.load_job(tmp_path / "job.yaml")
+    assert job.convolution.padding_mode == modes
+    tileconv.run(job)
+    expected = tileconv.convolve(
+        read(source), [[1, 2, 1], [0, 1, 3]], padding=2, padding_mode=modes
+    )
+    np.testing.assert_array_equal(read(tmp_path / "out.tif"), expected)
+
+
 def test_lanczos_keeps_blocks_where_they_are(tmp_path):
     for stride in (2, 3, 4, 5):
         job = load(tmp_path, {"name": "lanczos"}, stride=stride, padding="same")
