@@ -84,6 +84,11 @@ def test_padding_of_a_job(tmp_path, make_raster, rng, nan, given, modes):
     np.testing.assert_array_equal(read(tmp_path / "out.tif"), expected)
 
 
+def test_a_wrong_mode_is_told_by_its_own_key(tmp_path):
+    with pytest.raises(ConfigError, match=r"line \d+: padding_mode: must be one of .* got 'blue'"):
+        load(tmp_path, {"name": "box"}, padding=1, padding_mode="blue")
+
+
 def test_lanczos_keeps_blocks_where_they_are(tmp_path):
     for stride in (2, 3, 4, 5):
         job = load(tmp_path, {"name": "lanczos"}, stride=stride, padding="same")

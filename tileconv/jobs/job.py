@@ -205,7 +205,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         if weights is None:  # what does not depend on the weights can be checked all the same
             Convolution.of([[1.0]], **options)
     except (TileconvError, TypeError) as error:
-        key = next((k for k in options if str(error).startswith(k)), "kernel")
+        named_there = (k for k in options if str(error).startswith(k))
+        key = max(named_there, key=len, default="kernel")  # padding_mode, not padding
         raise located((key,), error) from None
     dtype = None
     if config.output.dtype is not None:
