@@ -16,6 +16,7 @@ from tileconv.errors import ConvolutionError, UnsupportedError
 from tileconv.geometry import Geometry, lay_out
 from tileconv.missing import MissingPolicy, check_policy
 from tileconv.padding import LARGEST, Padding, PaddingMode, check_modes, check_padding
+from tileconv.propagation import Origin
 
 LARGEST_KERNEL = 1 << 20
 """Most weights one output may have (1024 x 1024 of one band)."""
@@ -168,6 +169,42 @@ class Convolution:
                 f"{needed} bands ({self.weights.shape[1]} per group), and there are {bands}"
             )
         return self.count
+
+    def origins(
+        self, names: Sequence[str | None], numbers: Sequence[int] | None = None
+    ) -> tuple[Origin, ...]:
+        """Return where each output band comes from, for input bands of the given names.
+
+        Bands of a bank are named ``kernel:band``, by their ``numbers`` (1, 2, ...) where they have
+        no names; sums over bands are named ``output 1``, ``output 2``, ...
+
+        >>> bank = Convolution.of([[[1.0]], [[2.0]]])
+        >>> [origin.description for origin in bank.origins(["red"])]
+        ['kernel 1:red', 'kernel 2:red']
+        """
+        if self.mixes_bands:
+            wide, many = self.weights.shape[1], self.count // self.groups
+            return tuple(
+                Origin(
+                    f"output {m + 1}",
+                    {
+                        m // many * wide + i: float(plane.sum())
+                        for i, plane in enumerate(planes)
+                        if plane.any()
+                    },
+                )
+                for m, planes in enumerate(self.weights)
+            )
+        if self.weights.ndim == 2:
+            total = float(self.weights.sum())
+            return tuple(Origin(name, {i: total}, alone=True) for i, name in enumerate(names))
+        numbers = range(1, len(names) + 1) if numbers is None else numbers
+        totals = [float(kernel.sum()) for kernel in self.weights]
+        return tuple(
+            Origin(f"kernel {k}:{name or f'band {band}'}", {i: total}, alone=self.count == 1)
+            for i, (name, band) in enumerate(zip(names, numbers, strict=True))
+            for k, total in enumerate(totals, 1)
+        )
 
     def plan_groups(self, bands: int, dtype: np.dtype) -> tuple[Group, ...]:
         """Return which outputs come from which bands, with weights as numbers of ``dtype``."""

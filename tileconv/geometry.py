@@ -137,6 +137,14 @@ class Axis:
         """
         return (self.span - self.stride) / 2 - self.before
 
+    def out_position(self, position: float) -> float:
+        """Return where a place on the input lies on the output, both in pixels from the edge.
+
+        >>> Axis(size=12, kernel=3, stride=3).out_position(4.5)
+        1.5
+        """
+        return (position - self.shift) / self.stride
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tileconv.propagation import Origin
 from tileconv.raster.carry import Metadata
-from tileconv.raster.follow import Origin, follow, own_tags, storable_crs
+from tileconv.raster.follow import follow, own_tags, storable_crs
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
@@ -75,31 +76,8 @@ def config_hash(job: Job, convolution: Convolution) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def origins(convolution: Convolution, bands: tuple[int, ...], names: Any) -> tuple[Origin, ...]:
-    """Return where each output band comes from. Bands of a bank are named ``kernel:band``."""
-    c = convolution
-    if c.mixes_bands:
-        made = []
-        many = c.count // c.groups
-        for m in range(c.count):
-            first = m // many * c.weights.shape[1]
-            sums = {
-                first + i: float(plane.sum()) for i, plane in enumerate(c.weights[m]) if plane.any()
-            }
-            made.append(Origin(f"output {m + 1}", sums))
-        return tuple(made)
-    if c.weights.ndim == 2:
-        total = float(c.weights.sum())
-        return tuple(Origin(name, {i: total}, alone=True) for i, name in enumerate(names))
-    return tuple(
-        Origin(f"kernel {k}:{name or f'band {band}'}", {i: float(kernel.sum())}, alone=c.count == 1)
-        for i, (name, band) in enumerate(zip(names, bands, strict=True))
-        for k, kernel in enumerate(c.weights, 1)
-    )
-
-
 def _follow(job: Job, convolution: Convolution, header: Header) -> tuple[Metadata, tuple[str, ...]]:
-    made = origins(convolution, header.bands, header.descriptions)
+    made = convolution.origins(header.descriptions, header.bands)
     if job.valid_fraction:
         made = (*made, Origin("valid fraction"))
     return follow(

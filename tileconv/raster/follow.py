@@ -8,10 +8,8 @@ is left behind.
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,15 @@ from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
+from tileconv.propagation import (
+    Origin,
+    common,
+    follow_tiff_tags,
+    rpc_offsets,
+    says_file,
+    says_numbers,
+    scale_of_sums,
+)
 from tileconv.raster import gdal
 from tileconv.raster.carry import DOMAIN, NO_COLOURS, Band, Metadata, Tags
 
@@ -29,47 +36,8 @@ if TYPE_CHECKING:
 
     from tileconv.geometry import Geometry
 
-_NO_LONGER_TRUE = (
-    "STATISTICS_",
-    "TIFFTAG_MINSAMPLEVALUE",
-    "TIFFTAG_MAXSAMPLEVALUE",
-    "TIFFTAG_SOFTWARE",  # names what made the file: now tileconv
-    "OVR_RESAMPLING_ALG",
-    "METADATATYPE",  # GDAL's own, for files that come with others
-    "NODATA_VALUES",  # of all bands together: GDAL looks at it before nodata
-    # CF's words for how numbers are stored, and between which they lie, as rioxarray writes them
-    "_FillValue",
-    "missing_value",
-    "scale_factor",
-    "add_offset",
-    "valid_min",
-    "valid_max",
-    "valid_range",
-    "actual_range",
-)
-"""Beginnings of tags that describe the input's numbers or file."""
-
 _UNWRITABLE = {"bidx", "ns", "self"}
 """Names that rasterio takes for its own arguments."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where an output band comes from."""
-
-    description: str | None
-    sums: Mapping[int, float] = field(default_factory=dict)
-    """Position of each input band that has weights, and the sum of these."""
-    alone: bool = False
-    """No other output comes from this input band."""
-
-
-_LAYOUTS = re.compile(r'\s*\{.*"shape"|ImageJ=|<\?xml|<OME\b|SCANIMAGE|Aperio ', re.DOTALL)
-"""Beginnings of TIFF's image description by which microscopy software tells sizes and axes."""
-
-
-_BARE_LAYOUT = re.compile(r'\{"shape": \[[0-9, ]*\](, "axes": "\w*")?\}')
-"""What tifffile writes where nobody says anything."""
 
 
 def follow(
@@ -129,8 +97,8 @@ def storable_crs(crs: CRS | None) -> CRS | None:
 def _gcp(point: GroundControlPoint, geometry: Geometry) -> GroundControlPoint:
     """Move a ground control point; GDAL counts from the corner of the first pixel."""
     return GroundControlPoint(
-        row=(point.row - geometry.y.shift) / geometry.y.stride,
-        col=(point.col - geometry.x.shift) / geometry.x.stride,
+        row=geometry.y.out_position(point.row),
+        col=geometry.x.out_position(point.col),
         x=point.x,
         y=point.y,
         z=point.z,
@@ -140,17 +108,8 @@ def _gcp(point: GroundControlPoint, geometry: Geometry) -> GroundControlPoint:
 
 
 def _rpc(given: RPC, geometry: Geometry) -> RPC:
-    """Move RPCs; they count from the centre of the first pixel."""
-    y, x = geometry.y, geometry.x
-    return RPC(
-        **{
-            **given.to_dict(),
-            "line_off": (given.line_off + 0.5 - y.shift) / y.stride - 0.5,
-            "line_scale": given.line_scale / y.stride,
-            "samp_off": (given.samp_off + 0.5 - x.shift) / x.stride - 0.5,
-            "samp_scale": given.samp_scale / x.stride,
-        }
-    )
+    said = given.to_dict()
+    return RPC(**{**said, **rpc_offsets(said, geometry)})
 
 
 def _band(given: Metadata, origin: Origin, *, scaled: bool, skips: bool) -> Band:
@@ -158,8 +117,7 @@ def _band(given: Metadata, origin: Origin, *, scaled: bool, skips: bool) -> Band
     made = Band(description=origin.description)
     if not sources:
         return made
-    if len({band.unit for band in sources}) == 1:
-        made = replace(made, unit=sources[0].unit)
+    made = replace(made, unit=common([band.unit for band in sources]))
     if len(sources) == 1:
         colour = sources[0].colour
         keep = origin.alone and colour not in NO_COLOURS
@@ -168,21 +126,14 @@ def _band(given: Metadata, origin: Origin, *, scaled: bool, skips: bool) -> Band
             tags=_without_what_is_no_longer_true(sources[0].tags),
             colour=colour if keep else ColorInterp.undefined,
         )
-    if not scaled and _same_scale(sources, skips=skips):
-        offset = sum(given.bands[i].offset * total for i, total in origin.sums.items())
-        made = replace(made, scale=sources[0].scale, offset=offset)
+    if not scaled and (sums := _scale(given, origin, skips=skips)) is not None:
+        made = replace(made, scale=sums[0], offset=sums[1])
     return made
 
 
-def _same_scale(sources: Sequence[Band], *, skips: bool) -> bool:
-    """Say whether sums of stored values still have a scale and an offset.
-
-    With one scale ``a`` for all, ``sum w (a s + b) = a (sum w s) + sum w b``. A
-    pixel that counts as 0 is stored as no 0, unless there is no offset.
-    """
-    return len({band.scale for band in sources}) == 1 and not (
-        skips and any(band.offset for band in sources)
-    )
+def _scale(given: Metadata, origin: Origin, *, skips: bool) -> tuple[float, float] | None:
+    scales, offsets = [b.scale for b in given.bands], [b.offset for b in given.bands]
+    return scale_of_sums(origin, scales, offsets, skips=skips)
 
 
 def _note_bands(
@@ -195,10 +146,9 @@ def _note_bands(
     skips: bool,
 ) -> None:
     used = [(origin, band) for origin, band in zip(origins, bands, strict=True) if origin.sums]
-    sources = [[given.bands[i] for i in origin.sums] for origin, _ in used]
     if scaled and given.scaled_bands:
         notes.append("scale and offset are applied, so the output has none")
-    elif not all(_same_scale(each, skips=skips) for each in sources):
+    elif any(_scale(given, origin, skips=skips) is None for origin, _ in used):
         notes.append(
             "scale and offset are dropped where sums of stored values have none; "
             "input.scaled applies them first"
@@ -228,16 +178,7 @@ def _tags(given: Metadata, geometry: Geometry, notes: list[str]) -> dict[str, di
     if opaque:
         notes.append(f"tags of the domain {' and '.join(sorted(opaque))} are dropped")
     plain = kept[""]
-    description = plain.get("TIFFTAG_IMAGEDESCRIPTION", "")
-    if _LAYOUTS.match(description):
-        del plain["TIFFTAG_IMAGEDESCRIPTION"]
-        if not _BARE_LAYOUT.fullmatch(description):
-            notes.append("TIFFTAG_IMAGEDESCRIPTION is dropped: it tells the layout of the input")
-    strides = {"TIFFTAG_XRESOLUTION": geometry.x.stride, "TIFFTAG_YRESOLUTION": geometry.y.stride}
-    for name, stride in strides.items():
-        with contextlib.suppress(ValueError):  # a text that is no number is no resolution
-            if text := plain.pop(name, None):
-                plain[name] = f"{float(text) / stride:.9g}"
+    follow_tiff_tags(plain, geometry, notes)
     return kept
 
 
@@ -245,7 +186,7 @@ def _without_what_is_no_longer_true(tags: Tags) -> dict[str, str]:
     return {
         name: text
         for name, text in tags.items()
-        if not name.startswith(_NO_LONGER_TRUE) and name not in _UNWRITABLE
+        if not says_numbers(name) and not says_file(name) and name not in _UNWRITABLE
     }
 
 

@@ -1,0 +1,124 @@
+"""What is true of an output of what is said of its input: one set of rules for files and arrays.
+
+Nothing here knows a file, an xarray object or an operator. Whatever holds positions in
+pixels is mapped by `Geometry`; what is said of a band follows from the bands that an output
+comes from (`Origin`); what says something of the input's numbers or file is left behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tileconv.geometry import Geometry
+
+Value = TypeVar("Value")
+
+CF_NUMBERS = (
+    "_FillValue",
+    "missing_value",
+    "scale_factor",
+    "add_offset",
+    "valid_min",
+    "valid_max",
+    "valid_range",
+    "actual_range",
+    "flag_values",
+    "flag_masks",
+    "flag_meanings",
+)
+"""CF's words for how numbers are stored, between which they lie, and what codes mean."""
+
+_OF_THE_NUMBERS = ("STATISTICS_", "TIFFTAG_MINSAMPLEVALUE", "TIFFTAG_MAXSAMPLEVALUE", *CF_NUMBERS)
+_OF_THE_FILE = (
+    "TIFFTAG_SOFTWARE",  # names what made the file: now tileconv
+    "OVR_RESAMPLING_ALG",
+    "METADATATYPE",  # GDAL's own, for files that come with others
+    "NODATA_VALUES",  # of all bands together: GDAL looks at it before nodata
+)
+
+_LAYOUTS = re.compile(r'\s*\{.*"shape"|ImageJ=|<\?xml|<OME\b|SCANIMAGE|Aperio ', re.DOTALL)
+"""Beginnings of TIFF's image description by which microscopy software tells sizes and axes."""
+_BARE_LAYOUT = re.compile(r'\{"shape": \[[0-9, ]*\](, "axes": "\w*")?\}')
+"""What tifffile writes where nobody says anything."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an output band comes from."""
+
+    description: str | None
+    sums: Mapping[int, float] = field(default_factory=dict)
+    """Position of each input band that has weights, and the sum of these."""
+    alone: bool = False
+    """No other output comes from this input band."""
+
+
+def says_numbers(name: str) -> bool:
+    """Say whether a tag or attribute tells something of the input's numbers.
+
+    >>> says_numbers("STATISTICS_MEAN"), says_numbers("units")
+    (True, False)
+    """
+    return name.startswith(_OF_THE_NUMBERS)
+
+
+def says_file(name: str) -> bool:
+    """Say whether a tag or attribute tells something of the input's file."""
+    return name.startswith(_OF_THE_FILE)
+
+
+def common(values: Sequence[Value]) -> Value | None:
+    """Return what all ``values`` are, or None if they differ.
+
+    >>> common(["m", "m"]), common(["m", "K"])
+    ('m', None)
+    """
+    return values[0] if values and all(value == values[0] for value in values) else None
+
+
+def scale_of_sums(
+    origin: Origin, scales: Sequence[float], offsets: Sequence[float], *, skips: bool
+) -> tuple[float, float] | None:
+    """Return scale and offset of sums of stored values, or None where they have none.
+
+    With one scale ``a`` for all bands, ``sum w (a s + b) = a (sum w s) + sum w b``.
+    ``skips`` says that missing pixels count as the stored value 0, which means no 0 unless
+    there is no offset.
+
+    >>> scale_of_sums(Origin(None, {0: 0.5, 1: 0.5}), [0.1, 0.1], [1.0, 3.0], skips=False)
+    (0.1, 2.0)
+    """
+    scale = common([scales[band] for band in origin.sums])
+    if scale is None or (skips and any(offsets[band] for band in origin.sums)):
+        return None
+    return scale, sum(offsets[band] * total for band, total in origin.sums.items())
+
+
+def rpc_offsets(rpcs: Mapping[str, Any], geometry: Geometry) -> dict[str, float]:
+    """Return offset and scale of line and sample; RPCs count from the centre of the first pixel."""
+    moved = {}
+    for name, axis in (("line", geometry.y), ("samp", geometry.x)):
+        offset = float(rpcs[f"{name}_off"])
+        moved[f"{name}_off"] = axis.out_position(offset + 0.5) - 0.5
+        moved[f"{name}_scale"] = float(rpcs[f"{name}_scale"]) / axis.stride
+    return moved
+
+
+def follow_tiff_tags(tags: dict[str, Any], geometry: Geometry, notes: list[str]) -> None:
+    """Map TIFF's resolution, and drop descriptions of the input's layout, in place."""
+    description = tags.get("TIFFTAG_IMAGEDESCRIPTION")
+    if isinstance(description, str) and _LAYOUTS.match(description):
+        del tags["TIFFTAG_IMAGEDESCRIPTION"]
+        if not _BARE_LAYOUT.fullmatch(description):
+            notes.append("TIFFTAG_IMAGEDESCRIPTION is dropped: it tells the layout of the input")
+    strides = {"TIFFTAG_XRESOLUTION": geometry.x.stride, "TIFFTAG_YRESOLUTION": geometry.y.stride}
+    for name, stride in strides.items():
+        given = tags.pop(name, None)
+        try:
+            moved = float(given) / stride  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # there is none, or a text that is no number
+            continue
+        tags[name] = f"{moved:.9g}" if isinstance(given, str) else moved
