@@ -14,7 +14,7 @@ import numpy as np
 
 from tileconv.arrays.eager import convolve_complex, convolve_numpy
 from tileconv.arrays.threads import thread_count
-from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
+from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, check_pair
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError
 from tileconv.missing import fill_masked
@@ -45,6 +45,7 @@ def convolve(
     dtype: DTypeLike | None = None,
     threads: int | None = None,
     dims: Sequence[Hashable] | None = None,
+    chunks: int | Sequence[int] | None = None,
 ) -> Any:
     """Correlate an array with one kernel or many, sampled with a stride.
 
@@ -52,7 +53,8 @@ def convolve(
     ----------
     array
         (..., H, W), bool, integer, floating point or complex. A numpy array or what
-        `numpy.asarray` takes; a dask array with any chunks; an xarray DataArray or Dataset.
+        `numpy.asarray` takes; a dask array with any chunks; an xarray DataArray, Dataset or
+        DataTree, of which every variable with rows and columns is convolved.
         Masked pixels of masked arrays are missing.
     kernel
         One of
@@ -109,13 +111,17 @@ def convolve(
     dims
         Names of rows and columns of an xarray object; known are ("y", "x"), ("latitude",
         "longitude") and the like.
+    chunks
+        Outputs in each chunk of the output of a dask array, n or (y, x). Default: chunks follow
+        the input's, so that with a stride they are not all of one size, as Zarr asks for.
 
     Returns
     -------
-    numpy.ndarray, dask.array.Array, xarray.DataArray or xarray.Dataset
-        What came in. A dask array gives a lazy dask array, whose chunks follow the input's; an
-        xarray object keeps its attributes, and gets coordinates at the fields' centres and a
-        moved transform.
+    numpy.ndarray, dask.array.Array, xarray.DataArray, xarray.Dataset or xarray.DataTree
+        What came in. A dask array gives a lazy dask array, whose chunks follow the input's. An
+        xarray object says what is true of the output: coordinates at the fields' centres, moved
+        transforms and bounds, names, scale and offset, nodata. What it cannot is dropped with a
+        UserWarning.
         OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1. Missing outputs are NaN,
         or ``nodata`` in integers.
 
@@ -155,27 +161,47 @@ def convolve(
         require_center=require_center,
     )
     wanted = None if dtype is None else _dtype(dtype)
-    if type(array) is np.ndarray and dims is None:  # most calls; Python's share shows in small ones
+    even = None if chunks is None else check_pair(chunks, "chunks")
+    if (
+        type(array) is np.ndarray and dims is None and chunks is None
+    ):  # most calls; Python's share shows in small ones
         _check_shape(array.shape)
         _warn_of_channels(array.shape, convolution)
         numbers = _numbers(array.dtype, wanted, nodata, nodata, _taps(convolution, wanted))
         return _convolve_numpy(array, convolution, numbers, threads)
-    if _library(array) != "xarray":
+    if not _is_labelled(array):
         if dims is not None:
             raise ConvolutionError(
                 "dims names dimensions of xarray objects; arrays end with (y, x)"
             )
         plain = _as_array(array)
         _warn_of_channels(plain.shape, convolution)
-        return _convolve_plain(plain, convolution, wanted, nodata, threads)
+        return _convolve_plain(plain, convolution, wanted, nodata, nodata, threads, even)
+    return _convolve_labelled(array, convolution, wanted, nodata, threads, dims, even)
+
+
+def _convolve_labelled(
+    data: Any,
+    convolution: Convolution,
+    wanted: np.dtype | None,
+    nodata: float | None,
+    threads: int | None,
+    dims: Sequence[Hashable] | None,
+    chunks: tuple[int, int] | None,
+) -> Any:
+    """Convolve an xarray object, and warn of what does not follow."""
     from tileconv.arrays import labelled  # noqa: PLC0415 - whoever has a DataArray has xarray
 
-    def compute(data: Any, nodata: float | None) -> Any:
-        return _convolve_plain(_as_array(data), convolution, wanted, nodata, threads)
+    def compute(pixels: Any, nodata: float | None, fill: float | None) -> Any:
+        lazy = _library(pixels) == "dask" or not hasattr(data, "data_vars")
+        even = chunks if lazy else None  # some variables of a Dataset may be in memory
+        return _convolve_plain(_as_array(pixels), convolution, wanted, nodata, fill, threads, even)
 
-    whole = hasattr(array, "data_vars")
-    work = labelled.convolve_dataset if whole else labelled.convolve_dataarray
-    return work(array, convolution, compute, dims, nodata)  # type: ignore[arg-type]
+    work = labelled.Labelled(convolution, compute, wanted, dims, nodata)
+    result, notes = labelled.convolve_labelled(data, work)
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=3)
+    return result
 
 
 REMEMBERED = 64
@@ -224,24 +250,31 @@ def _convolve_plain(
     convolution: Convolution,
     wanted: np.dtype | None,
     nodata: float | None,
+    fill: float | None,
     threads: int | None,
+    chunks: tuple[int, int] | None,
 ) -> Any:
-    """Convolve a numpy or dask array; masked pixels are missing."""
+    """Convolve a numpy or dask array; masked pixels are missing.
+
+    ``fill`` is what missing outputs hold if they are integers.
+    """
     taps = _taps(convolution, wanted)
-    numbers = _numbers(plain.dtype, wanted, nodata, nodata, taps)
+    numbers = _numbers(plain.dtype, wanted, nodata, fill, taps)
     if _library(plain) != "dask":
+        if chunks is not None:
+            raise ConvolutionError("chunks is for dask arrays: the output of others has none")
         if isinstance(plain, np.ma.MaskedArray):
             plain = fill_masked(plain, nodata)
-            numbers = _numbers(plain.dtype, wanted, None, nodata, taps)
+            numbers = _numbers(plain.dtype, wanted, None, fill, taps)
         return _convolve_numpy(plain, convolution, numbers, threads)
     from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
 
     if lazy.is_masked(plain):
         plain = lazy.fill_masked_dask(plain, nodata)
-        numbers = _numbers(plain.dtype, wanted, None, nodata, taps)
+        numbers = _numbers(plain.dtype, wanted, None, fill, taps)
     thread_count(threads)  # no use here, but wrong ones are refused
     delay = lazy.convolve_dask_complex if plain.dtype.kind == "c" else lazy.convolve_dask
-    return delay(plain, convolution, numbers)
+    return delay(plain, convolution, numbers, chunks)
 
 
 def _convolve_numpy(
@@ -296,6 +329,11 @@ def _numbers(
 def _library(array: Any) -> str:
     """Return the package that an array comes from."""
     return type(array).__module__.partition(".")[0]
+
+
+def _is_labelled(array: Any) -> bool:
+    """Say whether ``array`` is one of xarray's objects, or of a class made of one."""
+    return any(base.__module__.partition(".")[0] == "xarray" for base in type(array).__mro__)
 
 
 def _as_array(array: Any) -> Any:

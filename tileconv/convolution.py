@@ -130,8 +130,8 @@ class Convolution:
         modes, value = _padding(padding_mode, _number(padding_value, "padding_value"))
         return cls(
             weights=weights,
-            stride=_pair(stride, "stride"),
-            dilation=_pair(dilation, "dilation"),
+            stride=check_pair(stride, "stride"),
+            dilation=check_pair(dilation, "dilation"),
             padding=check_padding(padding),
             padding_mode=modes,
             padding_value=value,
@@ -384,7 +384,7 @@ def _number(value: object, name: str) -> float:
         raise ConvolutionError(f"{name} is beyond the range of float64") from None
 
 
-def _pair(value: Any, name: str) -> tuple[int, int]:
+def check_pair(value: Any, name: str) -> tuple[int, int]:
     """Return ``value`` (n or [y, x]) as two ints from 1 to LARGEST."""
     numbers = (
         tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)

@@ -39,6 +39,11 @@ _OF_THE_FILE = (
     "NODATA_VALUES",  # of all bands together: GDAL looks at it before nodata
 )
 
+POINTS_OF_AREAS = (
+    "AREA_OR_POINT is Area in the output: GDAL moves ground control points of a raster of points "
+    "by a pixel"
+)
+
 _LAYOUTS = re.compile(r'\s*\{.*"shape"|ImageJ=|<\?xml|<OME\b|SCANIMAGE|Aperio ', re.DOTALL)
 """Beginnings of TIFF's image description by which microscopy software tells sizes and axes."""
 _BARE_LAYOUT = re.compile(r'\{"shape": \[[0-9, ]*\](, "axes": "\w*")?\}')
@@ -118,7 +123,7 @@ def follow_tiff_tags(tags: dict[str, Any], geometry: Geometry, notes: list[str])
     for name, stride in strides.items():
         given = tags.pop(name, None)
         try:
-            moved = float(given) / stride  # type: ignore[arg-type]
+            moved = float(given) / stride
         except (TypeError, ValueError):  # there is none, or a text that is no number
             continue
         tags[name] = f"{moved:.9g}" if isinstance(given, str) else moved

@@ -1,4 +1,7 @@
-"""The xarray accessor: ``import tileconv.xarray``, then ``da.tileconv.convolve(kernel, ...)``."""
+"""The xarray accessor: ``import tileconv.xarray``, then ``da.tileconv.convolve(kernel, ...)``.
+
+DataArrays, Datasets and DataTrees have it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Accessor:
-    """What ``.tileconv`` offers on DataArrays and Datasets."""
+    """What ``.tileconv`` offers."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -31,3 +34,4 @@ class _Accessor:
 
 xr.register_dataarray_accessor("tileconv")(_Accessor)
 xr.register_dataset_accessor("tileconv")(_Accessor)
+xr.register_datatree_accessor("tileconv")(_Accessor)

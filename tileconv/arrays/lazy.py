@@ -46,6 +46,9 @@ from tileconv.missing import fill_masked, filled_dtype
 from tileconv.planning.chunks import AxisChunks, Piece
 from tileconv.tile import Reads
 
+OutChunks = tuple[int, int] | None
+"""Outputs in each chunk of the output along y and x; None: chunks follow the input's."""
+
 
 class Block(NamedTuple):
     """Chunks that differ along the last two axes only."""
@@ -105,7 +108,9 @@ class _Shared:
         return self.y.read(i), self.x.read(j)
 
 
-def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -> da.Array:
+def convolve_dask(
+    array: da.Array, convolution: Convolution, numbers: Numbers, chunks: OutChunks = None
+) -> da.Array:
     """Return the convolution of ``array`` (..., H, W) as a lazy array of ``numbers.target``.
 
     The same bits as `convolve_numpy` gives on the computed array, for any chunks.
@@ -115,16 +120,16 @@ def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -
     shared = _Shared(
         convolution,
         numbers,
-        AxisChunks(geometry.y, array.chunks[-2]),
-        AxisChunks(geometry.x, array.chunks[-1]),
+        AxisChunks(geometry.y, array.chunks[-2], chunks and chunks[0]),
+        AxisChunks(geometry.x, array.chunks[-1], chunks and chunks[1]),
         array.dtype,
     )
     lead = _lead_chunks(array, convolution)
-    chunks = (*lead, shared.y.out_chunks, shared.x.out_chunks)
-    name = f"tileconv-{tokenize(array.name, convolution, numbers)}"
-    meta = np.empty((0,) * len(chunks), numbers.target)
+    made = (*lead, shared.y.out_chunks, shared.x.out_chunks)
+    name = f"tileconv-{tokenize(array.name, convolution, numbers, chunks)}"
+    meta = np.empty((0,) * len(made), numbers.target)
     if not isinstance(array.dask, HighLevelGraph):
-        return _convolve_expression(name, array, shared, chunks, meta)
+        return _convolve_expression(name, array, shared, made, meta)
     held = placement.find_chunks(array)
     needed: list[da.Array] = [array]
     if held is None:
@@ -137,7 +142,7 @@ def convolve_dask(array: da.Array, convolution: Convolution, numbers: Numbers) -
         tasks,
         dependencies=needed,  # type: ignore[arg-type]
     )
-    return da.Array(graph, name, chunks, meta=meta)
+    return da.Array(graph, name, made, meta=meta)
 
 
 def _convolve_expression(
@@ -155,10 +160,14 @@ def _convolve_expression(
     return from_graph({**planned.dask, **tasks}, meta, chunks, keys, "tileconv")
 
 
-def convolve_dask_complex(array: da.Array, convolution: Convolution, numbers: Numbers) -> da.Array:
+def convolve_dask_complex(
+    array: da.Array, convolution: Convolution, numbers: Numbers, chunks: OutChunks = None
+) -> da.Array:
     """Convolve the real and the imaginary part of a complex dask array, each by itself."""
     parts = [
-        convolve_dask(_block_by_block(array, partial(_part, name), numbers.source), half, numbers)
+        convolve_dask(
+            _block_by_block(array, partial(_part, name), numbers.source), half, numbers, chunks
+        )
         for name, half in zip(("real", "imag"), part_convolutions(convolution), strict=True)
     ]
     target = np.result_type(numbers.target, np.complex64)

@@ -37,6 +37,8 @@ class AxisChunks:
     axis: Axis
     chunks: tuple[int, ...]
     """Input chunks; they add up to the axis's size."""
+    wanted: int | None = None
+    """Outputs in each output chunk but the last, if they are to be even."""
 
     @cached_property
     def bounds(self) -> np.ndarray:
@@ -51,8 +53,13 @@ class AxisChunks:
         ((0, 4), (4, 12))
         >>> AxisChunks(Axis(12, kernel=1, stride=10), (4, 4, 4)).ranges
         ((0, 1), (1, 2))
+        >>> AxisChunks(Axis(12, kernel=1), (4, 8), wanted=5).ranges
+        ((0, 5), (5, 10), (10, 12))
         """
         axis = self.axis
+        if self.wanted is not None:
+            firsts = range(0, axis.out_size, self.wanted)
+            return tuple((o, min(o + self.wanted, axis.out_size)) for o in firsts)
         to_centre = axis.span // 2 - axis.before
         cuts = -((to_centre - self.bounds) // axis.stride)  # the first output centred at or behind
         cuts = np.clip(cuts, 0, axis.out_size)

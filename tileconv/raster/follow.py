@@ -20,6 +20,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
 from tileconv.propagation import (
+    POINTS_OF_AREAS,
     Origin,
     common,
     follow_tiff_tags,
@@ -72,10 +73,7 @@ def follow(
     tags = _tags(given, geometry, notes)
     if gcps and given.is_point:
         tags[""]["AREA_OR_POINT"] = "Area"
-        notes.append(
-            "AREA_OR_POINT is Area in the output: GDAL moves ground control points of a raster "
-            "of points by a pixel"
-        )
+        notes.append(POINTS_OF_AREAS)
     rpcs = None if given.rpcs is None else _rpc(given.rpcs, geometry)
     return Metadata(bands, tags, gcps, given.gcps_crs if gcps else None, rpcs), tuple(notes)
 

@@ -1,0 +1,185 @@
+"""Which pixels an xarray object declares missing, and what says so of its output.
+
+CF's ``_FillValue`` and ``missing_value`` hold together; the others are believed where
+neither is there, in rioxarray's order. An encoding says what stands for missing in a file:
+floating-point arrays hold NaN instead, integers can only hold the value itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tileconv.dtypes import exact_value
+from tileconv.errors import ConvolutionError
+
+CF = ("_FillValue", "missing_value")
+OTHERS = ("fill_value", "nodata", "nodatavals")
+"""Of rioxarray, datacube and odc-geo, and the first ``xarray.open_rasterio``; the last of bands."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What is missing in an array."""
+
+    value: float | None = None
+    """Pixels that equal it are, in the array's own dtype."""
+    others: tuple[float, ...] = ()
+    """So are pixels that equal one of these,"""
+    of_bands: tuple[float | None, ...] = ()
+    """and those that equal their band's, where bands have different ones."""
+    candidates: tuple[float, ...] = ()
+    """What a missing output may hold if it is an integer, best first."""
+
+    def fill(self, target: np.dtype) -> float | None:
+        """Return what missing outputs hold; None for integers that can hold none of it."""
+        if target.kind in "fc":
+            return float("nan")
+        return next((value for value in self.candidates if holds(target, value)), None)
+
+    def mark(self, data: Any) -> Any:
+        """Return ``data`` as a masked array where one value does not say what is missing."""
+        if not self.others and not self.of_bands:
+            return data
+        scalar = np.dtype(data.dtype).type
+        masks = [data == scalar(value) for value in self.others]
+        if self.of_bands:
+            masks += [
+                (data == scalar(value)) & _band(band, len(self.of_bands))
+                for band, value in enumerate(self.of_bands)
+                if value is not None
+            ]
+        mask = masks[0]
+        for more in masks[1:]:
+            mask = mask | more
+        if isinstance(data, np.ndarray):
+            return np.ma.masked_array(data, mask=mask)
+        import dask.array as da  # noqa: PLC0415 - whoever has a dask array has dask
+
+        return da.ma.masked_array(data, mask=mask)
+
+
+def find_missing(array: xr.DataArray, given: float | None, notes: list[str]) -> Missing:
+    """Return what the argument ``nodata`` says, or else what the array declares."""
+    dtype = array.dtype
+    if given is not None:
+        return Missing(value=given, candidates=(given,))
+    encoded = [v for key in CF for v in _values(array.encoding.get(key))]
+    declared = [v for key in CF for v in _values(array.attrs.get(key))]
+    of_bands: list[float] = []
+    for key in OTHERS:
+        if not declared and not of_bands:
+            found = _values(array.attrs.get(key))
+            if key == "nodatavals" and len({repr(value) for value in found}) > 1:
+                of_bands = found
+            else:
+                declared = found
+    if dtype.kind == "c":
+        return Missing()
+    candidates = tuple(dict.fromkeys(v for v in (*declared, *of_bands, *encoded) if not _is_nan(v)))
+    if dtype.kind in "iub":
+        declared += encoded
+    texts = {
+        key: value
+        for key in (*CF, *OTHERS)
+        if isinstance(value := array.attrs.get(key), str) and not _values(value)
+    }
+    if texts:
+        notes.append(f"{_listed(texts)} is no number, so no pixel is missing for it")
+    possible = [value for value in dict.fromkeys(declared) if holds(dtype, value)]
+    impossible = [value for value in dict.fromkeys(declared) if not holds(dtype, value)]
+    if impossible:
+        notes.append(
+            f"nodata {', '.join(map(str, impossible))} is no value of {dtype}, so no pixel is "
+            "missing for it"
+        )
+    numbers = list(dict.fromkeys(exact_value(v, dtype, "nodata").item() for v in possible))
+    numbers = [value for value in numbers if not _is_nan(value)]  # NaN is missing anyhow
+    bands = tuple(v if holds(dtype, v) and not _is_nan(v) else None for v in of_bands)
+    return Missing(
+        value=numbers[0] if numbers else None,
+        others=tuple(numbers[1:]),
+        of_bands=bands if any(v is not None for v in bands) else (),
+        candidates=candidates,
+    )
+
+
+def declare_missing(
+    attrs: dict[Hashable, Any],
+    encoding: dict[Hashable, Any],
+    target: np.dtype,
+    hole: float | None,
+    bands: int,
+    dropped: list[str],
+) -> None:
+    """Say in all places that said it what missing outputs hold, and in one if none did.
+
+    ``hole`` is what they hold; None: integers, of which none is missing.
+    """
+    places = [key for key in (*CF, *OTHERS) if key in attrs]
+    if target.kind == "c":
+        for key in places:
+            del attrs[key]
+        return
+    if hole is None:
+        for key in places:
+            del attrs[key]
+            dropped.append(str(key))
+        return
+    value = target.type(hole)
+    for key in places:
+        attrs[key] = (value.item(),) * bands if key == "nodatavals" else value
+    if "_FillValue" in attrs:
+        return
+    if target.kind == "f":
+        encoding["_FillValue"] = value  # as of what xarray decodes: NaN is in the array
+    else:
+        attrs["_FillValue"] = value
+
+
+def _values(value: Any) -> list[float]:
+    """Return the numbers that an attribute declares: none, one or many, also as a text."""
+    if value is None:
+        return []
+    try:
+        found = [_number(each) for each in np.ravel(np.asarray(value)).tolist()]
+    except (TypeError, ValueError, OverflowError):
+        return []
+    return [each for each in found if each is not None]
+
+
+def _number(value: Any) -> float | None:
+    if value is None or isinstance(value, bool | complex):
+        return None
+    if isinstance(value, int):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
+def holds(dtype: np.dtype, value: float) -> bool:
+    """Say whether an array of ``dtype`` can have a pixel of that value."""
+    try:
+        exact_value(value, dtype, "nodata")
+    except ConvolutionError:
+        return False
+    return True
+
+
+def _is_nan(value: float) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _band(band: int, count: int) -> np.ndarray:
+    """Return True for one of ``count`` bands, shaped (count, 1, 1)."""
+    chosen: np.ndarray = (np.arange(count) == band)[:, None, None]
+    return chosen
+
+
+def _listed(texts: dict[str, str]) -> str:
+    return ", ".join(f"{key} {value!r}" for key, value in texts.items())
