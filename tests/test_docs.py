@@ -106,11 +106,14 @@ def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
     assert (tmp_path / "out" / "landsat8_crop_edges_quicklook.png").exists()
 
 
-def test_the_code_on_inputs_says_what_it_gives(tmp_path, scene, monkeypatch):
+@pytest.mark.parametrize("name", ["inputs.md", "xarray.md"])
+def test_the_code_of_a_page_says_what_it_gives(tmp_path, scene, monkeypatch, name):
+    if name == "xarray.md":
+        pytest.importorskip("xarray")
     (tmp_path / scene.name).write_bytes(scene.read_bytes())
     monkeypatch.chdir(tmp_path)
     names = {}
-    for code in code_blocks("inputs.md"):
+    for code in code_blocks(name):
         for statement in ast.parse(code).body:
             source = ast.get_source_segment(code, statement)
             if not isinstance(statement, ast.Expr):

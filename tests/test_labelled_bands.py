@@ -57,7 +57,7 @@ def test_labels_of_bands_are_readable():
     assert "time" not in sums.coords
     assert "quality" not in sums.coords
     # a plane that was one of the bands
-    with pytest.warns(UserWarning, match="band tells"):
+    with pytest.warns(UserWarning, match="band is a dimension of the output"):
         many = tileconv.convolve(bands(2)[0].assign_coords(band=1), np.ones((2, 1, 3, 3)))
     assert many.dims == ("band", "y", "x")
     assert "band" not in many.coords

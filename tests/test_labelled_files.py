@@ -89,7 +89,7 @@ def rasters(draw):
             said[key] = draw(st.one_of(many, one))
     for key in draw(st.lists(st.sampled_from(sorted(TAGS)), unique=True)):
         said["tags"][key] = draw(st.sampled_from(TAGS[key]))
-    place = draw(st.sampled_from([*TRANSFORMS, "gcps"]))
+    place = draw(st.sampled_from([*TRANSFORMS, "gcps", "none"]))
     said["gcps"] = None
     profile = {"nodata": nodata, "crs": draw(st.sampled_from([32633, 3035, 4326, None]))}
     if place == "gcps":
@@ -98,7 +98,7 @@ def rasters(draw):
             for i, (r, c) in enumerate([(0, 0), (0, 5), (6, 0), (8.5, 7.25)])
         ]
         profile["crs"] = None
-    else:
+    elif place != "none":
         profile["transform"] = TRANSFORMS[place]
     return pixels, profile, said
 
@@ -330,3 +330,95 @@ def test_arrays_say_what_files_say(tmp_path_factory, data):
         compare_files(
             folder / "written.tif", target, named=named, decoded=decoded, has_gcps=said["gcps"]
         )
+
+
+@st.composite
+def datasets(draw):
+    """Return a dataset on one grid, as it is written, and its transform."""
+    place = TRANSFORMS[draw(st.sampled_from(["north up", "oblong", "thirds"]))]
+    height, width = draw(st.integers(9, 15)), draw(st.integers(9, 15))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    a, _, c, _, e, f = place[:6]
+    x, y = c + a * (np.arange(width) + 0.5), f + e * (np.arange(height) + 0.5)
+    lead = draw(st.sampled_from([(), ("time",)]))
+    shape = (2,) * len(lead) + (height, width)
+    data = xr.Dataset(coords={"y": y, "x": x} | ({"time": [3, 4]} if lead else {}))
+    for name, dtype in (("v", "int16"), ("w", "float32")):
+        pixels = rng.integers(0, 50, shape).astype(dtype)
+        said = {}
+        if draw(st.booleans()):
+            said["_FillValue"] = pixels.dtype.type(7)
+        if draw(st.booleans()):
+            said["missing_value"] = pixels.dtype.type(draw(st.sampled_from([7, 11])))
+        if len(set(said.values())) > 1:
+            del said["missing_value"]  # xarray warns, and GDAL believes the other
+        if name == "v" and draw(st.booleans()):
+            said |= {"scale_factor": 0.5, "add_offset": draw(st.sampled_from([0.0, 3.0]))}
+        if draw(st.booleans()):
+            said |= {"valid_range": np.array([0, 50], dtype), "units": "K"}
+        data[name] = ((*lead, "y", "x"), pixels, said)
+    if draw(st.booleans()):
+        for dim, step in (("x", a), ("y", e)):
+            centres = data[dim].values
+            edges = np.stack([centres - step / 2, centres + step / 2], -1)
+            data[f"{dim}_bnds"] = ((dim, "nv"), edges)
+            data[dim].attrs["bounds"] = f"{dim}_bnds"
+    data = data.rio.write_crs(draw(st.sampled_from([32633, 3035]))).rio.write_coordinate_system()
+    if draw(st.booleans()):
+        data = data.rio.write_transform(place)
+    return data, place
+
+
+@settings(max_examples=EXAMPLES, phases=PHASES)
+@given(st.data())
+def test_netcdf_says_the_same_before_and_after(tmp_path_factory, data):
+    """Grid mappings among coordinates or variables, decoded or not, sliced, lazy: as GDAL reads."""
+    folder = tmp_path_factory.mktemp("netcdf")
+    written, place = data.draw(datasets())
+    written.to_netcdf(folder / "in.nc", engine="scipy")
+    how = {
+        "decode_coords": data.draw(st.sampled_from([True, "all", "coordinates"])),
+        "mask_and_scale": data.draw(st.booleans()),
+    }
+    with xr.open_dataset(folder / "in.nc", engine="scipy", **how) as opened_one:
+        given_one = opened_one.load()
+    with xr.open_dataset(folder / "in.nc", engine="scipy") as decoded:
+        meant = decoded.load()
+    sliced = data.draw(st.booleans())
+    if sliced:
+        rows, columns, place = data.draw(pieces(place))
+        given_one, meant = (each.isel(y=rows, x=columns) for each in (given_one, meant))
+    asked = given_one.chunk({"y": 5, "x": 4}) if data.draw(st.booleans()) else given_one
+    kernel = np.ones(data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))) / 4
+    stride = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    out = tileconv.convolve(asked, kernel, stride=stride).compute()
+    out.to_netcdf(folder / "out.nc", engine="scipy")
+
+    a, _, c, _, e, f = place[:6]
+    (sy, sx), (ky, kx) = stride, kernel.shape
+    expected = (a * sx, 0, c + a * (kx - sx) / 2, 0, e * sy, f + e * (ky - sy) / 2)
+    with xr.open_dataset(folder / "out.nc", engine="scipy", decode_coords="all") as again:
+        for name in ("v", "w"):
+            wanted = tileconv.convolve(meant[name], kernel, stride=stride)
+            np.testing.assert_allclose(again[name], wanted, rtol=1e-5)
+            assert again[name].dims == wanted.dims
+            assert again.rio.crs == written.rio.crs
+            np.testing.assert_allclose(again.x, c + a * (kx / 2 + sx * np.arange(out.sizes["x"])))
+            np.testing.assert_allclose(again.y, f + e * (ky / 2 + sy * np.arange(out.sizes["y"])))
+            if min(out.sizes["x"], out.sizes["y"]) < 2:
+                continue  # of one row GDAL and rioxarray make what they can
+            np.testing.assert_allclose(again[name].rio.transform()[:6], expected, atol=1e-6)
+            with rasterio.open(f"netcdf:{folder}/out.nc:{name}") as dataset:
+                np.testing.assert_allclose(dataset.transform[:6], expected, atol=1e-6)
+                assert dataset.crs == written.rio.crs
+                read = dataset.read(masked=True).astype(float).filled(np.nan)
+                scales, offsets = (
+                    np.array(n)[:, None, None] for n in (dataset.scales, dataset.offsets)
+                )
+                np.testing.assert_allclose(
+                    read * scales + offsets, wanted.values.reshape(read.shape), rtol=1e-5
+                )
+        for dim, step in (("x", a * sx), ("y", e * sy)):
+            if f"{dim}_bnds" in again and not sliced:  # a slice with a step leaves gaps
+                wide = np.stack([again[dim] - step / 2, again[dim] + step / 2], -1)
+                np.testing.assert_allclose(again[f"{dim}_bnds"], wide, atol=1e-9)

@@ -103,7 +103,7 @@ def test_every_node_of_a_tree(tmp_path):
     out.to_zarr(tmp_path / "tree.zarr")
     with xr.open_datatree(tmp_path / "tree.zarr", engine="zarr") as again:
         np.testing.assert_array_equal(again["bands/b"], out["bands/b"])
-    with pytest.raises(ConvolutionError, match="/r20m: height: a receptive field spans 20"):
+    with pytest.raises(ConvolutionError, match="/r20m: c: height: a receptive field spans 20"):
         tileconv.convolve(tree, np.ones((20, 20)))
     with pytest.raises(ConvolutionError, match="no node of the tree"):
         tileconv.convolve(tree, BOX, dims=("line", "sample"))

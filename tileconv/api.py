@@ -5,6 +5,7 @@ It knows nothing of jobs: what reads and writes files takes half a second to imp
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
@@ -161,6 +162,7 @@ def convolve(
         require_center=require_center,
     )
     wanted = None if dtype is None else _dtype(dtype)
+    nodata = None if nodata is None else _nodata(nodata)
     even = None if chunks is None else check_pair(chunks, "chunks")
     if (
         type(array) is np.ndarray and dims is None and chunks is None
@@ -193,15 +195,22 @@ def _convolve_labelled(
     from tileconv.arrays import labelled  # noqa: PLC0415 - whoever has a DataArray has xarray
 
     def compute(pixels: Any, nodata: float | None, fill: float | None) -> Any:
-        lazy = _library(pixels) == "dask" or not hasattr(data, "data_vars")
-        even = chunks if lazy else None  # some variables of a Dataset may be in memory
+        even = chunks if _library(pixels) == "dask" else None
         return _convolve_plain(_as_array(pixels), convolution, wanted, nodata, fill, threads, even)
 
-    work = labelled.Labelled(convolution, compute, wanted, dims, nodata)
+    work = labelled.Labelled(convolution, compute, wanted, dims, nodata, chunks)
     result, notes = labelled.convolve_labelled(data, work)
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=3)
+        warnings.warn(note, UserWarning, stacklevel=_callers_level())
     return result
+
+
+def _callers_level() -> int:
+    """Return the level of stack, for a warning, of the first caller outside tileconv."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("tileconv."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 REMEMBERED = 64
@@ -289,6 +298,14 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
         return np.dtype(dtype)
     except TypeError:
         raise ConvolutionError(f"dtype {dtype!r} is not one that numpy knows") from None
+
+
+def _nodata(value: Any) -> float:
+    """Return ``value`` as one of Python's numbers."""
+    plain = value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise ConvolutionError(f"nodata is a number; got {value!r}")
+    return plain
 
 
 def _taps(convolution: Convolution, wanted: np.dtype | None) -> int:

@@ -137,6 +137,11 @@ class Axis:
         """
         return (self.span - self.stride) / 2 - self.before
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Outputs lie on the input's pixels, one on each."""
+        return self.stride == 1 and self.shift == 0 and self.out_size == self.size
+
     def out_position(self, position: float) -> float:
         """Return where a place on the input lies on the output, both in pixels from the edge.
 
@@ -162,6 +167,11 @@ class Geometry:
     def out_shape(self) -> tuple[int, int]:
         """Output (rows, columns)."""
         return self.y.out_size, self.x.out_size
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Outputs lie on the input's pixels, one on each."""
+        return self.y.is_unchanged and self.x.is_unchanged
 
     def out_transform(self, transform: Transform) -> Transform:
         """Return the transform of the output: ``A * translation(shift) * scale(stride)``.

@@ -28,6 +28,7 @@ CF_NUMBERS = (
     "flag_values",
     "flag_masks",
     "flag_meanings",
+    "_Unsigned",
 )
 """CF's words for how numbers are stored, between which they lie, and what codes mean."""
 
@@ -43,6 +44,60 @@ POINTS_OF_AREAS = (
     "AREA_OR_POINT is Area in the output: GDAL moves ground control points of a raster of points "
     "by a pixel"
 )
+
+_EXTENTS = {
+    "bbox",
+    "proj:bbox",
+    "spatial:bbox",
+    # GDAL's, in older netCDF files
+    "northernmost_northing",
+    "southernmost_northing",
+    "easternmost_easting",
+    "westernmost_easting",
+    # of ocean colour and sea surface temperature
+    "northernmost_latitude",
+    "southernmost_latitude",
+    "easternmost_longitude",
+    "westernmost_longitude",
+    "latitude_step",
+    "longitude_step",
+    "number_of_lines",
+    "number_of_columns",
+    "data_minimum",
+    "data_maximum",
+    # of WRF
+    "dx",
+    "dy",
+    "west-east_grid_dimension",
+    "south-north_grid_dimension",
+    # of ESRI's grids
+    "cellsize",
+    "ncols",
+    "nrows",
+    "xllcorner",
+    "yllcorner",
+    "xllcenter",
+    "yllcenter",
+    "pixel_size",
+    "pixel_spacing",
+    "spatial_resolution",
+    "nominal_resolution",
+    "latitude_resolution",
+    "longitude_resolution",
+    "cell_measures",  # names areas of the input's cells
+}
+"""Words, in small letters, that tell sizes and extents in ways that are not recomputed."""
+_EXTENTS_BEGIN = (
+    "geospatial_lat_",
+    "geospatial_lon_",
+    "geospatial_bounds",
+    "geospatial_westbound_",
+    "geospatial_eastbound_",
+    "geospatial_northbound_",
+    "geospatial_southbound_",
+)
+_NO_EXTENTS_END = ("_units", "_crs")
+"""Ends of names that begin like these and say nothing of the extent."""
 
 _LAYOUTS = re.compile(r'\s*\{.*"shape"|ImageJ=|<\?xml|<OME\b|SCANIMAGE|Aperio ', re.DOTALL)
 """Beginnings of TIFF's image description by which microscopy software tells sizes and axes."""
@@ -66,8 +121,21 @@ def says_numbers(name: str) -> bool:
 
     >>> says_numbers("STATISTICS_MEAN"), says_numbers("units")
     (True, False)
+    >>> says_numbers("height#valid_range")  # GDAL's name of an attribute of netCDF
+    True
     """
-    return name.startswith(_OF_THE_NUMBERS)
+    return name.rpartition("#")[2].startswith(_OF_THE_NUMBERS)
+
+
+def says_extent(name: str) -> bool:
+    """Say whether a tag or attribute tells how large the input is, or from where to where it goes.
+
+    >>> says_extent("geospatial_lat_min"), says_extent("geospatial_lat_units")
+    (True, False)
+    """
+    said = name.rpartition("#")[2].lower()
+    begins = said.startswith(_EXTENTS_BEGIN) and not said.endswith(_NO_EXTENTS_END)
+    return begins or said in _EXTENTS
 
 
 def says_file(name: str) -> bool:
@@ -112,7 +180,7 @@ def rpc_offsets(rpcs: Mapping[str, Any], geometry: Geometry) -> dict[str, float]
     return moved
 
 
-def follow_tiff_tags(tags: dict[str, Any], geometry: Geometry, notes: list[str]) -> None:
+def follow_tiff_tags(tags: dict[Any, Any], geometry: Geometry, notes: list[str]) -> None:
     """Map TIFF's resolution, and drop descriptions of the input's layout, in place."""
     description = tags.get("TIFFTAG_IMAGEDESCRIPTION")
     if isinstance(description, str) and _LAYOUTS.match(description):

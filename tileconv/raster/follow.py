@@ -25,6 +25,7 @@ from tileconv.propagation import (
     common,
     follow_tiff_tags,
     rpc_offsets,
+    says_extent,
     says_file,
     says_numbers,
     scale_of_sums,
@@ -62,8 +63,8 @@ def follow(
         The output has a transform.
     """
     notes: list[str] = []
-    bands = tuple(_band(given, origin, scaled=scaled, skips=skips) for origin in origins)
-    _note_bands(given, origins, bands, notes, scaled=scaled, skips=skips)
+    bands = tuple(_band(given, origin, geometry, scaled=scaled, skips=skips) for origin in origins)
+    _note_bands(given, origins, bands, geometry, notes, scaled=scaled, skips=skips)
     gcps = () if placed else tuple(_gcp(point, geometry) for point in given.gcps)
     if given.gcps and placed:
         notes.append(
@@ -110,7 +111,9 @@ def _rpc(given: RPC, geometry: Geometry) -> RPC:
     return RPC(**{**said, **rpc_offsets(said, geometry)})
 
 
-def _band(given: Metadata, origin: Origin, *, scaled: bool, skips: bool) -> Band:
+def _band(
+    given: Metadata, origin: Origin, geometry: Geometry, *, scaled: bool, skips: bool
+) -> Band:
     sources = [given.bands[i] for i in origin.sums]
     made = Band(description=origin.description)
     if not sources:
@@ -121,7 +124,7 @@ def _band(given: Metadata, origin: Origin, *, scaled: bool, skips: bool) -> Band
         keep = origin.alone and colour not in NO_COLOURS
         made = replace(
             made,
-            tags=_without_what_is_no_longer_true(sources[0].tags),
+            tags=_still_true(sources[0].tags, geometry),
             colour=colour if keep else ColorInterp.undefined,
         )
     if not scaled and (sums := _scale(given, origin, skips=skips)) is not None:
@@ -138,6 +141,7 @@ def _note_bands(
     given: Metadata,
     origins: Sequence[Origin],
     bands: Sequence[Band],
+    geometry: Geometry,
     notes: list[str],
     *,
     scaled: bool,
@@ -154,7 +158,7 @@ def _note_bands(
     if any(given.bands[i].unit and not band.unit for origin, band in used for i in origin.sums):
         notes.append("units are dropped where bands of different units are summed")
     if any(len(origin.sums) > 1 for origin, _ in used) and any(
-        _without_what_is_no_longer_true(band.tags) for band in given.bands
+        _still_true(band.tags, geometry) for band in given.bands
     ):
         notes.append("tags of bands are dropped where bands are summed")
     if any(band.colour == ColorInterp.palette for band in given.bands):
@@ -169,22 +173,31 @@ def _tags(given: Metadata, geometry: Geometry, notes: list[str]) -> dict[str, di
         if ":" in domain or domain in ("EXIF", "COLOR_PROFILE", "GEOLOCATION"):
             opaque.append(domain)
         else:
-            kept[domain] = _without_what_is_no_longer_true(tags)
+            kept[domain] = _still_true(tags, geometry)
     everything = (*given.tags.values(), *(band.tags for band in given.bands))
     if unwritable := _UNWRITABLE.intersection(name for tags in everything for name in tags):
         notes.append(f"tags named {' and '.join(sorted(unwritable))} are dropped")
     if opaque:
         notes.append(f"tags of the domain {' and '.join(sorted(opaque))} are dropped")
-    plain = kept[""]
-    follow_tiff_tags(plain, geometry, notes)
+    everywhere = {name for tags in everything for name in tags}
+    if extents := [name for name in sorted(everywhere) if _is_of_extent(name, geometry)]:
+        notes.append(f"tags that tell the input's size or extent are dropped: {', '.join(extents)}")
+    follow_tiff_tags(kept[""], geometry, notes)
     return kept
 
 
-def _without_what_is_no_longer_true(tags: Tags) -> dict[str, str]:
+def _is_of_extent(name: str, geometry: Geometry) -> bool:
+    return says_extent(name) and not geometry.is_unchanged
+
+
+def _still_true(tags: Tags, geometry: Geometry) -> dict[str, str]:
     return {
         name: text
         for name, text in tags.items()
-        if not says_numbers(name) and not says_file(name) and name not in _UNWRITABLE
+        if not says_numbers(name)
+        and not says_file(name)
+        and not _is_of_extent(name, geometry)
+        and name not in _UNWRITABLE
     }
 
 

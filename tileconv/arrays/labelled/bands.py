@@ -19,6 +19,18 @@ OF_BANDS = ("units", "band_tags")
 """Other attributes that may hold something of each band."""
 NOTHING: dict[str, Any] = {"units": "", "band_tags": {}}
 """What they hold where bands have nothing in common."""
+OF_LABELS = {
+    "units",
+    "calendar",
+    "scale_factor",
+    "add_offset",
+    "_FillValue",
+    "missing_value",
+    "valid_min",
+    "valid_max",
+    "valid_range",
+}
+"""Attributes that say how to read numbers, and nothing of words."""
 SCALES = ("scale_factor", "add_offset", "scales", "offsets")
 
 
@@ -35,6 +47,8 @@ class Bands:
     """Those of the output's bands, from names of the input's."""
     skips: bool
     """Missing pixels count as the stored value 0."""
+    listed: bool = True
+    """Attributes with a value of each band are about these, not about another dimension."""
 
     def names(self, given: Sequence[str | None]) -> list[str | None]:
         """Return the names of the output's bands."""
@@ -53,15 +67,22 @@ class Bands:
 
 
 def label_bands(name: Hashable, labels: xr.Variable, bands: Bands) -> xr.Variable | None:
-    """Return the labels along the dimension of the bands: ``kernel 1:red``; sums are counted."""
+    """Return the labels along the dimension of the bands.
+
+    Those of banks are ``kernel 1:red``; sums are counted where bands were, and those of one
+    band each keep its label.
+    """
     values = labels.values
-    if bands.sources is None or _sums_bands(bands):
-        counted = np.arange(1, bands.count + 1)
-        if values.dtype.kind in "iu" and np.array_equal(values, counted):
-            made = np.arange(1, len(bands.outputs) + 1, dtype=values.dtype)
-            return xr.Variable((name,), made, labels.attrs)
-        return None
-    return xr.Variable((name,), bands.names([_readable(value) for value in values]), labels.attrs)
+    if not _sums_bands(bands):
+        named = bands.names([_readable(value) for value in values])
+        words = {key: said for key, said in labels.attrs.items() if key not in OF_LABELS}
+        return xr.Variable((name,), named, words)
+    if values.dtype.kind in "iu" and np.array_equal(values, np.arange(1, bands.count + 1)):
+        made = np.arange(1, len(bands.outputs) + 1, dtype=values.dtype)
+        return xr.Variable((name,), made, labels.attrs)
+    if bands.sources is not None and len(set(bands.sources)) == len(bands.sources):
+        return labels.isel({name: bands.sources})
+    return None
 
 
 def select_bands(variable: xr.Variable, bands: Bands) -> xr.Variable | None:
@@ -83,7 +104,7 @@ def _readable(value: Any) -> str:
 
 def follow_bands(attrs: dict[Hashable, Any], bands: Bands, dropped: list[str]) -> None:
     """Map names, units and tags of bands, in place."""
-    if bands.alike:
+    if bands.alike or not bands.listed:
         return
     for key in [key for key in (*NAMES, *OF_BANDS) if _is_of_bands(attrs.get(key), bands, key)]:
         given = attrs[key]
@@ -112,7 +133,8 @@ def _is_of_bands(value: Any, bands: Bands, key: str) -> bool:
     """
     if isinstance(value, str):
         return key == "long_name" and bands.dim == "band" and bands.count == 1
-    return isinstance(value, tuple | list | np.ndarray) and len(np.atleast_1d(value)) == bands.count
+    many = isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    return many and len(value) == bands.count
 
 
 def _selected(given: list[Any], bands: Bands) -> list[Any]:
@@ -126,7 +148,7 @@ def _like(given: Any, made: list[Any]) -> Any:
     return np.asarray(made) if isinstance(given, np.ndarray) else tuple(made)
 
 
-def follow_scales(attrs: dict[Hashable, Any], bands: Bands, dropped: list[str]) -> None:
+def follow_scales(attrs: dict[Hashable, Any], bands: Bands, notes: list[str]) -> None:
     """Map scale and offset of stored numbers, in place; decoded arrays have none."""
     said = [key for key in SCALES if key in attrs]
     if not said:
@@ -140,7 +162,10 @@ def follow_scales(attrs: dict[Hashable, Any], bands: Bands, dropped: list[str]) 
             for origin in bands.outputs
         ]
     if None in made:
-        dropped.extend(map(str, said))
+        notes.append(
+            f"{', '.join(said)}: dropped where sums of stored values have none; decode first, "
+            "as xarray.decode_cf does"
+        )
     kept = [(1.0, 0.0) if each is None else each for each in made]
     old: dict[Hashable, Any] = {key: attrs.pop(key) for key in said}
     if all(each is None for each in made):
@@ -156,6 +181,8 @@ def _of_each(
     value = attrs.get(many, attrs.get(one, usual))
     try:
         numbers = [float(number) for number in np.ravel(np.asarray(value)).tolist()]
+        if len(numbers) > 1 and not bands.listed:
+            return None
     except (TypeError, ValueError):
         return None
     if len(numbers) == 1:
@@ -175,8 +202,16 @@ def _say(
     if common(numbers) is None:
         attrs[many] = tuple(numbers)
     elif one in old or many in old or numbers[0] != usual:
-        dtype = getattr(old.get(one), "dtype", None)  # decoding gives the dtype of the scale
-        attrs[one] = numbers[0] if dtype is None else dtype.type(numbers[0])
+        given = old.get(one)
+        dtype = getattr(given, "dtype", np.dtype(object))
+        if dtype.kind == "f":  # decoding gives the dtype of the scale
+            attrs[one] = dtype.type(numbers[0])
+        else:
+            attrs[one] = given if _number_of(given) == numbers[0] else numbers[0]
+
+
+def _number_of(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float | np.number) else None
 
 
 def drop_untrue(attrs: dict[Hashable, Any], dropped: list[str]) -> None:

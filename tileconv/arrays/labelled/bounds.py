@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import xarray as xr
 
-from tileconv.arrays.labelled.coordinates import centres, is_longitude, sample
+from tileconv.arrays.labelled.coordinates import centres, is_angle, sample
 from tileconv.geometry import Axis
 
 SUFFIXES = ("_bnds", "_bounds", "_bnd")
@@ -19,8 +19,8 @@ def bounds_in(variables: Mapping[Hashable, xr.Variable]) -> dict[Hashable, Hasha
     found: dict[Hashable, Hashable] = {}
     for name, variable in variables.items():
         said = variable.attrs.get("bounds", variable.encoding.get("bounds"))
-        guesses = [f"{name}{suffix}" for suffix in SUFFIXES]
-        for bounds in (said, *guesses):
+        names = [f"{name}{suffix}" for suffix in SUFFIXES] if variable.dims == (name,) else []
+        for bounds in (*names, *([said] if isinstance(said, str) else [])):
             given = variables.get(bounds)
             if given is not None and given.ndim > 1 and _spans(given, variable):
                 found[bounds] = name
@@ -51,7 +51,7 @@ def at_cells(
             return None
     edges = xr.Variable.concat([begins, ends.isel({dim: slice(-1, None)})], dim)
     middles = centres(axis) + 0.5  # counted in edges
-    cyclic = is_longitude(coordinate, bounds)
+    cyclic = is_angle(coordinate, bounds)
     made = [
         sample(edges, dim, middles + half, cyclic=cyclic)
         for half in (-axis.stride / 2, axis.stride / 2)
@@ -66,9 +66,10 @@ def at_cells(
 
 
 def _touch(begins: xr.Variable, ends: xr.Variable, dim: Hashable) -> bool:
-    """Say whether each cell ends where the next one begins."""
-    left = ends.isel({dim: slice(None, -1)}).values
-    right = begins.isel({dim: slice(1, None)}).values
+    """Say whether each cell ends where the next one begins, by one line of them."""
+    line = {other: 0 for other in begins.dims if other != dim}
+    left = ends.isel({dim: slice(None, -1), **line}).values
+    right = begins.isel({dim: slice(1, None), **line}).values
     if left.dtype.kind != "f":
         return bool((left == right).all())
     return np.allclose(left, right, rtol=1e-6, atol=1e-9)

@@ -21,11 +21,14 @@ from tileconv.geometry import Axis
 REGULAR = 1e-3
 """Steps of a regular coordinate differ by less than this share of one."""
 
+HALF_TURN = 180.0
+
 LONGITUDES = {"lon", "long", "longitude", "longitudes", "nav_lon", "xlong", "glamt"}
 PLACES = {"lat", "latitude", "latitudes", "nav_lat", "xlat", "gphit", "x", "y", "xc", "yc"}
+EAST = {"degrees_east", "degree_east", "degreese", "degrees_e"}
+NORTH = {"degrees_north", "degree_north", "degreesn", "degrees_n"}
+DEGREES = EAST | {"degree", "degrees"}
 POSITIONS = (
-    "latitude",
-    "longitude",
     "grid_latitude",
     "grid_longitude",
     "projection_x_coordinate",
@@ -58,55 +61,84 @@ def centres(axis: Axis) -> np.ndarray:
     return positions
 
 
-def is_unchanged(axis: Axis) -> bool:
-    """Say whether outputs lie on the input's pixels, one on each."""
-    return axis.stride == 1 and axis.shift == 0 and axis.out_size == axis.size
-
-
 def is_number(variable: xr.Variable) -> bool:
     """Say whether a variable holds real numbers."""
     return variable.dtype.kind in "iuf"
 
 
-def is_longitude(name: Hashable, variable: xr.Variable) -> bool:
-    """Say whether values go round at 360 degrees."""
-    units = str(variable.attrs.get("units", "degrees")).lower()
-    if not units.startswith("degree"):
-        return False
-    named = variable.attrs.get("standard_name") == "longitude" or str(name).lower() in LONGITUDES
-    return named or units in ("degrees_east", "degree_east", "degreese")
+def is_angle(name: Hashable, variable: xr.Variable) -> bool:
+    """Say whether values go round at 360 degrees; latitudes never come that far."""
+    units = variable.attrs.get("units")
+    return str(name).lower() in LONGITUDES if units is None else str(units).lower() in DEGREES
+
+
+def is_geographic(name: Hashable, variable: xr.Variable) -> bool:
+    """Say whether a variable holds latitudes or longitudes."""
+    said = variable.attrs
+    units = str(said.get("units")).lower()
+    return (
+        str(said.get("standard_name")) in ("latitude", "longitude")
+        or units in NORTH
+        or (units in EAST and str(name).lower() in LONGITUDES)
+    )
 
 
 def is_position(name: Hashable, variable: xr.Variable) -> bool:
     """Say whether values lie between their neighbours, as latitudes do and areas do not."""
-    said = variable.attrs
     return (
-        is_longitude(name, variable)
-        or str(said.get("standard_name")) in POSITIONS
-        or str(said.get("units")).lower() in ("degrees_north", "degree_north", "degreesn")
-        or str(name).lower() in PLACES
+        is_geographic(name, variable)
+        or str(variable.attrs.get("standard_name")) in POSITIONS
+        or str(variable.attrs.get("units")).lower() in EAST
+        or str(name).lower() in PLACES | LONGITUDES
         or variable.dtype.kind == "M"
     )
 
 
+def is_label(variable: xr.Variable) -> bool:
+    """Say whether nothing lies between two values: words, and codes."""
+    kind = variable.dtype.kind
+    if kind in "USbV" or {"flag_values", "flag_meanings"} & set(variable.attrs):
+        return True
+    if kind not in "iu" or variable.ndim != 1:
+        return False
+    before, behind = variable.values[:-1], variable.values[1:]
+    return not ((before < behind).all() or (before > behind).all())
+
+
 def line_of(name: Hashable, variable: xr.Variable) -> Line | None:
-    """Return the line on which the values of a 1-D variable lie, or None if their steps differ."""
+    """Return the line on which the values of a 1-D variable lie, or None if they lie on none."""
     values = variable.values
     if not is_number(variable) or not values.size:
         return None
-    exact = values.astype(np.float64)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return None
+    first = values[0]
+    if values.dtype.kind in "iu":  # whole numbers that float64 does not hold have steps, too
+        apart = (values.astype(np.int64) - first.astype(np.int64)).astype(np.float64)
+    else:
+        apart = values.astype(np.float64) - np.float64(first)
     if values.size == 1:
-        return Line(float(exact[0]), None, 0.0)
-    step = float(exact[-1] - exact[0]) / (values.size - 1)
+        return Line(float(first), None, 0.0)
+    step = float(apart[-1]) / (values.size - 1)
     slack = 0.0
     if values.dtype.kind == "f":
-        slack = 4 * float(np.finfo(values.dtype).eps) * float(np.abs(exact).max())
-    uneven = np.abs(np.diff(exact) - step).max()
-    if abs(step) > 180 and is_longitude(name, variable):  # two pixels, on both sides of 0
+        slack = 4 * float(np.finfo(values.dtype).eps) * float(np.abs(values).max())
+    if not step or (abs(step) > HALF_TURN and is_angle(name, variable)):  # two, beside 0
         return None
-    if not step or not uneven <= REGULAR * abs(step) + slack:
+    off = np.abs(apart - step * np.arange(values.size)).max()
+    return Line(float(first), step, slack) if off <= REGULAR * abs(step) + slack else None
+
+
+def picks(axis: Axis) -> slice | None:
+    """Return the pixels on which the fields have their centres, if all have one.
+
+    >>> picks(Axis(size=12, kernel=3, stride=4))
+    slice(1, 10, 4)
+    """
+    positions = centres(axis)
+    if not _inside(positions, axis.size).all():
         return None
-    return Line(float(exact[0]), step, slack)
+    return slice(int(positions[0]), int(positions[-1]) + 1, axis.stride)
 
 
 def at_centres(
@@ -116,46 +148,71 @@ def at_centres(
 
     ``step`` is that of a coordinate with a single value, if anything else says it.
     """
-    moved: xr.Variable | None = variable.to_base_variable()
+    moving = [dim for dim in variable.dims if dim in axes]
+    picked = {dim for dim in moving if picks(axes[dim]) is not None}
+    attrs, encoding = dict(variable.attrs), dict(variable.encoding)
+    if len(picked) < len(moving):
+        if is_label(variable):
+            return None
+        variable, attrs, encoding = _without_gaps(variable), _in_floats(attrs), {}
     line = line_of(name, variable) if variable.ndim == 1 else None
+    moved: xr.Variable | None = variable.to_base_variable()
     if line is not None:
         moved = _on_the_line(variable, line, axes[variable.dims[0]], step)
     else:
-        for dim in variable.dims:
-            if moved is not None and dim in axes:
-                moved = sample(moved, dim, centres(axes[dim]), cyclic=is_longitude(name, variable))
+        for dim in moving:
+            if moved is not None:
+                moved = sample(moved, dim, centres(axes[dim]), cyclic=is_angle(name, variable))
     if moved is None:
         return None
-    picked = moved.dtype == variable.dtype and all(
-        _inside(centres(axes[dim]), variable.sizes[dim]).all()
-        for dim in variable.dims
-        if dim in axes
-    )
-    encoding = dict(variable.encoding) if picked else {}
     for stored in ("chunks", "preferred_chunks", "chunksizes", "original_shape", "source"):
         encoding.pop(stored, None)
-    moved.attrs, moved.encoding = dict(variable.attrs), encoding
+    moved.attrs, moved.encoding = attrs, encoding
+    if (gap := attrs.get("_FillValue")) is not None and len(picked) < len(moving):
+        moved = moved.fillna(gap)
+        moved.attrs = attrs
     return moved
 
 
+def _without_gaps(variable: xr.Variable) -> xr.Variable:
+    """Return a variable whose stored values that mean none are NaN."""
+    gaps = [
+        value
+        for key in ("_FillValue", "missing_value")
+        if is_number(variable)
+        for value in np.ravel(np.asarray(variable.attrs.get(key, []))).tolist()
+        if isinstance(value, int | float)
+    ]
+    for gap in gaps:
+        stored = np.asarray(gap).astype(variable.dtype)[()]
+        variable = variable.astype(np.float64).where(variable != stored)
+    return variable
+
+
+def _in_floats(attrs: dict[Hashable, Any]) -> dict[Hashable, Any]:
+    """Return attributes whose missing value is the floating-point number of the one given."""
+    gap = attrs.pop("missing_value", None)
+    gap = attrs.pop("_FillValue", gap)
+    if isinstance(gap, int | float | np.number):
+        attrs["_FillValue"] = float(gap)
+    return attrs
+
+
 def sample(
-    variable: xr.Variable,
-    dim: Hashable,
-    positions: np.ndarray,
-    *,
-    cyclic: bool = False,
+    variable: xr.Variable, dim: Hashable, positions: np.ndarray, *, cyclic: bool = False
 ) -> xr.Variable | None:
     """Return a variable between its own values along ``dim``; None if it has none there.
 
-    ``positions`` count values, and are whole or half. ``cyclic``: they go round at 360.
+    ``positions`` count values, and are whole or half. ``cyclic``: where neighbours lie half a
+    turn apart, values go round at 360.
     """
     size = variable.sizes[dim]
-    inside = _inside(positions, size)
-    if inside.all():
+    if _inside(positions, size).all():
         return variable.isel({dim: positions.astype(np.intp)})
-    if size == 1 or variable.dtype.kind in "USb":
+    if size == 1 or is_label(variable):
         return None
-    values = variable.astype(np.float64) if is_number(variable) else variable
+    values = variable.astype(np.float64) if is_number(variable) else _finer(variable)
+    cyclic = cyclic and is_number(variable)
     try:
         low = _continued(values, dim, np.floor(positions), cyclic=cyclic)
         high = _continued(values, dim, np.ceil(positions), cyclic=cyclic)
@@ -163,7 +220,8 @@ def sample(
     except TypeError:  # objects that are no dates
         return None
     if cyclic:
-        between = _turned(between, negative=(variable < 0).any())
+        steps = values.isel({dim: slice(1, None)}) - values.isel({dim: slice(None, -1)})
+        between = _turned(between, values, (abs(steps) > HALF_TURN).any())
     return between.astype(variable.dtype) if variable.dtype.kind == "f" else between
 
 
@@ -171,6 +229,13 @@ def _inside(positions: np.ndarray, size: int) -> np.ndarray:
     """Say which positions lie on one of ``size`` values."""
     on: np.ndarray = (positions == np.floor(positions)) & (positions >= 0) & (positions < size)
     return on
+
+
+def _finer(variable: xr.Variable) -> xr.Variable:
+    """Return dates and times in units that hold the half of one."""
+    if variable.dtype.kind in "mM" and np.datetime_data(variable.dtype)[0] == "s":
+        return variable.astype(f"{variable.dtype.kind}8[ms]")
+    return variable
 
 
 def _on_the_line(
@@ -184,8 +249,11 @@ def _on_the_line(
     step = line.step if line.step is not None else step
     if step is None:
         return None
-    made = line.first + step * positions
-    made[inside] = values[positions[inside].astype(np.intp)]
+    on = positions[inside].astype(np.intp)
+    made: np.ndarray = line.first + step * positions
+    if values.dtype.kind in "iu" and step.is_integer() and (positions % 1 == 0).all():
+        made = int(values[0]) + int(step) * positions.astype(np.int64)
+    made[inside] = values[on]
     return xr.Variable(
         variable.dims, made.astype(values.dtype) if values.dtype.kind == "f" else made
     )
@@ -203,7 +271,8 @@ def _continued(
     ):
         if beyond.any():
             step = _apart(values.isel({dim: edge}) - values.isel({dim: within}), cyclic=cyclic)
-            made = made + step * xr.Variable(dim, beyond.astype(np.int64))
+            inside = xr.Variable(dim, beyond == 0)
+            made = made.where(inside, made + step * xr.Variable(dim, beyond.astype(np.int64)))
     return made.transpose(*values.dims)
 
 
@@ -212,8 +281,13 @@ def _apart(difference: xr.Variable, *, cyclic: bool) -> xr.Variable:
     return difference - 360.0 * np.rint(difference / 360.0) if cyclic else difference
 
 
-def _turned(values: Any, negative: Any) -> Any:
-    """Return longitudes within -180 to 180 if some of the input's are negative, else 0 to 360."""
-    highest = 360.0 - 180.0 * negative
-    turned = values - 360.0 * (values > highest)
-    return turned + 360.0 * (turned < highest - 360.0)
+def _turned(values: xr.Variable, given: xr.Variable, turns: Any) -> xr.Variable:
+    """Return angles in the range of the given ones: from 0, from -180 or from the least of them.
+
+    As they are, if those given do not turn.
+    """
+    least, most = given.min(), given.max()
+    half = (least >= -HALF_TURN) & (most <= HALF_TURN)
+    begin = least.where((least < 0) | (most > 360.0), 0.0).where(~half | (least >= 0), -HALF_TURN)
+    turned = values - 360.0 * (turns & (values > begin + 360.0))
+    return turned + 360.0 * (turns & (turned < begin))

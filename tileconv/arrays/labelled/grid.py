@@ -15,40 +15,27 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tileconv.arrays.labelled.coordinates import REGULAR, Line, is_unchanged, line_of
-from tileconv.geometry import Geometry, Transform
-from tileconv.propagation import rpc_offsets
+from tileconv.arrays.labelled.coordinates import REGULAR, Line, line_of
+from tileconv.geometry import Axis, Geometry, Transform
+from tileconv.propagation import rpc_offsets, says_extent
 
 IDENTITY: Transform = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 PIXEL_NUMBERS = ((0.0, 1.0), (0.5, 1.0))
 """(first, step) of coordinates that number pixels, as rioxarray's where GDAL knows no transform."""
 
-GDAL_ORDER = ("GeoTransform",)
+GDAL_ORDER = ("GeoTransform", "geotransform")
 """Attributes that hold (c, a, b, f, d, e)."""
-TRANSFORMS = ("transform", "affine", "proj:transform", "spatial:transform")
+TRANSFORMS = ("transform", "affine", "Affine", "proj:transform", "spatial:transform")
 """Attributes that hold (a, b, c, d, e, f), as rasterio and STAC have them."""
-RESOLUTIONS = ("res", "resolution")
+RESOLUTIONS = ("res", "resolution", "resolution_at_standard_parallel")
 """Attributes that hold the size of a pixel, one number or (x, y)."""
+MOST_SLICED = 64
+"""Longest step of a slice that is told from other units."""
 SIZES = ("proj:shape", "spatial:shape", "shape")
-UNTRUE = (
-    "area",  # satpy's area definition
-    "spec",  # stackstac's
-    "geobox",
-    "bbox",
-    "proj:bbox",
-    "spatial:bbox",
-    "extent",
-    "Northernmost_Northing",
-    "Southernmost_Northing",
-    "Easternmost_Easting",
-    "Westernmost_Easting",
-)
-"""Attributes that tell the input's extent in ways that are not recomputed."""
-UNTRUE_BEGINNINGS = ("geospatial_lat_", "geospatial_lon_", "geospatial_bounds")
-UNITS = ("_units", "_crs")
-"""Ends of names that begin like these and say nothing of the extent."""
-OF_COORDINATES = ("resolution", "spacing", "step", "point_spacing")
+UNTRUE_OBJECTS = {"area", "spec", "geobox", "extent"}
+"""Of satpy, stackstac, odc-geo; the words have other meanings as texts and numbers."""
+OF_COORDINATES = ("resolution", "spacing", "step", "point_spacing", "grid_spacing")
 """Attributes of a coordinate that hold its step."""
 EXTENTS_OF_COORDINATES = ("actual_range", "valid_range", "valid_min", "valid_max")
 
@@ -64,7 +51,9 @@ class Grid:
     uneven: tuple[str, ...] = ()
     """Coordinates without equal steps: no transform says where their pixels lie."""
     has_gcps: bool = False
-    """Ground control points say where they lie, and the identity is no transform."""
+    """Ground control points say where they lie."""
+    is_unplaced: bool = False
+    """A grid mapping holds the identity, which is no transform: rioxarray found none."""
 
     @classmethod
     def of(
@@ -75,16 +64,26 @@ class Grid:
     ) -> Grid:
         """Look at the coordinates of rows and columns."""
         lines: list[Line | None] = [None, None]
-        uneven = []
+        uneven, numbered = [], True
         for i, dim in enumerate(dims):
-            if dim in coords:
+            if dim in coords and coords[dim].dims == (dim,):
                 line = line_of(dim, coords[dim])
                 if line is None:
                     uneven.append(str(dim))
+                    numbered = False
                 elif (line.first, line.step) not in PIXEL_NUMBERS:
                     lines[i] = line
-        gcps = any("gcps" in coord.attrs for coord in coords.values() if not coord.ndim)
-        return cls(geometry, lines[0], lines[1], tuple(uneven), gcps)
+                    numbered = False
+        mappings = [coord.attrs for coord in coords.values() if not coord.ndim]
+        stated = (parse_transform(said.get("GeoTransform"), gdal_order=True) for said in mappings)
+        return cls(
+            geometry,
+            lines[0],
+            lines[1],
+            tuple(uneven),
+            any("gcps" in said for said in mappings),
+            numbered and IDENTITY in stated,
+        )
 
     def step(self, axis: int, stated: Transform | None) -> float | None:
         """Return the step along y (0) or x (1) that the attributes say."""
@@ -146,9 +145,13 @@ def parse_transform(value: Any, *, gdal_order: bool) -> Transform | None:
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """Return the numbers of a sequence, an array, an Affine or a text."""
+    """Return the numbers of a sequence, an array, an Affine or a text, or of one number."""
     if isinstance(value, str):
         value = value.strip("[]() ").replace(",", " ").split()
+    elif isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        value = [value]
+    elif isinstance(value, set | dict):
+        return None
     try:
         return [float(number) for number in np.ravel(list(value))]
     except (TypeError, ValueError):
@@ -160,15 +163,17 @@ def _like(value: Any, transform: Transform, *, gdal_order: bool) -> Any:
     a, b, c, d, e, f = transform
     numbers = [c, a, b, f, d, e] if gdal_order else [a, b, c, d, e, f]
     if isinstance(value, str):
-        separator = ", " if "," in value else " "
-        made = separator.join(map(repr, numbers))
-        return f"[{made}]" if value.lstrip().startswith("[") else made
+        made = (", " if "," in value else " ").join(map(repr, numbers))
+        begin, end = value.strip()[0], value.strip()[-1]
+        return f"{begin}{made}{end}" if begin in "[(" and end in ")]" else made
     if hasattr(value, "to_gdal"):
         return type(value)(*numbers)
-    whole = numbers + [0.0, 0.0, 1.0] * (len(np.ravel(list(value))) == 9)
+    shape = np.shape(value)
+    last = [0.0, 0.0, 1.0] if np.size(value) > 6 else []
+    whole = np.asarray(numbers + last).reshape(shape)
     if isinstance(value, np.ndarray):
-        return np.asarray(whole).reshape(value.shape)
-    return type(value)(whole)
+        return whole
+    return whole.tolist() if isinstance(value, list) else tuple(whole.tolist())
 
 
 def follow_grid(attrs: dict[Hashable, Any], grid: Grid | None, dropped: list[str]) -> None:
@@ -176,40 +181,56 @@ def follow_grid(attrs: dict[Hashable, Any], grid: Grid | None, dropped: list[str
 
     ``grid`` is None where several grids share the attributes.
     """
-    unplaced = grid is not None and grid.has_gcps
+    unplaced = grid is not None and grid.is_unplaced
     for name in (*GDAL_ORDER, *TRANSFORMS):
         if name in attrs:
             gdal = name in GDAL_ORDER
             given = parse_transform(attrs[name], gdal_order=gdal)
-            if given == IDENTITY and unplaced:
-                continue  # what rioxarray writes where there is none
+            if (given == IDENTITY and unplaced) or _is_word(attrs[name], name):
+                continue
             moved = None if given is None or grid is None else grid.moved(given)
             _replace(attrs, name, moved and _like(attrs[name], moved, gdal_order=gdal), dropped)
     for name in RESOLUTIONS:
-        if name in attrs and not unplaced:
-            _replace(attrs, name, grid and _resolution(attrs[name], grid), dropped)
+        if name in attrs and not unplaced and not _is_word(attrs[name], name):
+            _replace(attrs, name, grid and _resolution(attrs[name], name, grid), dropped)
     if "gcps" in attrs:
         _replace(attrs, "gcps", grid and _gcps(attrs["gcps"], grid.geometry), dropped)
     _follow_rpcs(attrs, grid, dropped)
     _follow_sizes(attrs, grid, dropped)
-    for said in [key for key in attrs if _is_untrue(key, attrs[key])]:
-        _replace(attrs, said, None, dropped)
+    if grid is None or not grid.geometry.is_unchanged:
+        for said in [key for key in attrs if _is_untrue(key, attrs[key])]:
+            _replace(attrs, said, None, dropped)
 
 
-def follow_step(attrs: dict[Hashable, Any], axis: Any, dropped: list[str], name: Hashable) -> None:
+def _is_word(value: Any, name: str) -> bool:
+    """Say whether a text says nothing of the grid: ``transform: "log"``."""
+    return isinstance(value, str) and name != "GeoTransform" and not any(map(str.isdigit, value))
+
+
+def follow_step(
+    attrs: dict[Hashable, Any], axis: Axis, line: Line | None, dropped: list[str], name: Hashable
+) -> None:
     """Map what the attributes of a coordinate say of its step and its ends, in place."""
-    if is_unchanged(axis):
-        return
     for key in OF_COORDINATES:
         if key in attrs:
-            numbers = _numbers(np.atleast_1d(attrs[key]))
+            numbers = None if isinstance(attrs[key], str) else _numbers(attrs[key])
             moved = None
-            if numbers is not None and len(numbers) == 1 and not isinstance(attrs[key], str):
-                moved = attrs[key] * axis.stride
+            if numbers is not None and len(numbers) == 1:
+                step = _true_size(numbers[0], line, same_units=False)
+                moved = _as_one(attrs[key], step * axis.stride)
             _replace(attrs, key, moved, dropped, f" of {name}")
     for key in EXTENTS_OF_COORDINATES:
         if key in attrs:
             _replace(attrs, key, None, dropped, f" of {name}")
+
+
+def _as_one(value: Any, number: float) -> Any:
+    """Return a number as ``value`` holds one: as it is, or alone in a sequence."""
+    if isinstance(value, list | tuple):
+        return type(value)([_as_one(value[0], number)])
+    if isinstance(value, np.ndarray):
+        return np.full(value.shape, number)
+    return int(number) if isinstance(value, int) and number.is_integer() else number
 
 
 def _replace(
@@ -223,26 +244,37 @@ def _replace(
         attrs[name] = value
 
 
-def _resolution(value: Any, grid: Grid) -> Any:
+def _resolution(value: Any, name: str, grid: Grid) -> Any:
     """Return the size of an output's pixel as ``value`` holds it."""
-    numbers = _numbers(np.atleast_1d(value))
-    if numbers is None or len(numbers) not in (1, 2) or isinstance(value, str):
+    numbers = None if isinstance(value, str) else _numbers(value)
+    if numbers is None or len(numbers) not in (1, 2) or grid.uneven:
         return None
-    if grid.uneven:
-        return None
-    sizes = [numbers[0], numbers[-1]]
-    for i, line in enumerate((grid.x, grid.y)):
-        if line is not None and line.step is not None:
-            off = abs(abs(line.step) - abs(sizes[i]))
-            if off > REGULAR * abs(line.step) + line.slack:
-                sizes[i] = float(np.copysign(line.step, sizes[i]))
-    strides = (grid.geometry.x.stride, grid.geometry.y.stride)
-    made = [size * stride for size, stride in zip(sizes, strides, strict=True)]
+    same = name == "res"  # rasterio's, in the units of the transform
+    sizes = (
+        _true_size(numbers[0], grid.x, same_units=same),
+        _true_size(numbers[-1], grid.y, same_units=same),
+    )
+    made = [sizes[0] * grid.geometry.x.stride, sizes[1] * grid.geometry.y.stride]
     if len(numbers) == 1 and made[0] == made[1]:
-        return type(value)(made[0]) if isinstance(value, int) and made[0] % 1 == 0 else made[0]
+        return _as_one(value, made[0])
     if isinstance(value, np.ndarray):
         return np.asarray(made)
-    return tuple(made) if not isinstance(value, list) else made
+    return made if isinstance(value, list) else tuple(made)
+
+
+def _true_size(size: float, line: Line | None, *, same_units: bool) -> float:
+    """Return the input's step, of which a slice left ``size`` behind if it has a step itself.
+
+    In other units (metres beside degrees) the coordinate says nothing but how many times as long
+    its step has become.
+    """
+    if line is None or line.step is None or not size:
+        return size
+    if abs(abs(line.step) - abs(size)) <= REGULAR * abs(line.step) + line.slack:
+        return size
+    times = abs(line.step / size)
+    sliced = 2 <= round(times) <= MOST_SLICED and abs(times - round(times)) <= REGULAR * times
+    return float(np.copysign(line.step, size)) if same_units or sliced else size
 
 
 def _gcps(value: Any, geometry: Geometry) -> Any:
@@ -260,7 +292,7 @@ def _gcps(value: Any, geometry: Geometry) -> Any:
             }
             for feature in points["features"]
         ]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, IndexError):
         return None
     made = {**points, "features": features}
     return json.dumps(made) if isinstance(value, str) else made
@@ -308,11 +340,11 @@ def _follow_sizes(attrs: dict[Hashable, Any], grid: Grid | None, dropped: list[s
     if grid is None:
         return
     old, new = grid.geometry.shape, grid.geometry.out_shape
-    if (attrs.get("height"), attrs.get("width")) == old:
+    if tuple(_numbers(attrs.get(name)) for name in ("height", "width")) == ([old[0]], [old[1]]):
         attrs["height"], attrs["width"] = new
     for name in SIZES:
         if name in attrs and not isinstance(attrs[name], str):
-            numbers = _numbers(np.atleast_1d(attrs[name]))
+            numbers = _numbers(attrs[name])
             if numbers is not None and tuple(numbers[-2:]) == old:
                 whole = [int(n) for n in numbers[:-2]] + list(new)
                 attrs[name] = whole if isinstance(attrs[name], list) else tuple(whole)
@@ -321,8 +353,8 @@ def _follow_sizes(attrs: dict[Hashable, Any], grid: Grid | None, dropped: list[s
 
 
 def _is_untrue(name: Hashable, value: Any) -> bool:
-    if name == "area":  # CF and people use the word, too
-        return not isinstance(value, str | int | float)
-    text = str(name)
-    said = text.startswith(UNTRUE_BEGINNINGS) and not text.endswith(UNITS)
-    return said or name in UNTRUE
+    if name in UNTRUE_OBJECTS:
+        return not isinstance(value, str | int | float | None)
+    if name == "bounds":  # of the raster; a text is the name of a coordinate's
+        return not isinstance(value, str)
+    return says_extent(str(name))

@@ -8,7 +8,7 @@ floating-point arrays hold NaN instead, integers can only hold the value itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ class Missing:
     """So are pixels that equal one of these,"""
     of_bands: tuple[float | None, ...] = ()
     """and those that equal their band's, where bands have different ones."""
+    axis: int = -3
+    """Along which bands lie, if they do."""
     candidates: tuple[float, ...] = ()
     """What a missing output may hold if it is an integer, best first."""
 
@@ -50,7 +52,7 @@ class Missing:
         masks = [data == scalar(value) for value in self.others]
         if self.of_bands:
             masks += [
-                (data == scalar(value)) & _band(band, len(self.of_bands))
+                (data == scalar(value)) & _band(band, len(self.of_bands), -self.axis)
                 for band, value in enumerate(self.of_bands)
                 if value is not None
             ]
@@ -64,23 +66,20 @@ class Missing:
         return da.ma.masked_array(data, mask=mask)
 
 
-def find_missing(array: xr.DataArray, given: float | None, notes: list[str]) -> Missing:
-    """Return what the argument ``nodata`` says, or else what the array declares."""
+def find_missing(
+    array: xr.DataArray, given: float | None, lead: Sequence[Hashable], notes: list[str]
+) -> Missing:
+    """Return what the argument ``nodata`` says, or else what the array declares.
+
+    ``lead`` are the dimensions before rows and columns.
+    """
     dtype = array.dtype
     if given is not None:
         return Missing(value=given, candidates=(given,))
     encoded = [v for key in CF for v in _values(array.encoding.get(key))]
-    declared = [v for key in CF for v in _values(array.attrs.get(key))]
-    of_bands: list[float] = []
-    for key in OTHERS:
-        if not declared and not of_bands:
-            found = _values(array.attrs.get(key))
-            if key == "nodatavals" and len({repr(value) for value in found}) > 1:
-                of_bands = found
-            else:
-                declared = found
-    if dtype.kind == "c":
-        return Missing()
+    declared, of_bands, along = _declared(array, lead, notes)
+    if dtype.kind == "c":  # for which no value can be looked for while it is convolved
+        return Missing(others=tuple(dict.fromkeys(v for v in declared if not _is_nan(v))))
     candidates = tuple(dict.fromkeys(v for v in (*declared, *of_bands, *encoded) if not _is_nan(v)))
     if dtype.kind in "iub":
         declared += encoded
@@ -105,8 +104,29 @@ def find_missing(array: xr.DataArray, given: float | None, notes: list[str]) -> 
         value=numbers[0] if numbers else None,
         others=tuple(numbers[1:]),
         of_bands=bands if any(v is not None for v in bands) else (),
+        axis=-3 if not of_bands else list(lead).index(along) - len(lead) - 2,
         candidates=candidates,
     )
+
+
+def _declared(
+    array: xr.DataArray, lead: Sequence[Hashable], notes: list[str]
+) -> tuple[list[float], list[float], Hashable]:
+    """Return what attributes declare: of the array, or of each band along a dimension."""
+    along = "band" if "band" in lead else (lead[-1] if lead else None)
+    declared = [v for key in CF for v in _values(array.attrs.get(key))]
+    for key in OTHERS:
+        found = [] if declared else _values(array.attrs.get(key))
+        if key != "nodatavals" or len({repr(value) for value in found}) < 2:
+            declared = declared or found
+        elif along is not None and len(found) == array.sizes[along]:
+            return [], found, along
+        else:
+            notes.append(
+                f"nodatavals has {len(found)} values, and there are other bands: no pixel is "
+                "missing for it"
+            )
+    return declared, [], along
 
 
 def declare_missing(
@@ -122,19 +142,15 @@ def declare_missing(
     ``hole`` is what they hold; None: integers, of which none is missing.
     """
     places = [key for key in (*CF, *OTHERS) if key in attrs]
-    if target.kind == "c":
-        for key in places:
-            del attrs[key]
-        return
     if hole is None:
         for key in places:
             del attrs[key]
             dropped.append(str(key))
         return
-    value = target.type(hole)
+    value = (np.dtype(np.float64) if target.kind == "c" else target).type(hole)
     for key in places:
         attrs[key] = (value.item(),) * bands if key == "nodatavals" else value
-    if "_FillValue" in attrs:
+    if "_FillValue" in attrs or target.kind == "c":
         return
     if target.kind == "f":
         encoding["_FillValue"] = value  # as of what xarray decodes: NaN is in the array
@@ -164,6 +180,8 @@ def _number(value: Any) -> float | None:
 
 def holds(dtype: np.dtype, value: float) -> bool:
     """Say whether an array of ``dtype`` can have a pixel of that value."""
+    if dtype.kind not in "biuf":
+        return False
     try:
         exact_value(value, dtype, "nodata")
     except ConvolutionError:
@@ -175,9 +193,9 @@ def _is_nan(value: float) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _band(band: int, count: int) -> np.ndarray:
-    """Return True for one of ``count`` bands, shaped (count, 1, 1)."""
-    chosen: np.ndarray = (np.arange(count) == band)[:, None, None]
+def _band(band: int, count: int, axes: int) -> np.ndarray:
+    """Return True for one of ``count`` bands, shaped (count, 1, 1, ...) with that many axes."""
+    chosen: np.ndarray = (np.arange(count) == band).reshape(count, *[1] * (axes - 1))
     return chosen
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,31 +17,19 @@ from tileconv.arrays.labelled.bands import (
     follow_scales,
 )
 from tileconv.arrays.labelled.bounds import bounds_in
-from tileconv.arrays.labelled.coordinates import is_position
-from tileconv.arrays.labelled.following import Dims, Following, Notes, Place
-from tileconv.arrays.labelled.grid import follow_grid
+from tileconv.arrays.labelled.coordinates import is_geographic, is_position
+from tileconv.arrays.labelled.following import SPATIAL, Dims, Following, Notes, Place
+from tileconv.arrays.labelled.grid import Grid, follow_grid
 from tileconv.arrays.labelled.missing import CF, declare_missing, find_missing, holds
 from tileconv.convolution import Convolution
 from tileconv.errors import ConvolutionError
-from tileconv.geometry import Geometry
+from tileconv.geometry import Axis, Geometry
 from tileconv.propagation import POINTS_OF_AREAS, follow_tiff_tags
 
 Compute = Callable[[Any, float | None, float | None], Any]
 """(numpy or dask array (..., H, W), nodata, what missing integers hold) -> its convolution."""
-SPATIAL: tuple[tuple[str, str], ...] = (
-    ("y", "x"),
-    ("latitude", "longitude"),
-    ("lat", "lon"),
-    ("northing", "easting"),
-    ("row", "col"),
-    ("yc", "xc"),
-    ("rlat", "rlon"),
-    ("grid_latitude", "grid_longitude"),
-    ("projection_y_coordinate", "projection_x_coordinate"),
-    ("south_north", "west_east"),
-    ("nlat", "nlon"),
-)
-"""Pairs of dimensions that are taken for (y, x) if no others are given, in small or capitals."""
+NEW_DIMENSIONS = ("kernel", "band")
+"""What planes get: one of kernels, or of sums over bands."""
 KEPT_ENCODING = ("grid_mapping",)
 """The rest says how the input's file holds its numbers; no computation of xarray keeps it."""
 
@@ -55,6 +44,8 @@ class Labelled:
     """Of the output, if it was asked for."""
     dims: Sequence[Hashable] | None = None
     nodata: float | None = None
+    chunks: tuple[int, int] | None = None
+    """Outputs in each chunk of what is lazy."""
 
 
 def convolve_labelled(data: Any, work: Labelled) -> tuple[Any, list[str]]:
@@ -63,11 +54,13 @@ def convolve_labelled(data: Any, work: Labelled) -> tuple[Any, list[str]]:
     Whatever is backed by dask stays lazy.
     """
     notes = Notes()
+    if work.chunks is not None and not _is_lazy(data):
+        raise ConvolutionError("chunks is for dask arrays: the output of others has none")
     if isinstance(data, xr.DataArray):
         return _dataarray(data, work, notes), notes.texts()
     if isinstance(data, xr.Dataset):
-        pairs = spatial_pairs(data, work.dims)
-        return _dataset(data, pairs, work, notes), notes.texts()
+        spatial_pairs(data, work.dims)
+        return _dataset(data, work, notes), notes.texts()
     if isinstance(data, xr.DataTree):
         return _datatree(data, work, notes), notes.texts()
     hint = "; give xarray.DataArray(variable)" if isinstance(data, xr.Variable) else ""
@@ -77,12 +70,24 @@ def convolve_labelled(data: Any, work: Labelled) -> tuple[Any, list[str]]:
     )
 
 
+def _is_lazy(data: Any) -> bool:
+    """Say whether any variable is dask's."""
+    nodes = [node.dataset for node in data.subtree] if isinstance(data, xr.DataTree) else [data]
+    return any(bool(getattr(node, "chunks", None)) for node in nodes)
+
+
 def spatial_pairs(
     data: xr.DataArray | xr.Dataset, dims: Sequence[Hashable] | None
 ) -> tuple[Dims, ...]:
     """Return the pairs of dimensions that are rows and columns: the given one, or those known."""
     if dims is not None:
-        if len(dims) != 2 or any(dim not in data.dims for dim in dims) or dims[0] == dims[1]:
+        if not isinstance(dims, Sequence) or len(dims) != 2 or dims[0] == dims[1]:
+            raise ConvolutionError(f"dims names rows and columns, as ('y', 'x'); got {dims!r}")
+        try:
+            known = all(dim in data.dims for dim in dims)
+        except TypeError:  # what has no hash names nothing
+            known = False
+        if not known:
             raise ConvolutionError(
                 f"dims names rows and columns among {tuple(data.dims)}; got {tuple(dims)}"
             )
@@ -113,37 +118,62 @@ def _dataarray(array: xr.DataArray, work: Labelled, notes: Notes) -> xr.DataArra
     coords = {name: coord.variable for name, coord in array.coords.items()}
     place = Place.of(coords, [array.attrs], dims, _geometry(array, dims, work))
     bands = _bands(array, dims, work)
+    _check_new_dimension(array.dims, [bands], work)
     made = _convolved(array, dims, place, bands, work.nodata, work, notes)
-    following = Following({dims: place}, [bands], coords, {}, notes)
+    following = Following({dims: place}, [bands], coords, {}, notes, chunks=work.chunks)
     moved = following.coordinates(array.coords, made.dims)
     result = xr.DataArray(made, coords=moved, name=array.name)
     result.encoding = dict(made.encoding)
     return result
 
 
-def _dataset(data: xr.Dataset, pairs: tuple[Dims, ...], work: Labelled, notes: Notes) -> xr.Dataset:
+@dataclass
+class _Around:
+    """What other nodes of a tree do to dimensions that a node shares with them."""
+
+    pairs: Sequence[Dims] = ()
+    axes: Mapping[Hashable, Axis] = field(default_factory=dict)
+    bands: Sequence[Bands] = ()
+
+
+def _dataset(
+    data: xr.Dataset, work: Labelled, notes: Notes, around: _Around | None = None
+) -> xr.Dataset:
     """Convolve every variable that has rows and columns; what lies along one of them follows."""
     variables = dict(data.variables)
-    helpers = _helpers(variables)
-    spatial = {
-        name: pair
-        for name, variable in data.data_vars.items()
-        for pair in pairs
-        if name not in helpers and set(pair) <= set(variable.dims)
-    }
+    spatial = _spatial(data, work)
+    if not spatial and around is None:
+        raise ConvolutionError(
+            f"no variable among {tuple(map(str, data.data_vars))} has rows and columns"
+        )
+    around = around or _Around()
+    pairs = dict.fromkeys([*spatial.values(), *around.pairs])
     places = {}
     for pair in pairs:
         said = [data[name].attrs for name, own in spatial.items() if own == pair]
         places[pair] = Place.of(variables, [*said, data.attrs], pair, _geometry(data, pair, work))
-    bands = {name: _bands(data[name], pair, work) for name, pair in spatial.items()}
-    _check_bands(data, bands)
+    bands = {}
+    for name, pair in spatial.items():
+        with _naming(name):
+            bands[name] = _bands(data[name], pair, work)
+    _check_dimensions(data, spatial, bands)
+    _check_new_dimension([*data.dims, *data.data_vars], list(bands.values()), work)
     nodata = _nodata_of_each(data, spatial, work, notes)
-    made: dict[Hashable, xr.Variable] = {
-        name: _convolved(data[name], pair, places[pair], bands[name], nodata[name], work, notes)
-        for name, pair in spatial.items()
-    }
-    mapped = _grid_mappings(variables, spatial)
-    following = Following(places, list(bands.values()), variables, mapped, notes)
+    made: dict[Hashable, xr.Variable] = {}
+    for name, pair in spatial.items():
+        with _naming(name):
+            made[name] = _convolved(
+                data[name], pair, places[pair], bands[name], nodata[name], work, notes
+            )
+    following = Following(
+        places,
+        [*bands.values(), *around.bands],
+        variables,
+        _grid_mappings(variables, spatial),
+        notes,
+        around.axes,
+        work.chunks,
+    )
     dims = {dim for variable in made.values() for dim in variable.dims}
     coords = following.coordinates(data.coords, dims)
     for name in data.data_vars:
@@ -152,8 +182,11 @@ def _dataset(data: xr.Dataset, pairs: tuple[Dims, ...], work: Labelled, notes: N
             if kept is not None:
                 made[name] = kept
     attrs = dict(data.attrs)
-    one = next(iter(places.values())).grid if len(places) == 1 else None
-    follow_grid(attrs, one, notes.attributes)
+    if len(places) == 1:
+        _follow_place(attrs, next(iter(places.values())).grid, notes)
+    elif places:
+        follow_grid(attrs, None, notes.attributes)
+    _forget(set(variables) - set(made) - set(coords), made, notes)
     result = xr.Dataset(
         {name: made[name] for name in data.data_vars if name in made}, coords=coords, attrs=attrs
     )
@@ -163,28 +196,80 @@ def _dataset(data: xr.Dataset, pairs: tuple[Dims, ...], work: Labelled, notes: N
 
 
 def _datatree(tree: xr.DataTree, work: Labelled, notes: Notes) -> xr.DataTree:
-    """Convolve every node by itself; those without rows and columns stay as they are."""
-    nodes: dict[str, xr.Dataset] = {}
-    convolved = False
-    for node in tree.subtree:
-        data = node.to_dataset(inherit=True)
-        path = "/" if node is tree else f"/{node.relative_to(tree)}"
-        try:
-            pairs = spatial_pairs(data, work.dims)
-        except ConvolutionError:
-            nodes[path] = data
-            continue
-        try:
-            nodes[path] = _dataset(data, pairs, work, notes)
-        except ConvolutionError as error:
-            raise type(error)(f"{node.path}: {error}") from error
-        convolved = True
-    if not convolved:
+    """Convolve every node by itself; those without rows and columns stay as they are.
+
+    Nodes hand down coordinates, so a dimension moves in all nodes that have it of one another.
+    """
+    nodes = {node.path: node.to_dataset(inherit=True) for node in tree.subtree}
+    owners = {
+        path: {dim: _owner(nodes, path, dim) for dim in data.sizes} for path, data in nodes.items()
+    }
+    axes: dict[tuple[str, Hashable], Axis] = {}
+    bands: dict[tuple[str, Hashable], Bands] = {}
+    pairs: set[Dims] = set()
+    for path, data in nodes.items():
+        for name, pair in _spatial(data, work).items():
+            with _naming(path), _naming(name):
+                geometry, own = _geometry(data, pair, work), _bands(data[name], pair, work)
+            for dim, axis in zip(pair, (geometry.y, geometry.x), strict=True):
+                axes[owners[path][dim], dim] = axis
+            pairs.add(pair)
+            if not own.alike and own.dim is not None:
+                bands[owners[path][own.dim], own.dim] = own
+    if not axes:
         raise ConvolutionError(
             "no node of the tree has dimensions that are known as rows and columns; "
             "name them, like dims=('line', 'sample')"
         )
-    return xr.DataTree.from_dict(nodes, name=tree.name)
+    made = {}
+    for path, data in nodes.items():
+        keys = [(owner, dim) for dim, owner in owners[path].items()]
+        moving = {dim: axes[owner, dim] for owner, dim in keys if (owner, dim) in axes}
+        around = _Around(
+            [pair for pair in pairs if set(pair) <= set(moving)],
+            moving,
+            [bands[key] for key in keys if key in bands],
+        )
+        with _naming(path):
+            made[path] = _dataset(data, work, notes, around) if moving or around.bands else data
+    root = tree.path.rstrip("/")
+    return xr.DataTree.from_dict(
+        {path.removeprefix(root) or "/": data for path, data in made.items()}, name=tree.name
+    )
+
+
+def _owner(nodes: Mapping[str, xr.Dataset], path: str, dim: Hashable) -> str:
+    """Return the path of the uppermost node from which a node has a dimension."""
+    parts = path.strip("/").split("/")
+    above = ["/" + "/".join(parts[:depth]) for depth in range(len(parts))]
+    return next((p for p in [*above, path] if p in nodes and dim in nodes[p].sizes), path)
+
+
+@contextlib.contextmanager
+def _naming(name: Hashable) -> Iterator[None]:
+    """Put the name of a variable or node before messages of errors."""
+    try:
+        yield
+    except ConvolutionError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _spatial(data: xr.Dataset, work: Labelled) -> dict[Hashable, Dims]:
+    """Return the variables to convolve, and their rows and columns."""
+    helpers = _helpers(data)
+    try:
+        pairs = spatial_pairs(data, work.dims)
+    except ConvolutionError:
+        if work.dims is not None and not isinstance(work.dims, tuple | list):
+            raise
+        return {}
+    found: dict[Hashable, Dims] = {}
+    for name, variable in data.data_vars.items():
+        if name not in helpers and variable.dtype.kind in "biufc":
+            for pair in pairs:
+                if set(pair) <= set(variable.dims):
+                    found.setdefault(name, pair)
+    return found
 
 
 def _geometry(data: xr.DataArray | xr.Dataset, dims: Dims, work: Labelled) -> Geometry:
@@ -196,8 +281,14 @@ def _bands(array: xr.DataArray, dims: Dims, work: Labelled) -> Bands:
     c = work.convolution
     count = array.sizes[lead[-1]] if lead else 1
     c.outputs(count)
-    alike = c.weights.ndim == 2
-    return Bands(lead[-1] if lead else None, count, alike, c.origins, c.missing == "skip")
+    return Bands(
+        dim=lead[-1] if lead else None,
+        count=count,
+        alike=c.weights.ndim == 2,
+        origins=c.origins,
+        skips=c.missing == "skip",
+        listed="band" not in lead[:-1],
+    )
 
 
 def _convolved(
@@ -211,8 +302,8 @@ def _convolved(
 ) -> xr.Variable:
     """Return the output's variable, with all that is true of it."""
     array = _as_meant(array)
-    missing = find_missing(array, nodata, notes.notes)
     lead = [dim for dim in array.dims if dim not in dims]
+    missing = find_missing(array, nodata, lead, notes.notes)
     turned = array.variable.transpose(*lead, *dims)
     wanted = work.dtype
     fill = nodata
@@ -236,24 +327,31 @@ def _attributes(
 ) -> tuple[dict[Hashable, Any], dict[Hashable, Any]]:
     """Return attributes and encoding of the output."""
     attrs = dict(array.attrs)
-    if attrs.get("dtype") == str(array.dtype):
-        attrs["dtype"] = str(data.dtype)
-    if "count" in attrs and attrs["count"] == bands.count:
-        attrs["count"] = len(bands.outputs)
-    follow_grid(attrs, place.grid, notes.attributes)
-    if place.grid.has_gcps and attrs.get("AREA_OR_POINT") == "Point":
-        attrs["AREA_OR_POINT"] = "Area"
-        notes.notes.append(POINTS_OF_AREAS)
+    for key, old, new in (
+        ("dtype", str(array.dtype), str(data.dtype)),
+        ("count", bands.count, len(bands.outputs)),
+    ):
+        if isinstance(attrs.get(key), str | int | np.integer) and attrs[key] == old:
+            attrs[key] = new
     follow_bands(attrs, bands, notes.attributes)
-    follow_scales(attrs, bands, notes.attributes)
-    follow_tiff_tags(attrs, place.grid.geometry, notes.notes)
-    drop_untrue(attrs, notes.attributes)
+    follow_scales(attrs, bands, notes.notes)
+    _follow_place(attrs, place.grid, notes)
     encoding: dict[Hashable, Any] = {
         key: array.encoding[key] for key in KEPT_ENCODING if key in array.encoding
     }
     hole = np.nan if data.dtype.kind in "fc" else fill
     declare_missing(attrs, encoding, data.dtype, hole, len(bands.outputs), notes.attributes)
     return attrs, encoding
+
+
+def _follow_place(attrs: dict[Hashable, Any], grid: Grid, notes: Notes) -> None:
+    """Map what attributes say of the grid, and drop what they say of the input's numbers."""
+    follow_grid(attrs, grid, notes.attributes)
+    if grid.has_gcps and attrs.get("AREA_OR_POINT") == "Point":
+        attrs["AREA_OR_POINT"] = "Area"
+        notes.notes.append(POINTS_OF_AREAS)
+    follow_tiff_tags(attrs, grid.geometry, notes.notes)
+    drop_untrue(attrs, notes.attributes)
 
 
 def _as_meant(array: xr.DataArray) -> xr.DataArray:
@@ -275,37 +373,69 @@ def _out_dims(lead: list[Hashable], dims: Dims, convolution: Convolution) -> tup
     """Return the output's dimensions in the order in which arrays have them."""
     if convolution.weights.ndim == 2 or lead:
         return (*lead, *dims)
-    return ("band" if convolution.mixes_bands else "kernel", *dims)
+    return (NEW_DIMENSIONS[convolution.mixes_bands], *dims)
 
 
-def _helpers(variables: Mapping[Hashable, xr.Variable]) -> set[Hashable]:
-    """Return the variables that are bounds, or positions that others name as coordinates."""
+def _helpers(data: xr.Dataset) -> set[Hashable]:
+    """Return the variables that are bounds, latitudes or longitudes, or positions of others."""
+    variables = data.variables
     named = {
         name
         for variable in variables.values()
         for said in (variable.attrs.get("coordinates"), variable.encoding.get("coordinates"))
-        for name in str(said or "").split()
+        if isinstance(said, str)
+        for name in said.split()
     }
     positions = {
         name
         for name, variable in variables.items()
-        if name in named and is_position(name, variable)
+        if is_geographic(name, variable) or (name in named and is_position(name, variable))
     }
     return positions | set(bounds_in(variables))
 
 
-def _check_bands(data: xr.Dataset, bands: Mapping[Hashable, Bands]) -> None:
-    """Refuse variables of which one has as bands what the other has as something else."""
+def _check_dimensions(
+    data: xr.Dataset, spatial: Mapping[Hashable, Dims], bands: Mapping[Hashable, Bands]
+) -> None:
+    """Refuse variables of which one has as rows or bands what the other has as something else."""
+    rows = {dim: (name, pair) for name, pair in spatial.items() for dim in pair}
     changed = {
         own.dim: name for name, own in bands.items() if not own.alike and own.dim is not None
     }
     for name, own in bands.items():
         for dim in data[name].dims:
+            other, pair = rows.get(dim, (name, spatial[name]))
+            if pair != spatial[name]:
+                raise ConvolutionError(
+                    f"{name!r} has rows and columns of two grids, {spatial[name]} and {pair} as "
+                    f"{other!r}; convolve them one by one, with dims="
+                )
             if dim in changed and dim != own.dim:
                 raise ConvolutionError(
                     f"dimension {dim!r} holds the bands of {changed[dim]!r}, and something else "
                     f"of {name!r}: a bank cannot make more of it; convolve them one by one"
                 )
+
+
+def _check_new_dimension(names: Iterable[Hashable], bands: Sequence[Bands], work: Labelled) -> None:
+    """Refuse a dimension that planes would get if its name is taken."""
+    planes = [own for own in bands if own.dim is None and not own.alike]
+    new = NEW_DIMENSIONS[work.convolution.mixes_bands]
+    if planes and new in names and all(own.dim != new or own.alike for own in bands):
+        raise ConvolutionError(
+            f"the output of a plane gets the dimension {new!r}, and there is one of that name; "
+            "rename it first"
+        )
+
+
+def _forget(gone: set[Hashable], made: Mapping[Hashable, xr.Variable], notes: Notes) -> None:
+    """Drop attributes that name variables which are not there any more, in place."""
+    for variable in made.values():
+        for key in ("coordinates", "cell_measures", "ancillary_variables"):
+            said = variable.attrs.get(key)
+            if isinstance(said, str) and gone & set(said.split()):
+                variable.attrs = {k: v for k, v in variable.attrs.items() if k != key}
+                notes.attributes.append(key)
 
 
 def _nodata_of_each(
@@ -316,9 +446,7 @@ def _nodata_of_each(
     if work.nodata is None:
         return given
     dtypes = {name: data[name].dtype for name in given}
-    lacking = [
-        n for n, dtype in dtypes.items() if dtype.kind != "c" and not holds(dtype, work.nodata)
-    ]
+    lacking = [n for n, dtype in dtypes.items() if not holds(dtype, work.nodata)]
     if len(lacking) == len(given):
         return given  # which is refused
     for name in lacking:
@@ -338,6 +466,6 @@ def _grid_mappings(
     for name, pair in spatial.items():
         variable = variables[name]
         said = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
-        for word in str(said or "").replace(":", " ").split():
+        for word in said.replace(":", " ").split() if isinstance(said, str) else []:
             named.setdefault(word, set()).add(pair)
     return named
