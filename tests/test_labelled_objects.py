@@ -172,3 +172,22 @@ def test_inputs_are_left_as_they_were():
         tileconv.convolve(array, BLOCK, stride=4)
     xr.testing.assert_identical(array, before)
     assert array.encoding == encoding
+
+
+@pytest.mark.parametrize("kernel", [BLOCK, BOX, np.stack([BOX, BOX])])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_datasets_and_trees_are_left_as_they_were(kernel, lazy):
+    data = grid(attrs={"transform": TRANSFORM}, place=True).to_dataset()
+    data = data.assign_coords(x=data.x.assign_attrs(resolution=10.0, bounds="x_bnds"))
+    edges = 10.0 * np.arange(16)
+    data = data.assign(
+        x_bnds=(("x", "nv"), np.stack([edges, edges + 10], -1)), crs=data.spatial_ref
+    )
+    data.attrs = {"transform": [*TRANSFORM], "geospatial_lat_min": 3}
+    data = data.chunk({"y": 5}) if lazy else data
+    tree = xr.DataTree.from_dict({"/": data, "/a": xr.Dataset({"w": data.v})})
+    for given in (data, data.set_coords(["x_bnds", "crs"]), data.drop_vars("spatial_ref"), tree):
+        before = given.copy(deep=True)
+        with pytest.warns(UserWarning, match="geospatial_lat_min"):
+            tileconv.convolve(given, kernel, stride=(3, 2))
+        xr.testing.assert_identical(given, before)

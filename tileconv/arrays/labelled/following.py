@@ -151,7 +151,7 @@ class Following:
         """Return the output's coordinates; those that stay, or are picked, keep their indexes."""
         slices = {dim: picks(axis) for dim, axis in self._axes.items()}
         picked = {dim: place for dim, place in slices.items() if place is not None}
-        data = coords.to_dataset()
+        data = coords.to_dataset().copy(deep=False)  # attributes below are the output's
         data = data.isel({dim: place for dim, place in picked.items() if dim in data.dims})
         moved, gone = {}, []
         for name, coord in coords.items():
