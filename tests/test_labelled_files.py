@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),  # what is dropped is another test's
     pytest.mark.filterwarnings("ignore::PendingDeprecationWarning"),  # rioxarray's, of affine
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    pytest.mark.filterwarnings("ignore:string or file could not:DeprecationWarning"),  # of tags
 ]
 
 TRANSFORMS = {
