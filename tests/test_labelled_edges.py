@@ -346,6 +346,17 @@ def test_stored_positions_with_a_fill(dtype):
         np.testing.assert_allclose(out.lat, expected.lat)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_stored_longitudes_turn_as_they_are_meant(lazy):
+    lon = (np.arange(350, 371, 2.0)[None] + np.zeros((6, 1))) % 360
+    said = {"scale_factor": 0.01, "add_offset": 180.0, "units": "degrees_east"}
+    stored = xr.Variable(YX, ((lon - 180) * 100).astype("int16"), said)
+    data = xr.Dataset({"v": (YX, np.ones(lon.shape))}, coords={"lon": stored})
+    data = data.assign_coords(lon=data.lon.chunk({"x": 3})) if lazy else data
+    out = xr.decode_cf(tileconv.convolve(data, np.ones((2, 2))))
+    np.testing.assert_allclose(out.lon[0], [351, 353, 355, 357, 359, 1, 3, 5, 7, 9])
+
+
 def test_signs_that_are_stored():
     array = xr.DataArray(np.full((5, 5), 3.0), dims=YX, attrs={"_Unsigned": "true"})
     with pytest.warns(UserWarning, match="_Unsigned"):
@@ -557,6 +568,14 @@ def test_warnings_of_the_accessor_point_at_the_call():
     with pytest.warns(UserWarning, match="valid_min") as told:
         grid(attrs={"valid_min": 0}).tileconv.convolve(BOX)
     assert told[0].filename == __file__
+
+
+def test_chunks_of_variables_that_have_others():
+    data = xr.Dataset(
+        {"v": (YX, da.ones((20, 20), chunks=6)), "w": (YX, da.ones((20, 20), chunks=7))}
+    )
+    out = tileconv.convolve(data, BOX, stride=2, chunks=4)
+    assert out.v.chunks == out.w.chunks == ((4, 4, 1), (4, 4, 1))
 
 
 def test_chunks_of_what_is_not_lazy():

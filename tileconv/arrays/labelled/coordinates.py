@@ -151,10 +151,14 @@ def at_centres(
     moving = [dim for dim in variable.dims if dim in axes]
     picked = {dim for dim in moving if picks(axes[dim]) is not None}
     attrs, encoding = dict(variable.attrs), dict(variable.encoding)
-    if len(picked) < len(moving):
+    between = len(picked) < len(moving)
+    if between:
         if is_label(variable):
             return None
         variable, attrs, encoding = _without_gaps(variable), _in_floats(attrs), {}
+    scale, offset = _stored_as(attrs) if between and is_angle(name, variable) else (1.0, 0.0)
+    if (scale, offset) != (1.0, 0.0):  # what goes round is what is meant
+        variable = xr.Variable(variable.dims, variable.data * scale + offset, attrs)
     line = line_of(name, variable) if variable.ndim == 1 else None
     moved: xr.Variable | None = variable.to_base_variable()
     if line is not None:
@@ -165,13 +169,23 @@ def at_centres(
                 moved = sample(moved, dim, centres(axes[dim]), cyclic=is_angle(name, variable))
     if moved is None:
         return None
+    if (scale, offset) != (1.0, 0.0):
+        moved = (moved - offset) / scale
     for stored in ("chunks", "preferred_chunks", "chunksizes", "original_shape", "source"):
         encoding.pop(stored, None)
     moved.attrs, moved.encoding = attrs, encoding
-    if (gap := attrs.get("_FillValue")) is not None and len(picked) < len(moving):
+    if between and (gap := attrs.get("_FillValue")) is not None:
         moved = moved.fillna(gap)
         moved.attrs = attrs
     return moved
+
+
+def _stored_as(attrs: Mapping[Hashable, Any]) -> tuple[float, float]:
+    """Return scale and offset of stored values."""
+    try:
+        return float(attrs.get("scale_factor", 1.0)), float(attrs.get("add_offset", 0.0))
+    except (TypeError, ValueError):
+        return 1.0, 0.0
 
 
 def _without_gaps(variable: xr.Variable) -> xr.Variable:
@@ -183,9 +197,9 @@ def _without_gaps(variable: xr.Variable) -> xr.Variable:
         for value in np.ravel(np.asarray(variable.attrs.get(key, []))).tolist()
         if isinstance(value, int | float)
     ]
+    given = variable
     for gap in gaps:
-        stored = np.asarray(gap).astype(variable.dtype)[()]
-        variable = variable.astype(np.float64).where(variable != stored)
+        variable = variable.astype(np.float64).where(given != gap)
     return variable
 
 

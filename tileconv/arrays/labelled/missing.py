@@ -51,11 +51,10 @@ class Missing:
         scalar = np.dtype(data.dtype).type
         masks = [data == scalar(value) for value in self.others]
         if self.of_bands:
-            masks += [
-                (data == scalar(value)) & _band(band, len(self.of_bands), -self.axis)
-                for band, value in enumerate(self.of_bands)
-                if value is not None
-            ]
+            shape = (len(self.of_bands), *[1] * (-self.axis - 1))
+            known = np.reshape([value is not None for value in self.of_bands], shape)
+            values = np.asarray([value or 0 for value in self.of_bands], data.dtype).reshape(shape)
+            masks.append((data == values) & known)
         mask = masks[0]
         for more in masks[1:]:
             mask = mask | more
@@ -191,12 +190,6 @@ def holds(dtype: np.dtype, value: float) -> bool:
 
 def _is_nan(value: float) -> bool:
     return isinstance(value, float) and math.isnan(value)
-
-
-def _band(band: int, count: int, axes: int) -> np.ndarray:
-    """Return True for one of ``count`` bands, shaped (count, 1, 1, ...) with that many axes."""
-    chosen: np.ndarray = (np.arange(count) == band).reshape(count, *[1] * (axes - 1))
-    return chosen
 
 
 def _listed(texts: dict[str, str]) -> str:

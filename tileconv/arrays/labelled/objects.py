@@ -72,8 +72,10 @@ def convolve_labelled(data: Any, work: Labelled) -> tuple[Any, list[str]]:
 
 def _is_lazy(data: Any) -> bool:
     """Say whether any variable is dask's."""
-    nodes = [node.dataset for node in data.subtree] if isinstance(data, xr.DataTree) else [data]
-    return any(bool(getattr(node, "chunks", None)) for node in nodes)
+    if isinstance(data, xr.DataTree):
+        return any(_is_lazy(node.dataset) for node in data.subtree)
+    variables = data.variables.values() if isinstance(data, xr.Dataset) else [data]
+    return any(getattr(variable, "chunks", None) is not None for variable in variables)
 
 
 def spatial_pairs(
