@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from labelled import BLOCKS, BOX, QUIET, bands, grid
+from labelled import BLOCKS, BOX, QUIET, TRANSFORM, bands, grid
 
 xr = pytest.importorskip("xarray")
 rioxarray = pytest.importorskip("rioxarray")
@@ -363,7 +363,125 @@ def test_signs_that_are_stored():
         assert tileconv.convolve(array, -BOX, dtype="int16").attrs == {}
 
 
+STORED = {"scale_factor": 0.1}
+
+
+def test_stored_coordinates_mean_places():
+    y = ("y", (950 - 100 * np.arange(12)).astype("i2"), STORED)
+    x = ("x", (50 + 100 * np.arange(16)).astype("i2"), {**STORED, "units": "degrees_east"})
+    said = {"transform": TRANSFORM, "res": (10.0, 10.0)}
+    array = xr.DataArray(np.ones((12, 16)), dims=YX, coords={"y": y, "x": x}, attrs=said)
+    out = tileconv.convolve(array, np.ones((4, 4)), stride=4)
+    assert out.attrs == {"transform": BLOCKS, "res": (40.0, 40.0)}
+    np.testing.assert_allclose(out.x * 0.1, 20 + 40.0 * np.arange(4))
+    one = array.isel(x=[0])
+    out = tileconv.convolve(one, np.ones((2, 2)), padding="same")
+    np.testing.assert_allclose(out.x * 0.1, [10])
+
+
+@pytest.mark.parametrize("where", ["bounds", "coordinate"])
+def test_units_of_bounds_are_those_of_their_coordinate(where):
+    cells = (np.stack([np.arange(95, 255, 10), np.arange(105, 265, 10)], 1) + 180) % 360 - 180
+    said = {"units": "degrees_east"}
+    stored = (cells * 100).astype("i4") if where == "bounds" else cells
+    own = {"scale_factor": 0.01, **said} if where == "bounds" else {}
+    data = xr.Dataset(
+        {"a": (YX, np.ones((12, 16))), "xb": (("x", "n"), stored, own)},
+        coords={
+            "x": ("x", (np.arange(100, 260, 10.0) + 180) % 360 - 180, {"bounds": "xb", **said})
+        },
+    )
+    out = tileconv.convolve(data, np.ones((2, 2)))
+    bounds = out.xb.values * (0.01 if where == "bounds" else 1)
+    assert np.abs((bounds.mean(1) - out.x + 180) % 360 - 180).max() in (0, 180)
+    np.testing.assert_allclose(bounds[:7], [[c - 5, c + 5] for c in out.x.values[:7]])
+
+
+@pytest.mark.parametrize("place", ["stack", "attributes"])
+def test_control_points_anywhere(place):
+    point = {"properties": {"id": "1", "info": "", "row": 2.0, "col": 2.0}, "geometry": {}}
+    points = {"type": "FeatureCollection", "features": [point]}
+    array = xr.DataArray(np.ones((2, 12, 16)), dims=("band", *YX), attrs={"AREA_OR_POINT": "Point"})
+    if place == "attributes":
+        array.attrs["gcps"] = points
+    else:
+        array = array.assign_coords(spatial_ref=("band", [0, 0], {"gcps": points}))
+    with pytest.warns(UserWarning, match="AREA_OR_POINT is Area"):
+        assert tileconv.convolve(array, BOX, stride=2).attrs["AREA_OR_POINT"] == "Area"
+
+
+def test_stacks_without_a_place_get_none():
+    said = {"GeoTransform": "0 1 0 0 0 1"}
+    for first in (0.5, 0):
+        array = xr.DataArray(
+            np.ones((2, 12, 16)),
+            dims=("band", *YX),
+            coords={
+                "spatial_ref": ("band", [0, 0], said),
+                "y": np.arange(12) + first,
+                "x": np.arange(16) + first,
+            },
+        )
+        out = tileconv.convolve(array, np.ones((2, 2)), stride=2)
+        assert out.spatial_ref.attrs == said
+        np.testing.assert_array_equal(out.x, np.arange(8) + first)
+        assert out.x.dtype == array.x.dtype
+
+
+def test_ends_of_coordinates_of_two_dimensions():
+    lat = np.tile(np.arange(12.0)[:, None], (1, 16))
+    said = {"actual_range": [0.0, 11.0], "units": "degrees_north"}
+    array = xr.DataArray(np.ones((12, 16)), dims=YX, coords={"lat": (YX, lat, said)})
+    with pytest.warns(UserWarning, match="actual_range of lat"):
+        out = tileconv.convolve(array, BOX, stride=2)
+    assert out.lat.attrs == {"units": "degrees_north"}
+
+
+def test_picked_coordinates_forget_what_is_gone():
+    x = xr.Variable("x", np.arange(16.0), {}, {"bounds": "xb", "chunks": (16,), "source": "f.nc"})
+    gaps = np.stack([np.arange(16.0) - 0.4, np.arange(16.0) + 0.4], 1)
+    data = xr.Dataset({"a": (YX, np.ones((12, 16)))}, coords={"x": x, "xb": (("x", "n"), gaps)})
+    with pytest.warns(UserWarning, match="xb cannot"):
+        out = tileconv.convolve(data, BOX, stride=3)
+    assert out.x.encoding == {}
+    assert data.x.encoding["bounds"] == "xb"
+    named = xr.Dataset({"a": (("band", *YX), np.ones((2, 8, 8))), "bb": (("band", "n"), gaps[:2])})
+    named = named.assign_coords(band=("band", [5, 6], {"bounds": "bb"}))
+    with pytest.warns(UserWarning, match="band, bb tells|bb, band tells"):
+        out = tileconv.convolve(named, np.ones((1, 2, 3, 3)))
+    assert "band" not in out.coords
+    assert "bb" not in out
+
+
+def test_whole_longitudes_turn():
+    lon = np.array([330, 340, 350, 0, 10, 20])
+    array = xr.DataArray(np.ones((8, 6)), dims=("lat", "lon"), coords={"lon": lon})
+    out = tileconv.convolve(array, np.ones((2, 2)), stride=2)
+    assert out.lon.values.tolist() == [335, 355, 15]
+
+
 # ---------------------------------------------------------------------------------- missing pixels
+
+
+def test_nodata_of_signs_that_are_stored():
+    ones = np.ones((5, 5), "i1")
+    data = xr.Dataset({"a": (YX, -ones, {"_Unsigned": "true"}), "f": (YX, ones)})
+    with pytest.warns(UserWarning, match="no pixel of f is missing"):
+        out = tileconv.convolve(data, BOX, nodata=255)
+    assert np.isnan(out.a).all()
+    np.testing.assert_allclose(out.f, 1)
+
+
+@pytest.mark.parametrize("declared", [-9999.0, complex(-9999), np.complex64(-9999), 1j])
+def test_complex_values_that_are_declared(declared):
+    values = np.full((4, 4), 3 + 1j, "complex64")
+    values[1, 1] = -9999
+    array = xr.DataArray(values, dims=YX, attrs={"_FillValue": declared})
+    if declared == 1j:
+        with pytest.warns(UserWarning, match="is no real number"):
+            assert not np.isnan(tileconv.convolve(array, [[1.0]])).any()
+    else:
+        assert np.isnan(tileconv.convolve(array, [[1.0]]).values).sum() == 1
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -393,11 +511,11 @@ def test_nodatavals_of_other_bands(which):
 
 
 def test_names_belong_to_the_dimension_band():
-    array = xr.DataArray(
-        np.ones((2, 2, 8, 8)), dims=("band", "time", *YX), attrs={"long_name": ("red", "green")}
-    )
+    said = {"long_name": ("red", "green"), "nodatavals": (-1.0, -2.0)}
+    array = xr.DataArray(np.ones((2, 2, 8, 8)), dims=("band", "time", *YX), attrs=said)
     out = tileconv.convolve(array, np.ones((3, 3, 3)))
     assert (out.sizes["time"], out.attrs["long_name"]) == (6, ("red", "green"))
+    assert len(out.attrs["nodatavals"]) == 2
 
 
 # ------------------------------------------------------------------------------ datasets and trees
@@ -447,7 +565,12 @@ BANK = np.ones((2, 3, 3))
 
 def test_names_of_new_dimensions_that_are_taken():
     data = xr.Dataset({"v": (YX, np.ones((8, 10)))})
-    for taken in (data.assign(kernel=3), data.assign(w=("kernel", np.arange(5)))):
+    many = (("kernel", *YX), np.ones((3, 8, 10)))
+    for taken in (
+        data.assign(kernel=3),
+        data.assign(w=("kernel", np.arange(5))),
+        data.assign(w=many),
+    ):
         with pytest.raises(ConvolutionError, match="dimension 'kernel', and there is one"):
             tileconv.convolve(taken, BANK)
     with pytest.raises(ConvolutionError, match="dimension 'kernel'"):
@@ -499,6 +622,11 @@ def test_what_nodes_of_a_tree_hand_down():
     assert out.lat.values.tolist() == [1, 2, 3, 4, 5, 6]
     part = tileconv.convolve(tree["a"], BOX)
     assert part["b"].v.shape == (6, 6)
+    stack = xr.Dataset(coords={"time": [1, 2, 3]})
+    three = xr.Dataset({"v": (("time", *YX), np.ones((3, 8, 8)))})
+    four = xr.Dataset({"v": (("time", "band", *YX), np.ones((3, 2, 8, 8)))})
+    with pytest.raises(ConvolutionError, match="/b: dimension 'time' holds the bands of another"):
+        tileconv.convolve(xr.DataTree.from_dict({"/": stack, "/a": three, "/b": four}), BANK)
     # sizes may differ between nodes that share nothing
     tree = xr.DataTree.from_dict({"/a": leaf, "/b": leaf.isel(lat=slice(5))})
     assert {n.path: dict(n.sizes) for n in tileconv.convolve(tree, BOX).leaves} == {

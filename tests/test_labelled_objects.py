@@ -184,10 +184,12 @@ def test_datasets_and_trees_are_left_as_they_were(kernel, lazy):
         x_bnds=(("x", "nv"), np.stack([edges, edges + 10], -1)), crs=data.spatial_ref
     )
     data.attrs = {"transform": [*TRANSFORM], "geospatial_lat_min": 3}
+    gone = {"ancillary_variables": "row_area"}
+    data = data.assign(row_area=("y", np.ones(12)), t=("time", np.arange(3.0), gone))
     data = data.chunk({"y": 5}) if lazy else data
     tree = xr.DataTree.from_dict({"/": data, "/a": xr.Dataset({"w": data.v})})
     for given in (data, data.set_coords(["x_bnds", "crs"]), data.drop_vars("spatial_ref"), tree):
         before = given.copy(deep=True)
-        with pytest.warns(UserWarning, match="geospatial_lat_min"):
+        with pytest.warns(UserWarning, match="geospatial_lat_min|row_area"):
             tileconv.convolve(given, kernel, stride=(3, 2))
         xr.testing.assert_identical(given, before)

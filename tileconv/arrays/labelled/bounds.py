@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import xarray as xr
 
-from tileconv.arrays.labelled.coordinates import centres, is_angle, sample
+from tileconv.arrays.labelled.coordinates import centres, is_angle, sample, stored_as
 from tileconv.geometry import Axis
 
 SUFFIXES = ("_bnds", "_bounds", "_bnd")
@@ -40,6 +40,9 @@ def at_cells(
 
     None if it cannot be said: of cells that leave gaps, or that have four corners.
     """
+    scale, offset = stored_as(bounds.attrs) if is_angle(coordinate, bounds) else (1.0, 0.0)
+    if (scale, offset) != (1.0, 0.0):  # what goes round is what is meant
+        bounds = xr.Variable(bounds.dims, bounds.data * scale + offset, bounds.attrs)
     side = bounds.dims[-1]
     if bounds.sizes[side] != 2:
         return None
@@ -61,6 +64,8 @@ def at_cells(
     if downwards:
         made.reverse()
     joined = xr.Variable.concat(made, side).transpose(*bounds.dims)
+    if (scale, offset) != (1.0, 0.0):
+        joined = (joined - offset) / scale
     joined.attrs = dict(bounds.attrs)
     return joined
 

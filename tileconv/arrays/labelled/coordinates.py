@@ -94,12 +94,12 @@ def is_position(name: Hashable, variable: xr.Variable) -> bool:
     )
 
 
-def is_label(variable: xr.Variable) -> bool:
+def is_label(name: Hashable, variable: xr.Variable) -> bool:
     """Say whether nothing lies between two values: words, and codes."""
     kind = variable.dtype.kind
     if kind in "USbV" or {"flag_values", "flag_meanings"} & set(variable.attrs):
         return True
-    if kind not in "iu" or variable.ndim != 1:
+    if kind not in "iu" or variable.ndim != 1 or is_position(name, variable):
         return False
     before, behind = variable.values[:-1], variable.values[1:]
     return not ((before < behind).all() or (before > behind).all())
@@ -110,6 +110,9 @@ def line_of(name: Hashable, variable: xr.Variable) -> Line | None:
     values = variable.values
     if not is_number(variable) or not values.size:
         return None
+    scale, offset = stored_as(variable.attrs)
+    if (scale, offset) != (1.0, 0.0):
+        values = values * scale + offset
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return None
     first = values[0]
@@ -153,13 +156,14 @@ def at_centres(
     attrs, encoding = dict(variable.attrs), dict(variable.encoding)
     between = len(picked) < len(moving)
     if between:
-        if is_label(variable):
-            return None
         variable, attrs, encoding = _without_gaps(variable), _in_floats(attrs), {}
-    scale, offset = _stored_as(attrs) if between and is_angle(name, variable) else (1.0, 0.0)
+        if is_label(name, variable):
+            return None
+    line = line_of(name, variable) if variable.ndim == 1 else None
+    turns = between and line is None and is_angle(name, variable)
+    scale, offset = stored_as(attrs) if turns else (1.0, 0.0)
     if (scale, offset) != (1.0, 0.0):  # what goes round is what is meant
         variable = xr.Variable(variable.dims, variable.data * scale + offset, attrs)
-    line = line_of(name, variable) if variable.ndim == 1 else None
     moved: xr.Variable | None = variable.to_base_variable()
     if line is not None:
         moved = _on_the_line(variable, line, axes[variable.dims[0]], step)
@@ -180,12 +184,13 @@ def at_centres(
     return moved
 
 
-def _stored_as(attrs: Mapping[Hashable, Any]) -> tuple[float, float]:
+def stored_as(attrs: Mapping[Any, Any]) -> tuple[float, float]:
     """Return scale and offset of stored values."""
     try:
-        return float(attrs.get("scale_factor", 1.0)), float(attrs.get("add_offset", 0.0))
+        scale, offset = float(attrs.get("scale_factor", 1.0)), float(attrs.get("add_offset", 0.0))
     except (TypeError, ValueError):
         return 1.0, 0.0
+    return (scale, offset) if scale else (1.0, 0.0)
 
 
 def _without_gaps(variable: xr.Variable) -> xr.Variable:
@@ -199,6 +204,8 @@ def _without_gaps(variable: xr.Variable) -> xr.Variable:
     ]
     given = variable
     for gap in gaps:
+        if isinstance(gap, float) and np.isnan(gap):
+            continue  # it is NaN already
         variable = variable.astype(np.float64).where(given != gap)
     return variable
 
@@ -223,7 +230,7 @@ def sample(
     size = variable.sizes[dim]
     if _inside(positions, size).all():
         return variable.isel({dim: positions.astype(np.intp)})
-    if size == 1 or is_label(variable):
+    if size == 1 or variable.dtype.kind in "USbV":
         return None
     values = variable.astype(np.float64) if is_number(variable) else _finer(variable)
     cyclic = cyclic and is_number(variable)
@@ -263,8 +270,10 @@ def _on_the_line(
     step = line.step if line.step is not None else step
     if step is None:
         return None
+    scale, offset = stored_as(variable.attrs)
+    step = step / scale  # values stay as they are stored
     on = positions[inside].astype(np.intp)
-    made: np.ndarray = line.first + step * positions
+    made: np.ndarray = (line.first - offset) / scale + step * positions
     if values.dtype.kind in "iu" and step.is_integer() and (positions % 1 == 0).all():
         made = int(values[0]) + int(step) * positions.astype(np.int64)
     made[inside] = values[on]

@@ -13,11 +13,11 @@ from tileconv.arrays.labelled.bands import Bands, label_bands, select_bands
 from tileconv.arrays.labelled.bounds import at_cells, bounds_in
 from tileconv.arrays.labelled.coordinates import at_centres, is_position, line_of, picks
 from tileconv.arrays.labelled.grid import (
-    PIXEL_NUMBERS,
     Grid,
     find_transform,
     follow_grid,
     follow_step,
+    maps_grid,
 )
 from tileconv.geometry import Axis, Geometry
 
@@ -118,11 +118,6 @@ def _is_turned(dims: Dims, variables: Mapping[Hashable, xr.Variable]) -> bool:
     return names in SPATIAL or said == ["X", "Y"]
 
 
-def maps_grid(variable: xr.Variable) -> bool:
-    """Say whether a variable is a grid mapping, which stacks may give a dimension."""
-    return not variable.ndim or bool({"GeoTransform", "gcps"} & set(variable.attrs))
-
-
 @dataclass
 class Following:
     """How coordinates, bounds and grid mappings follow the pixels."""
@@ -157,7 +152,12 @@ class Following:
         for name, coord in coords.items():
             made = self.variable(name, coord.variable, is_coordinate=True)
             moving = [dim for dim in coord.dims if dim in self._axes]
-            if made is not None and name in dims and not coord.ndim:
+            if (
+                made is not None
+                and name in dims
+                and name not in coord.dims
+                and (not coord.ndim or name not in coords.dims)
+            ):
                 self.notes.taken.append(str(name))
                 made = None
             elif made is not None and set(moving) - set(picked) and _has_levels(coords, name):
@@ -173,7 +173,7 @@ class Following:
             ):
                 moved[name] = made
             elif made is not coord.variable:
-                data[name].attrs = made.attrs
+                data[name].attrs, data[name].encoding = made.attrs, made.encoding
         kept = data.drop_vars([*moved, *gone])
         flat = {
             name: made for name, made in moved.items() if name not in made.dims or made.ndim < 2
@@ -210,7 +210,7 @@ class Following:
         if made is not None and not moving and maps_grid(given):
             made = self._grid_mapping(name, made)
         if made is not None and made is not given:
-            self._bounds_of(name, made, moving)
+            self._bounds_of(name, made)
         return made
 
     def _moved(
@@ -219,16 +219,22 @@ class Following:
         if name in self._bounds:
             if len(moving) > 1:
                 return None
-            return at_cells(self._bounds[name], given, moving[0], self._axes[moving[0]])
+            owner = self._bounds[name]
+            said = {**self.variables[owner].attrs, **given.attrs}  # as CF has it
+            own = xr.Variable(given.dims, given.data, said)
+            made = at_cells(owner, own, moving[0], self._axes[moving[0]])
+            if made is not None:
+                made.attrs = dict(given.attrs)
+            return made
         if name in self._numbered and given.dims == (name,):  # pixels, which have no place
-            numbers = np.arange(self._axes[name].out_size) + PIXEL_NUMBERS[1][0]
+            numbers = given.values[0] + np.arange(self._axes[name].out_size)
             return xr.Variable((name,), numbers, given.attrs)
         lies = is_coordinate and given.ndim == 1
         if not lies and not is_position(name, given):
             return None
         made = at_centres(name, given, self._axes, self._steps.get(moving[0]))
-        if made is not None and given.ndim == 1:
-            line = line_of(name, given)
+        if made is not None:
+            line = line_of(name, given) if given.ndim == 1 else None
             follow_step(made.attrs, self._axes[moving[0]], line, self.notes.attributes, name)
         if made is not None and self.chunks is not None and made.chunks is not None:
             sizes = {d: n for place in self.places for d, n in zip(place, self.chunks, strict=True)}
@@ -247,10 +253,10 @@ class Following:
         made.attrs = attrs
         return made
 
-    def _bounds_of(self, name: Hashable, made: xr.Variable, moving: list[Hashable]) -> None:
+    def _bounds_of(self, name: Hashable, made: xr.Variable) -> None:
         """Forget the name of bounds that do not follow."""
         said = made.attrs.get("bounds", made.encoding.get("bounds"))
-        if not isinstance(said, str) or not moving:
+        if not isinstance(said, str) or not made.ndim:
             return
         bounds = self.variables.get(said)
         if bounds is None or self.variable(said, bounds, is_coordinate=True) is None:

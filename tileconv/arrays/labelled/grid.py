@@ -30,7 +30,7 @@ TRANSFORMS = ("transform", "affine", "Affine", "proj:transform", "spatial:transf
 """Attributes that hold (a, b, c, d, e, f), as rasterio and STAC have them."""
 RESOLUTIONS = ("res", "resolution", "resolution_at_standard_parallel")
 """Attributes that hold the size of a pixel, one number or (x, y)."""
-MOST_SLICED = 64
+MOST_SLICED = 32
 """Longest step of a slice that is told from other units."""
 SIZES = ("proj:shape", "spatial:shape", "shape")
 UNTRUE_OBJECTS = {"area", "spec", "geobox", "extent"}
@@ -38,6 +38,11 @@ UNTRUE_OBJECTS = {"area", "spec", "geobox", "extent"}
 OF_COORDINATES = ("resolution", "spacing", "step", "point_spacing", "grid_spacing")
 """Attributes of a coordinate that hold its step."""
 EXTENTS_OF_COORDINATES = ("actual_range", "valid_range", "valid_min", "valid_max")
+
+
+def maps_grid(variable: xr.Variable) -> bool:
+    """Say whether a variable is a grid mapping, which stacks may give a dimension."""
+    return not variable.ndim or bool({"GeoTransform", "gcps"} & set(variable.attrs))
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Grid:
                 elif (line.first, line.step) not in PIXEL_NUMBERS:
                     lines[i] = line
                     numbered = False
-        mappings = [coord.attrs for coord in coords.values() if not coord.ndim]
+        mappings = [coord.attrs for coord in coords.values() if maps_grid(coord)]
         stated = (parse_transform(said.get("GeoTransform"), gdal_order=True) for said in mappings)
         return cls(
             geometry,

@@ -78,6 +78,9 @@ def find_missing(
     encoded = [v for key in CF for v in _values(array.encoding.get(key))]
     declared, of_bands, along = _declared(array, lead, notes)
     if dtype.kind == "c":  # for which no value can be looked for while it is convolved
+        odd = [key for key in CF if isinstance(array.attrs.get(key), complex | np.complexfloating)]
+        if odd and not declared:
+            notes.append(f"{', '.join(odd)} is no real number, so no pixel is missing for it")
         return Missing(others=tuple(dict.fromkeys(v for v in declared if not _is_nan(v))))
     candidates = tuple(dict.fromkeys(v for v in (*declared, *of_bands, *encoded) if not _is_nan(v)))
     if dtype.kind in "iub":
@@ -128,6 +131,14 @@ def _declared(
     return declared, [], along
 
 
+def meant_dtype(variable: xr.Variable) -> np.dtype:
+    """Return the dtype of integers that are signed or not as ``_Unsigned`` says."""
+    kind = {"true": "u", "false": "i"}.get(str(variable.attrs.get("_Unsigned")).lower())
+    if kind is None or variable.dtype.kind not in "iu":
+        return variable.dtype
+    return np.dtype(f"{kind}{variable.dtype.itemsize}")
+
+
 def declare_missing(
     attrs: dict[Hashable, Any],
     encoding: dict[Hashable, Any],
@@ -169,6 +180,8 @@ def _values(value: Any) -> list[float]:
 
 
 def _number(value: Any) -> float | None:
+    if isinstance(value, complex) and value.imag == 0:
+        value = value.real
     if value is None or isinstance(value, bool | complex):
         return None
     if isinstance(value, int):

@@ -20,7 +20,13 @@ from tileconv.arrays.labelled.bounds import bounds_in
 from tileconv.arrays.labelled.coordinates import is_geographic, is_position
 from tileconv.arrays.labelled.following import SPATIAL, Dims, Following, Notes, Place
 from tileconv.arrays.labelled.grid import Grid, follow_grid
-from tileconv.arrays.labelled.missing import CF, declare_missing, find_missing, holds
+from tileconv.arrays.labelled.missing import (
+    CF,
+    declare_missing,
+    find_missing,
+    holds,
+    meant_dtype,
+)
 from tileconv.convolution import Convolution
 from tileconv.errors import ConvolutionError
 from tileconv.geometry import Axis, Geometry
@@ -223,6 +229,9 @@ def _datatree(tree: xr.DataTree, work: Labelled, notes: Notes) -> xr.DataTree:
             "no node of the tree has dimensions that are known as rows and columns; "
             "name them, like dims=('line', 'sample')"
         )
+    for path, data in nodes.items():
+        for name, pair in _spatial(data, work).items():
+            _check_around(data[name], pair, owners[path], bands, path)
     made = {}
     for path, data in nodes.items():
         keys = [(owner, dim) for dim, owner in owners[path].items()]
@@ -235,9 +244,30 @@ def _datatree(tree: xr.DataTree, work: Labelled, notes: Notes) -> xr.DataTree:
         with _naming(path):
             made[path] = _dataset(data, work, notes, around) if moving or around.bands else data
     root = tree.path.rstrip("/")
-    return xr.DataTree.from_dict(
-        {path.removeprefix(root) or "/": data for path, data in made.items()}, name=tree.name
-    )
+    parts = {path.removeprefix(root) or "/": data for path, data in made.items()}
+    try:
+        return xr.DataTree.from_dict(parts, name=tree.name)
+    except ValueError as error:
+        raise ConvolutionError(
+            f"the nodes' outputs do not fit together; convolve them one by one ({error})"
+        ) from error
+
+
+def _check_around(
+    array: xr.DataArray,
+    pair: Dims,
+    owners: Mapping[Hashable, str],
+    bands: Mapping[tuple[str, Hashable], Bands],
+    path: str,
+) -> None:
+    """Refuse an array of which another node's bands are something else."""
+    lead = [dim for dim in array.dims if dim not in pair]
+    for dim in lead[:-1]:
+        if (owners[dim], dim) in bands:
+            raise ConvolutionError(
+                f"{path}: dimension {dim!r} holds the bands of another node, and something else of "
+                f"{array.name!r}: a bank cannot make more of it; convolve them one by one"
+            )
 
 
 def _owner(nodes: Mapping[str, xr.Dataset], path: str, dim: Hashable) -> str:
@@ -342,14 +372,16 @@ def _attributes(
         key: array.encoding[key] for key in KEPT_ENCODING if key in array.encoding
     }
     hole = np.nan if data.dtype.kind in "fc" else fill
-    declare_missing(attrs, encoding, data.dtype, hole, len(bands.outputs), notes.attributes)
+    count = len(bands.outputs) if bands.listed else array.sizes["band"]
+    declare_missing(attrs, encoding, data.dtype, hole, count, notes.attributes)
     return attrs, encoding
 
 
 def _follow_place(attrs: dict[Hashable, Any], grid: Grid, notes: Notes) -> None:
     """Map what attributes say of the grid, and drop what they say of the input's numbers."""
+    has_gcps = grid.has_gcps or "gcps" in attrs
     follow_grid(attrs, grid, notes.attributes)
-    if grid.has_gcps and attrs.get("AREA_OR_POINT") == "Point":
+    if has_gcps and attrs.get("AREA_OR_POINT") == "Point":
         attrs["AREA_OR_POINT"] = "Area"
         notes.notes.append(POINTS_OF_AREAS)
     follow_tiff_tags(attrs, grid.geometry, notes.notes)
@@ -358,11 +390,9 @@ def _follow_place(attrs: dict[Hashable, Any], grid: Grid, notes: Notes) -> None:
 
 def _as_meant(array: xr.DataArray) -> xr.DataArray:
     """Return an array whose integers are signed or not as ``_Unsigned`` says."""
-    said = str(array.attrs.get("_Unsigned")).lower()
-    kind = {"true": "u", "false": "i"}.get(said)
-    if kind is None or array.dtype.kind not in "iu":
+    dtype = meant_dtype(array.variable)
+    if dtype == array.dtype:
         return array
-    dtype = np.dtype(f"{kind}{array.dtype.itemsize}")
     meant = array.copy(data=array.variable.data.astype(dtype))
     meant.attrs = {key: value for key, value in array.attrs.items() if key != "_Unsigned"}
     for key in CF:
@@ -422,22 +452,28 @@ def _check_dimensions(
 def _check_new_dimension(names: Iterable[Hashable], bands: Sequence[Bands], work: Labelled) -> None:
     """Refuse a dimension that planes would get if its name is taken."""
     planes = [own for own in bands if own.dim is None and not own.alike]
-    new = NEW_DIMENSIONS[work.convolution.mixes_bands]
-    if planes and new in names and all(own.dim != new or own.alike for own in bands):
+    sums = work.convolution.mixes_bands
+    new = NEW_DIMENSIONS[sums]
+    same = sums and any(own.dim == new for own in bands)  # as many of both
+    if planes and new in names and not same:
         raise ConvolutionError(
             f"the output of a plane gets the dimension {new!r}, and there is one of that name; "
             "rename it first"
         )
 
 
-def _forget(gone: set[Hashable], made: Mapping[Hashable, xr.Variable], notes: Notes) -> None:
-    """Drop attributes that name variables which are not there any more, in place."""
-    for variable in made.values():
+def _forget(gone: set[Hashable], made: dict[Hashable, xr.Variable], notes: Notes) -> None:
+    """Drop what names variables that are not there any more; those that stay are the input's."""
+    for name, variable in made.items():
         for key in ("coordinates", "cell_measures", "ancillary_variables"):
-            said = variable.attrs.get(key)
-            if isinstance(said, str) and gone & set(said.split()):
-                variable.attrs = {k: v for k, v in variable.attrs.items() if k != key}
-                notes.attributes.append(key)
+            for said in (variable.attrs, variable.encoding):
+                words = said.get(key)
+                if isinstance(words, str) and gone & set(words.split()):
+                    variable = variable.copy(deep=False)  # noqa: PLW2901 - the same, but ours
+                    variable.attrs = {k: v for k, v in variable.attrs.items() if k != key}
+                    variable.encoding = {k: v for k, v in variable.encoding.items() if k != key}
+                    made[name] = variable
+                    notes.attributes.append(key)
 
 
 def _nodata_of_each(
@@ -447,7 +483,7 @@ def _nodata_of_each(
     given: dict[Hashable, float | None] = dict.fromkeys(names, work.nodata)
     if work.nodata is None:
         return given
-    dtypes = {name: data[name].dtype for name in given}
+    dtypes = {name: meant_dtype(data[name].variable) for name in given}
     lacking = [n for n, dtype in dtypes.items() if not holds(dtype, work.nodata)]
     if len(lacking) == len(given):
         return given  # which is refused
