@@ -164,9 +164,8 @@ def convolve(
     wanted = None if dtype is None else _dtype(dtype)
     nodata = None if nodata is None else _nodata(nodata)
     even = None if chunks is None else check_pair(chunks, "chunks")
-    if (
-        type(array) is np.ndarray and dims is None and chunks is None
-    ):  # most calls; Python's share shows in small ones
+    # most calls; Python's share shows in small ones
+    if type(array) is np.ndarray and dims is None and chunks is None:
         _check_shape(array.shape)
         _warn_of_channels(array.shape, convolution)
         numbers = _numbers(array.dtype, wanted, nodata, nodata, _taps(convolution, wanted))

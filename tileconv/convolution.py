@@ -158,6 +158,17 @@ class Convolution:
         """Fields span several bands: the weights are 4-D."""
         return self.weights.ndim == 4
 
+    @property
+    def new_dimension(self) -> str | None:
+        """What the outputs of one plane lie along: a bank's kernels, sums' bands; None: one plane.
+
+        >>> Convolution.of([[[1.0]], [[2.0]]]).new_dimension
+        'kernel'
+        """
+        if self.weights.ndim == 2:
+            return None
+        return "band" if self.mixes_bands else "kernel"
+
     def outputs(self, bands: int) -> int:
         """Return the number of output planes for ``bands`` input planes."""
         if not self.mixes_bands:

@@ -56,20 +56,14 @@ class Notes:
 
     def texts(self) -> list[str]:
         """Return a sentence for each kind of thing."""
-        said = list(dict.fromkeys(self.notes))
-        if self.variables:
-            names = ", ".join(dict.fromkeys(self.variables))
-            said.append(f"{names} cannot be recomputed at fields' centres: dropped")
-        if self.of_bands:
-            names = ", ".join(dict.fromkeys(self.of_bands))
-            said.append(f"{names} tells of single bands, and outputs are sums of several: dropped")
-        if self.taken:
-            names = ", ".join(dict.fromkeys(self.taken))
-            said.append(f"{names} is a dimension of the output: the coordinate is dropped")
-        if self.attributes:
-            names = ", ".join(dict.fromkeys(self.attributes))
-            said.append(f"attributes that say what is not true of the output are dropped: {names}")
-        return said
+        kinds = (
+            (self.variables, "{} cannot be recomputed at fields' centres: dropped"),
+            (self.of_bands, "{} tells of single bands, and outputs are sums of several: dropped"),
+            (self.taken, "{} is a dimension of the output: the coordinate is dropped"),
+            (self.attributes, "attributes that say what is not true of the output are dropped: {}"),
+        )
+        told = [text.format(", ".join(dict.fromkeys(names))) for names, text in kinds if names]
+        return [*dict.fromkeys(self.notes), *told]
 
 
 @dataclass(frozen=True)

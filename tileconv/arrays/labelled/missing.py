@@ -28,13 +28,13 @@ class Missing:
     """What is missing in an array."""
 
     value: float | None = None
-    """Pixels that equal it are, in the array's own dtype."""
+    """Pixels that equal it are missing; compared in the array's own dtype."""
     others: tuple[float, ...] = ()
-    """So are pixels that equal one of these,"""
+    """Further values whose pixels are missing."""
     of_bands: tuple[float | None, ...] = ()
-    """and those that equal their band's, where bands have different ones."""
+    """Each band's own value, where they differ; None: the band has none."""
     axis: int = -3
-    """Along which bands lie, if they do."""
+    """The axis of the bands that ``of_bands`` tells of."""
     candidates: tuple[float, ...] = ()
     """What a missing output may hold if it is an integer, best first."""
 

@@ -34,8 +34,6 @@ from tileconv.propagation import POINTS_OF_AREAS, follow_tiff_tags
 
 Compute = Callable[[Any, float | None, float | None], Any]
 """(numpy or dask array (..., H, W), nodata, what missing integers hold) -> its convolution."""
-NEW_DIMENSIONS = ("kernel", "band")
-"""What planes get: one of kernels, or of sums over bands."""
 KEPT_ENCODING = ("grid_mapping",)
 """The rest says how the input's file holds its numbers; no computation of xarray keeps it."""
 
@@ -69,11 +67,9 @@ def convolve_labelled(data: Any, work: Labelled) -> tuple[Any, list[str]]:
         return _dataset(data, work, notes), notes.texts()
     if isinstance(data, xr.DataTree):
         return _datatree(data, work, notes), notes.texts()
-    hint = "; give xarray.DataArray(variable)" if isinstance(data, xr.Variable) else ""
-    raise ConvolutionError(
-        f"cannot convolve xarray's {type(data).__name__}: give a DataArray, a Dataset or a "
-        f"DataTree{hint}"
-    )
+    variable = isinstance(data, xr.Variable)
+    way = "xarray.DataArray(variable)" if variable else "a DataArray, a Dataset or a DataTree"
+    raise ConvolutionError(f"cannot convolve xarray's {type(data).__name__}; give {way}")
 
 
 def _is_lazy(data: Any) -> bool:
@@ -316,7 +312,7 @@ def _bands(array: xr.DataArray, dims: Dims, work: Labelled) -> Bands:
     return Bands(
         dim=lead[-1] if lead else None,
         count=count,
-        alike=c.weights.ndim == 2,
+        alike=c.new_dimension is None,
         origins=c.origins,
         skips=c.missing == "skip",
         listed="band" not in lead[:-1],
@@ -403,9 +399,8 @@ def _as_meant(array: xr.DataArray) -> xr.DataArray:
 
 def _out_dims(lead: list[Hashable], dims: Dims, convolution: Convolution) -> tuple[Hashable, ...]:
     """Return the output's dimensions in the order in which arrays have them."""
-    if convolution.weights.ndim == 2 or lead:
-        return (*lead, *dims)
-    return (NEW_DIMENSIONS[convolution.mixes_bands], *dims)
+    new = convolution.new_dimension
+    return (*lead, *dims) if lead or new is None else (new, *dims)
 
 
 def _helpers(data: xr.Dataset) -> set[Hashable]:
@@ -452,9 +447,8 @@ def _check_dimensions(
 def _check_new_dimension(names: Iterable[Hashable], bands: Sequence[Bands], work: Labelled) -> None:
     """Refuse a dimension that planes would get if its name is taken."""
     planes = [own for own in bands if own.dim is None and not own.alike]
-    sums = work.convolution.mixes_bands
-    new = NEW_DIMENSIONS[sums]
-    same = sums and any(own.dim == new for own in bands)  # as many of both
+    new = work.convolution.new_dimension
+    same = new == "band" and any(own.dim == new for own in bands)  # sums: as many of both
     if planes and new in names and not same:
         raise ConvolutionError(
             f"the output of a plane gets the dimension {new!r}, and there is one of that name; "
