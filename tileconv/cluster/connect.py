@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 
+from tileconv.cluster.forks import check_not_forked
 from tileconv.errors import ClusterError, ConfigError
 from tileconv.jobs.config import CLUSTERS
 
@@ -46,6 +47,7 @@ def connect(job: Job, client: Any = None, *, watched: bool = False) -> Iterator[
     Worker processes that are started here look at themselves as dask has it if they are
     ``watched``.
     """
+    check_not_forked()
     if client is not None:
         if not isinstance(client, distributed.Client):
             raise ConfigError(f"client must be a dask.distributed.Client; got {type(client)}")

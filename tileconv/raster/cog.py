@@ -61,7 +61,7 @@ class COGSink(GeoTIFFSink):
         options: dict[str, Any] = {
             "BLOCKSIZE": spec.cog_block,
             "BIGTIFF": "IF_SAFER",
-            "NUM_THREADS": spec.threads,
+            "NUM_THREADS": gdal.threads(spec.threads),
             "COMPRESS": (spec.compress or "none").upper(),
             "OVERVIEWS": "NONE" if spec.overviews == "none" else "IGNORE_EXISTING",
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -42,6 +43,32 @@ for _name in ("_base", "_env", "_err", "_filepath", "_io", "env", "session"):
 
 _thread = threading.local()
 _filtering = threading.RLock()
+_is_forked = False
+
+
+def _after_fork() -> None:
+    """Note in a child that GDAL's pool of threads, if there was one, has stayed with the parent."""
+    global _filtering, _is_forked
+    _filtering = threading.RLock()  # another thread may have held it
+    _is_forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def threads(wanted: int) -> int:
+    """Return how many threads GDAL may use by itself.
+
+    It keeps a pool for the process, and in a forked child waits for ever for threads that are not
+    there: none is asked of it there.
+    """
+    return 1 if _is_forked else wanted
+
+
+def _without_pool() -> dict[str, str]:
+    """Return what keeps GDAL from its pool in a forked child; sources of VRTs it reads with it."""
+    return {"GDAL_NUM_THREADS": "1"} if _is_forked else {}
 
 
 @contextlib.contextmanager
@@ -56,7 +83,7 @@ def environment() -> Iterator[None]:
     # rasterio asks numpy whether nodata is in the range of the dtype; it warns where it is not
     with (
         np.errstate(over="ignore"),
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS),
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS, **_without_pool()),
     ):
         _thread.set_up = True
         try:
@@ -67,7 +94,8 @@ def environment() -> Iterator[None]:
 
 def writing() -> rasterio.Env:
     """Return the settings for writing: nothing goes into files beside the one that is written."""
-    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_PAM_ENABLED="NO")
+    settings = {"GDAL_CACHEMAX": GDAL_CACHE_BYTES, "GDAL_PAM_ENABLED": "NO"}
+    return rasterio.Env(**settings, **_without_pool())
 
 
 def open_dataset(opening: Opening) -> DatasetReader:

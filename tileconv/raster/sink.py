@@ -118,7 +118,7 @@ class OutputSpec:
             "BIGTIFF": "IF_SAFER",
         }
         if self.compress is not None:
-            options |= {"compress": self.compress, "NUM_THREADS": self.threads}
+            options |= {"compress": self.compress, "NUM_THREADS": gdal.threads(self.threads)}
             if self.predictor != 1:
                 options["predictor"] = self.predictor
             if self.compress in LEVEL_OPTIONS:
