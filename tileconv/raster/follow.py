@@ -63,8 +63,21 @@ def follow(
         The output has a transform.
     """
     notes: list[str] = []
-    bands = tuple(_band(given, origin, geometry, scaled=scaled, skips=skips) for origin in origins)
-    _note_bands(given, origins, bands, geometry, notes, scaled=scaled, skips=skips)
+    scales, offsets = [band.scale for band in given.bands], [band.offset for band in given.bands]
+    of_sums = [scale_of_sums(origin, scales, offsets, skips=skips) for origin in origins]
+    if scaled:
+        of_sums = [None] * len(of_sums)
+        if given.scaled_bands:
+            notes.append("scale and offset are applied, so the output has none")
+    elif any(of is None for of, origin in zip(of_sums, origins, strict=True) if origin.sums):
+        notes.append(
+            "scale and offset are dropped where sums of stored values have none; "
+            "input.scaled applies them first"
+        )
+    bands = tuple(
+        _band(given, origin, geometry, of) for origin, of in zip(origins, of_sums, strict=True)
+    )
+    _note_bands(given, origins, bands, geometry, notes)
     gcps = () if placed else tuple(_gcp(point, geometry) for point in given.gcps)
     if given.gcps and placed:
         notes.append(
@@ -112,8 +125,9 @@ def _rpc(given: RPC, geometry: Geometry) -> RPC:
 
 
 def _band(
-    given: Metadata, origin: Origin, geometry: Geometry, *, scaled: bool, skips: bool
+    given: Metadata, origin: Origin, geometry: Geometry, of_sums: tuple[float, float] | None
 ) -> Band:
+    """Say what is true of an output band; ``of_sums`` are its scale and offset."""
     sources = [given.bands[i] for i in origin.sums]
     made = Band(description=origin.description)
     if not sources:
@@ -127,14 +141,9 @@ def _band(
             tags=_still_true(sources[0].tags, geometry),
             colour=colour if keep else ColorInterp.undefined,
         )
-    if not scaled and (sums := _scale(given, origin, skips=skips)) is not None:
-        made = replace(made, scale=sums[0], offset=sums[1])
+    if of_sums is not None:
+        made = replace(made, scale=of_sums[0], offset=of_sums[1])
     return made
-
-
-def _scale(given: Metadata, origin: Origin, *, skips: bool) -> tuple[float, float] | None:
-    scales, offsets = [b.scale for b in given.bands], [b.offset for b in given.bands]
-    return scale_of_sums(origin, scales, offsets, skips=skips)
 
 
 def _note_bands(
@@ -143,18 +152,8 @@ def _note_bands(
     bands: Sequence[Band],
     geometry: Geometry,
     notes: list[str],
-    *,
-    scaled: bool,
-    skips: bool,
 ) -> None:
     used = [(origin, band) for origin, band in zip(origins, bands, strict=True) if origin.sums]
-    if scaled and given.scaled_bands:
-        notes.append("scale and offset are applied, so the output has none")
-    elif any(_scale(given, origin, skips=skips) is None for origin, _ in used):
-        notes.append(
-            "scale and offset are dropped where sums of stored values have none; "
-            "input.scaled applies them first"
-        )
     if any(given.bands[i].unit and not band.unit for origin, band in used for i in origin.sums):
         notes.append("units are dropped where bands of different units are summed")
     if any(len(origin.sums) > 1 for origin, _ in used) and any(
