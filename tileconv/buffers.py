@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 import weakref
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -110,8 +111,14 @@ def _most_kept() -> int:
     text = os.environ.get(VARIABLE, "").strip()
     if text.isdigit():
         return int(text)
+    return machine_bytes() // KEPT_SHARE
+
+
+@cache
+def machine_bytes() -> int:
+    """Return the machine's memory in bytes; 0 if the system does not tell."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // KEPT_SHARE
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 0
 

@@ -182,6 +182,14 @@ class Recipe:
         """
         return self._lay_out(group, _sampling(reads))
 
+    def sifts(self, reads: Reads) -> bool:
+        """Say whether missing pixels of windows are taken out row by row.
+
+        Fields that overlap in the raster lie side by side in a packed window, and may then be read
+        as a whole.
+        """
+        return all(self.prepared(group, reads).sifts for group in self.groups)
+
     def _lay_out(self, group: Group, sampling: Sampling) -> Prepared:
         key = id(group.taps), sampling
         found = self._prepared.get(key)
@@ -227,7 +235,7 @@ def compute_tile(
     """
     rows, columns = reads
     as_it_is = masked is None and share is None and rows.outside is columns.outside is None
-    if as_it_is and (recipe.plain or recipe.sifted):
+    if as_it_is and (recipe.plain or (recipe.sifted and recipe.sifts(reads))):
         for group in recipe.groups:
             planes = window[group.bands[0] : group.bands[-1] + 1]
             sums = out[group.outputs[0] : group.outputs[-1] + 1]

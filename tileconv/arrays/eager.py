@@ -12,7 +12,9 @@ from tileconv import buffers
 from tileconv.arrays.threads import run_all
 from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
-from tileconv.geometry import Axis
+from tileconv.errors import OutOfMemoryError
+from tileconv.geometry import Axis, Geometry
+from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Reads, Recipe, compute_tile
 
@@ -23,6 +25,8 @@ COPIED_PIXELS = 1 << 20
 third-level cache."""
 MARKED_PIXELS = 1 << 22
 """Those of one band of one that keeps marks, of rows with missing pixels: as many bits."""
+MOST_COPIED = 1 << 26
+"""The same whatever it keeps: large kernels at large strides read far more than they write."""
 FEWEST_ROWS = 64
 """Fewest rows of a tile: below it, laying out the rows again costs more than a thread gains."""
 FEWEST_APART = 8
@@ -63,7 +67,26 @@ def out_shape(shape: tuple[int, ...], convolution: Convolution) -> tuple[int, ..
 def convolve_numpy(
     array: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int = 1
 ) -> np.ndarray:
-    """Convolve ``array`` (..., H, W) into `out_shape` of ``numbers.target``."""
+    """Convolve ``array`` (..., H, W) into `out_shape` of ``numbers.target``.
+
+    Raises `OutOfMemoryError` if there is not the memory for it.
+    """
+    try:
+        return _convolve_numpy(array, convolution, numbers, threads)
+    except MemoryError as error:
+        if isinstance(error, OutOfMemoryError):
+            raise
+        shape = out_shape(array.shape, convolution)
+        raise OutOfMemoryError(
+            f"out of memory: the result has shape {shape} of {numbers.target}, "
+            f"{size(prod(shape) * numbers.target.itemsize)}, and tiles need some more; convolve "
+            "a part at a time, or a dask array"
+        ) from error
+
+
+def _convolve_numpy(
+    array: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int
+) -> np.ndarray:
     recipe, shape, lead, threads, cuts = _lay_out(convolution, numbers, array.shape, threads)
     out = buffers.result(shape, numbers.target)
     source, target = _readable(array), out.reshape(*lead, -1, *shape[-2:])
@@ -115,12 +138,26 @@ def _lay_out(
         lead = shape[:-2] if single else shape[:-3]
         recipe = _recipe(convolution, numbers, 1 if single or len(shape) == 2 else shape[-3])
         whole = out_shape(shape, convolution)
+        _check_size(whole, numbers.target)
         threads = threads if prod(whole) * convolution.tap_count > SMALL else 1
-        found = _Layout(recipe, whole, lead, threads, _cut(recipe, shape[-2:], threads))
+        cuts = _cut(recipe, shape[-2:], threads)
+        threads = min(threads, prod(lead) * len(cuts))
+        found = _Layout(recipe, whole, lead, threads, cuts)
         small = convolution.weights.nbytes <= SMALL_KERNEL_BYTES
         if small and sum(rows.size + columns.size for _, _, (rows, columns) in found.cuts) <= FEW:
             _remember(_layouts, key, found)
     return found
+
+
+def _check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuse a result that the machine cannot hold, before any of it is there."""
+    needed, there = prod(shape) * dtype.itemsize, buffers.machine_bytes()
+    if there and needed > there:
+        raise OutOfMemoryError(
+            f"the result would have shape {shape} of {dtype}, {size(needed)}, and this machine has "
+            f"{size(there)}; use less padding or a larger stride, or convolve a file or a dask "
+            "array"
+        )
 
 
 def _recipe(convolution: Convolution, numbers: Numbers, bands: int) -> Recipe:
@@ -164,7 +201,35 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
         [(slice(*part), read_axis(axis, *part)) for part in _ranges(axis, most)]
         for axis, most in ((geometry.y, tall), (geometry.x, wide))
     )
-    return [(y, x, (read_y, read_x)) for y, read_y in down for x, read_x in across]
+    most = MOST_COPIED // (1 + max(group.bands[-1] for group in recipe.groups))
+    return [
+        piece
+        for y, read_y in down
+        for x, read_x in across
+        for piece in _pieces(geometry, (y, x, (read_y, read_x)), most)
+    ]
+
+
+def _pieces(geometry: Geometry, cut: Cut, most: int) -> Iterator[Cut]:
+    """Halve a tile until its window, if padding has it copied, has at most ``most`` pixels."""
+    y, x, (rows, columns) = cut
+    viewed = rows.span is not None and columns.span is not None
+    if viewed or rows.size * columns.size <= most or rows.outputs == columns.outputs == 1:
+        yield cut
+        return
+    if columns.outputs == 1 or (rows.outputs > 1 and rows.size > columns.size):
+        for part in _halves(y):
+            read = read_axis(geometry.y, part.start, part.stop)
+            yield from _pieces(geometry, (part, x, (read, columns)), most)
+    else:
+        for part in _halves(x):
+            read = read_axis(geometry.x, part.start, part.stop)
+            yield from _pieces(geometry, (y, part, (rows, read)), most)
+
+
+def _halves(outputs: slice) -> tuple[slice, slice]:
+    middle = (outputs.start + outputs.stop) // 2
+    return slice(outputs.start, middle), slice(middle, outputs.stop)
 
 
 def convolve_complex(

@@ -14,28 +14,36 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
+import numpy as np
+
 from tileconv.errors import ConvolutionError
 
 Item = TypeVar("Item")
 
 VARIABLE = "TILECONV_NUM_THREADS"
 """Environment variable with the number of threads that a call may use."""
+PER_CORE = 4
+"""Most threads that a call starts for each core: more would only take turns."""
 
 
 def thread_count(threads: int | None) -> int:
     """Return how many threads a call may use: the argument, the variable, or all cores."""
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1:
             raise ConvolutionError(f"threads must be a whole number from 1, got {threads!r}")
-        return threads
+        return _bounded(int(threads))
     text = os.environ.get(VARIABLE, "").strip()
     if text:
-        if not text.isdigit() or int(text) < 1:
+        if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) < 1:
             raise ConvolutionError(f"{VARIABLE} must be a whole number from 1, got {text!r}")
-        return int(text)
+        return _bounded(int(text))
     if threading.current_thread() is not threading.main_thread():
         return 1
     return cores()
+
+
+def _bounded(threads: int) -> int:
+    return threads if threads == 1 else min(threads, PER_CORE * cores())
 
 
 def cores() -> int:

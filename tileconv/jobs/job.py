@@ -91,6 +91,9 @@ class Job:
     memory_given: bool = False
     """The job says ``memory_limit``; on a cluster it is that of each worker."""
     threads: int = 1
+    """That compute; of ``processes`` these are processes."""
+    workers: int | None = None
+    """How many the job asks for."""
     memory_limit: int = 1 << 31
     tile: tuple[int, int] | None = None
     scenes: tuple[Place, ...] = ()
@@ -273,7 +276,8 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         report=config.output.report,
         overwrite=config.output.overwrite,
         scheduler=compute.scheduler,
-        threads=1 if compute.scheduler == "synchronous" else _threads(compute.workers),
+        threads=_threads(compute.scheduler, compute.workers),
+        workers=None if compute.workers == "auto" else compute.workers,
         memory_limit=_memory_limit(compute.memory_limit),
         memory_given=compute.memory_limit != "auto",
         tile=_pair(compute.tile),
@@ -395,8 +399,17 @@ def _pair(value: int | list[int] | Literal["auto"]) -> tuple[int, int] | None:
     return None if isinstance(value, str) else (value[0], value[1])
 
 
-def _threads(workers: int | Literal["auto"]) -> int:
-    return CPU_COUNT if workers == "auto" else workers
+THREADS_PER_CORE = 16
+"""Most threads worth having: they wait for disks and networks."""
+PROCESSES_PER_CORE = 4
+
+
+def _threads(scheduler: str, workers: int | Literal["auto"]) -> int:
+    """Return how many threads, or processes, compute."""
+    if scheduler == "synchronous":
+        return 1
+    most = CPU_COUNT * (PROCESSES_PER_CORE if scheduler == "processes" else THREADS_PER_CORE)
+    return CPU_COUNT if workers == "auto" else min(workers, most)
 
 
 def _memory_limit(limit: int | Literal["auto"]) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from dask.system import CPU_COUNT
 
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
@@ -16,6 +17,7 @@ from tileconv.errors import ConfigError, OutputExistsError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.metadata import output_metadata, what_is_lost
 from tileconv.planning.cost import COPY_BYTES, WRITER_BYTES
+from tileconv.planning.describe import plural
 from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
@@ -77,7 +79,7 @@ def plan_header(job: Job, header: Header) -> Plan:
         convolution.outputs(header.layout.read_bands)  # the kernel is one for these bands
         if job.valid_fraction and numbers.target.kind != "f":
             raise ConfigError("output.valid_fraction: a share needs a float output.dtype")
-        return make_plan(
+        plan = make_plan(
             convolution,
             numbers,
             header.layout,
@@ -100,8 +102,11 @@ def plan_header(job: Job, header: Header) -> Plan:
                 *header.notes,
                 *what_is_lost(job, convolution, header),
                 *_collisions(job, convolution, numbers),
+                *_fewer_workers(job),
             ),
         )
+        _check_table(job, plan)
+        return plan
     except ConfigError as error:
         raise ConfigError(f"{job.name}: {error}") from None
     except TileconvError as error:
@@ -158,6 +163,33 @@ def _collisions(job: Job, convolution: Convolution, numbers: Numbers) -> Iterato
         )
     if job.valid_fraction and 0 <= fill <= 1:
         yield f"a valid fraction of {fill:g} equals nodata, and will read as missing"
+
+
+MOST_BLOCKS = (2**31 - 1) // 8
+"""Of a GeoTIFF: GDAL refuses tables of more than 2 GiB, of 8 bytes a block."""
+
+
+def _check_table(job: Job, plan: Plan) -> None:
+    """Refuse a GeoTIFF of more blocks than one may have."""
+    bands, rows, columns = plan.out_shape
+    block = plan.choice.block
+    blocks = bands * -(-rows // block) * -(-columns // block)
+    if job.driver != "Zarr" and job.layout == "single" and blocks > MOST_BLOCKS:
+        raise ConfigError(
+            f"output: {plural(blocks, 'block')} of {block} x {block} pixels are more than the "
+            f"{MOST_BLOCKS:,} that a GeoTIFF may have; use a larger stride, less padding or larger "
+            "blocks (output.blocksize)"
+        )
+
+
+def _fewer_workers(job: Job) -> Iterator[str]:
+    """Yield that a job asks for more than this machine's cores have a use for."""
+    if job.workers is not None and job.workers > job.threads and job.scheduler != "synchronous":
+        kind = "processes" if job.scheduler == "processes" else "threads"
+        yield (
+            f"compute.workers: {job.workers} are more than {plural(CPU_COUNT, 'core')} can use; "
+            f"{job.threads} {kind} are started"
+        )
 
 
 def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:

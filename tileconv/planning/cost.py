@@ -18,7 +18,7 @@ from tileconv.errors import ConfigError
 from tileconv.geometry import Axis, Geometry
 from tileconv.planning.blocks import shared_blocks
 from tileconv.planning.layout import Layout
-from tileconv.planning.reads import packs, window_size
+from tileconv.planning.reads import window_size
 from tileconv.planning.tiles import AxisTiles, Tiles
 
 MIB = 1 << 20
@@ -82,7 +82,7 @@ class Work:
         for axis, outputs, block in zip(
             (self.geometry.y, self.geometry.x), tile, self.layout.block, strict=True
         ):
-            sizes.append(window_size(axis, outputs, packed=packs(axis, block)))
+            sizes.append(window_size(axis, outputs, block))
         return sizes[0], sizes[1]
 
     def read_bytes(self) -> int:

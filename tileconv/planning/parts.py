@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tileconv.planning.blocks import block_uses, shared_blocks
+from tileconv.planning.blocks import count_uses, shared_blocks
 from tileconv.planning.cost import MARGIN
 from tileconv.planning.tiles import AxisTiles, Tile, Tiles
 
@@ -203,10 +203,9 @@ def _seams(plan: Plan, parts: Parts) -> tuple[float, float]:
     """
     (y, x), (by, bx) = parts.axes(), plan.layout.block
     geometry = plan.geometry
-    rows = int(np.count_nonzero(block_uses(geometry.y, y, by)))
-    uses = block_uses(geometry.x, x, bx)
-    across = float(uses.sum()) / max(int(np.count_nonzero(uses)), 1) - 1
-    down = shared_blocks(geometry.y, y, by) / max(rows, 1)
+    rows, columns = count_uses(geometry.y, y, by), count_uses(geometry.x, x, bx)
+    across = columns.total / max(columns.touched, 1) - 1
+    down = shared_blocks(geometry.y, y, by) / max(rows.touched, 1)
     return down * (1 + across) / parts.grid[1], across
 
 

@@ -15,11 +15,12 @@ from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.engine.choose import Algorithm, choose
 from tileconv.geometry import Geometry, Transform
-from tileconv.planning.blocks import block_uses
+from tileconv.planning.blocks import count_uses
 from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
 from tileconv.planning.describe import describe
 from tileconv.planning.layout import Layout
 from tileconv.planning.parts import Parts
+from tileconv.planning.reads import packs
 from tileconv.planning.scenes import count_blocks
 from tileconv.planning.seams import decodings
 from tileconv.planning.tiles import AxisTiles, Tiles
@@ -103,9 +104,8 @@ class Plan:
             return self._blocks_of_scenes[0]
         y, x = self.geometry.y, self.geometry.x
         by, bx = self.layout.block
-        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by)))
-        columns = int(np.count_nonzero(block_uses(x, self.tiles.x, bx)))
-        return rows * columns * self.layout.planes
+        rows, columns = count_uses(y, self.tiles.y, by), count_uses(x, self.tiles.x, bx)
+        return rows.touched * columns.touched * self.layout.planes
 
     @cached_property
     def blocks_decoded(self) -> int:
@@ -116,9 +116,9 @@ class Plan:
             return self._blocks_of_scenes[1]
         y, x = self.geometry.y, self.geometry.x
         by, bx = self.layout.block
-        rows = int(np.count_nonzero(block_uses(y, self.tiles.y, by)))
         panels = AxisTiles(self.tiles.x.total, self.tiles.panel * self.tiles.x.tile)
-        return rows * int(block_uses(x, panels, bx).sum()) * self.layout.planes
+        rows, columns = count_uses(y, self.tiles.y, by), count_uses(x, panels, bx)
+        return rows.touched * columns.total * self.layout.planes
 
     @property
     def bytes_to_read(self) -> int | None:
@@ -197,6 +197,15 @@ class Plan:
         return describe(self)
 
 
+def _sampling(geometry: Geometry, layout: Layout) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the strides and dilations, along (y, x), at which windows are sampled."""
+    y, x = (
+        (axis.kernel, 1) if packs(axis, block, axis.out_size) else (axis.stride, axis.dilation)
+        for axis, block in zip((geometry.y, geometry.x), layout.block, strict=True)
+    )
+    return (y[0], x[0]), (y[1], x[1])
+
+
 def _pads(geometry: Geometry) -> bool:
     return any(axis.before or axis.after for axis in (geometry.y, geometry.x))
 
@@ -250,7 +259,7 @@ def make_plan(
         compute_itemsize=numbers.compute.itemsize,
         target_itemsize=numbers.target.itemsize,
         scratch_bytes=algorithm.prepare(
-            convolution.stride, convolution.dilation, groups[0].taps, len(groups[0].bands)
+            *_sampling(geometry, layout), groups[0].taps, len(groups[0].bands)
         ).scratch_bytes(geometry.out_shape[1]),
         wraps=geometry.y.mode == "wrap",
         outputs=convolution.outputs(layout.read_bands) + valid_fraction,

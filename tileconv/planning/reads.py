@@ -10,6 +10,7 @@ packed   only the pixels under taps, field after field, sampled with
          stride = kernel and dilation = 1:  |k k k|k k k|k k k|    gaps never held
 
 Both give every output the same pixels in the same order, hence the same bits.
+A dense window without padding is a range: no number is held for each of its pixels.
 """
 
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ HOLE = -2
 class AxisRead:
     """Input pixels that a range of outputs reads along one axis."""
 
-    index: np.ndarray
-    """int64, one entry per window place: the source pixel, `PADDING` or `HOLE`."""
+    pixels: np.ndarray | range
+    """What each window place holds: the source pixel, `PADDING` or `HOLE` (int64)."""
     stride: int
     """Window places between fields."""
     dilation: int
@@ -42,22 +43,38 @@ class AxisRead:
     @property
     def size(self) -> int:
         """Window places."""
-        return int(self.index.size)
+        return len(self.pixels)
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """`pixels` as an array."""
+        if isinstance(self.pixels, range):
+            return np.arange(self.pixels.start, self.pixels.stop, dtype=np.int64)
+        return self.pixels
+
+    @property
+    def is_filled(self) -> bool:
+        """Every place holds a source pixel."""
+        return isinstance(self.pixels, range) or int(self.pixels.min()) >= 0
 
     @cached_property
     def span(self) -> slice | None:
         """The source pixels as a slice, if the window is one contiguous run of them."""
-        first = int(self.index[0])
-        if first < 0 or int(self.index[-1]) - first != self.size - 1:
+        if isinstance(self.pixels, range):
+            return slice(self.pixels.start, self.pixels.stop)
+        first = int(self.pixels[0])
+        if first < 0 or int(self.pixels[-1]) - first != self.size - 1:
             return None
-        if not (np.diff(self.index) == 1).all():
+        if not (np.diff(self.pixels) == 1).all():
             return None
         return slice(first, first + self.size)
 
     @cached_property
     def outside(self) -> np.ndarray | None:
         """Boolean, True where the window holds padding; None if it holds none."""
-        outside = self.index == PADDING
+        if isinstance(self.pixels, range):
+            return None
+        outside = self.pixels == PADDING
         return outside if outside.any() else None
 
     @cached_property
@@ -74,6 +91,11 @@ class AxisRead:
 
     def places(self, start: int, stop: int) -> tuple[slice | np.ndarray, slice | np.ndarray]:
         """Say where source pixels ``start .. stop - 1`` go: (window places, pixels from start)."""
+        if isinstance(self.pixels, range):
+            first, end = self.pixels.start, self.pixels.stop
+            low = max(start, first)
+            high = max(min(stop, end), low)
+            return slice(low - first, high - first), slice(low - start, high - start)
         if self._inside is None:
             chosen = np.flatnonzero((self.index >= start) & (self.index < stop))
             return chosen, self.index[chosen] - start
@@ -86,31 +108,53 @@ class AxisRead:
 
     def blocks(self, block: int) -> np.ndarray:
         """Return the storage blocks of ``block`` pixels that the window touches, ascending."""
-        inside = self.index[self.index >= 0] // block
+        if isinstance(self.pixels, range):
+            first, last = self.pixels[0] // block, self.pixels[-1] // block
+            return np.arange(first, last + 1, dtype=np.int64)
+        inside = self.pixels[self.pixels >= 0] // block
         steps = np.diff(inside)
         if (steps < 0).any():  # padding that turns around
             return np.unique(inside)
-        first = np.ones(inside.size, bool)  # np.unique takes five times as long
-        np.not_equal(steps, 0, out=first[1:])
-        return inside[first]
+        fresh = np.ones(inside.size, bool)  # np.unique takes five times as long
+        np.not_equal(steps, 0, out=fresh[1:])
+        return inside[fresh]
 
 
-def packs(axis: Axis, block: int | None) -> bool:
-    """Say whether an axis stored in blocks of ``block`` pixels is read packed.
+SPARSE = 4
+"""How often the pixels under taps go into a dense window that padding has blown up."""
+
+
+def packs(axis: Axis, block: int | None, outputs: int) -> bool:
+    """Say whether ``outputs`` outputs of an axis stored in blocks of ``block`` pixels read packed.
 
     Where fields lie apart, packing pays if less than half of the pixels are
     used, and is needed if a gap or a hole may hold a block that nothing needs.
-    An array in memory has no blocks (None) and is never packed: it is sampled
-    where it lies.
+    An array in memory has no blocks (None): it is sampled where it lies.
+    Either way a window that is far larger than the raster holds little but
+    padding between taps, which is left out.
     """
+    places = outputs * axis.kernel
+    if _dense_size(axis, outputs) > SPARSE * max(places, axis.size):
+        return True
     if block is None or axis.stride < axis.span:
         return False
     return axis.stride >= 2 * axis.kernel or axis.gap >= block or axis.dilation > block
 
 
-def window_size(axis: Axis, outputs: int, *, packed: bool) -> int:
-    """Return the window places that ``outputs`` neighbouring outputs need."""
-    return outputs * axis.kernel if packed else (outputs - 1) * axis.stride + axis.span
+def window_size(axis: Axis, outputs: int, block: int | None) -> int:
+    """Return the window places that ``outputs`` neighbouring outputs need.
+
+    >>> window_size(Axis(size=1000, kernel=3, stride=100), 5, None)
+    403
+    >>> window_size(Axis(size=1000, kernel=3, stride=100), 5, 64)
+    15
+    """
+    packed = packs(axis, block, outputs)
+    return outputs * axis.kernel if packed else _dense_size(axis, outputs)
+
+
+def _dense_size(axis: Axis, outputs: int) -> int:
+    return (outputs - 1) * axis.stride + axis.span
 
 
 def read_axis(axis: Axis, first: int, end: int, block: int | None = None) -> AxisRead:
@@ -127,12 +171,15 @@ def read_axis(axis: Axis, first: int, end: int, block: int | None = None) -> Axi
     """
     low, high = axis.reach(first, end)
     outputs = end - first
-    if packs(axis, block):
+    if packs(axis, block, outputs):
         places = _taps(axis, low, outputs).ravel()
         stride, dilation = axis.kernel, 1
     else:
-        places = np.arange(low, high, dtype=np.int64)
         stride, dilation = axis.stride, axis.dilation
+        has_holes = block is not None and dilation > block
+        if low >= 0 and high <= axis.size and not has_holes:
+            return AxisRead(range(low, high), stride, dilation, outputs)
+        places = np.arange(low, high, dtype=np.int64)
     if low < 0 or high > axis.size:
         places = source_index(places, axis.size, axis.mode)
     if block is not None and dilation > block:

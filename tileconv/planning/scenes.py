@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tileconv.geometry import Axis, Geometry
+from tileconv.padding import OUTSIDE
+from tileconv.planning.blocks import MOST_STEPS, most_shared, tiles_reaching
 from tileconv.planning.layout import Layout
-from tileconv.planning.reads import HOLE, AxisRead, read_axis
+from tileconv.planning.reads import HOLE, AxisRead, read_axis, window_size
 from tileconv.planning.tiles import AxisTiles, Tiles
 
 
@@ -28,7 +30,7 @@ class Extent(NamedTuple):
 def scene_uses(
     axis: Axis,
     tiles: AxisTiles,
-    which: Iterable[int],
+    which: range,
     block: int,
     extents: Iterable[Extent],
 ) -> dict[Extent, np.ndarray]:
@@ -42,7 +44,8 @@ def scene_uses(
     [[1, 0, 1], [1, 1, 1]]
     """
     uses = {e: np.zeros(-(-e.size // e.block), np.int64) for e in extents}
-    for i in which:
+    places = [(extent.offset, extent.offset + extent.size) for extent in uses]
+    for i in tiles_reaching(axis, tiles, which, places):
         index = used_index(read_axis(axis, *tiles[i], block))
         inside = index[index >= 0]
         if inside.size and (np.diff(inside) < 0).any():
@@ -85,6 +88,8 @@ def count_blocks(layout: Layout, geometry: Geometry, tiles: Tiles) -> tuple[int,
     A block under the seam of two panels is decoded for each.
     """
     block_y, block_x = layout.block
+    if _steps(layout, geometry, tiles) > MOST_STEPS:
+        return _most_blocks(layout, geometry, tiles)
     rows = scene_uses(geometry.y, tiles.y, range(tiles.y.count), block_y, extents(layout, 0))
     needed: dict[Extent, np.ndarray] = {}
     decoded: dict[Extent, int] = {}
@@ -101,3 +106,34 @@ def count_blocks(layout: Layout, geometry: Geometry, tiles: Tiles) -> tuple[int,
         totals[0] += planes * int(np.count_nonzero(needed[x]))
         totals[1] += planes * decoded[x]
     return totals[0], totals[1]
+
+
+def _steps(layout: Layout, geometry: Geometry, tiles: Tiles) -> int:
+    """Return how many numbers `count_blocks` would look at, one by one."""
+    total = tiles.panels
+    for i, (axis, along) in enumerate(((geometry.y, tiles.y), (geometry.x, tiles.x))):
+        window = window_size(axis, min(along.tile, along.total), layout.block[i])
+        tile = axis.stride * along.tile
+        for extent in extents(layout, i):
+            total += extent.size // extent.block
+            total += min(along.count, (extent.size + axis.span) // tile + 2) * window
+        if axis.mode not in OUTSIDE:
+            padded = -(-axis.before // tile) + -(-axis.after // tile)
+            total += min(along.count, padded) * window
+    return total
+
+
+def _most_blocks(layout: Layout, geometry: Geometry, tiles: Tiles) -> tuple[int, int]:
+    """Bound `count_blocks` from above: every block of every scene, and seams under each panel."""
+    needed = sum(
+        scene.layout.block_grid[0] * scene.layout.block_grid[1] * scene.layout.planes
+        for scene in layout.scenes
+    )
+    axis, tile = geometry.x, geometry.x.stride * tiles.panel * tiles.x.tile
+    decoded = needed
+    for scene in layout.scenes:
+        stored = scene.layout
+        panels = min(tiles.panels, (stored.shape[1] + axis.span) // tile + 2)
+        columns = min((panels - 1) * most_shared(axis, stored.block[1]), needed)
+        decoded += columns * stored.block_grid[0] * stored.planes
+    return needed, decoded

@@ -145,7 +145,7 @@ class RasterSource:
         """
         layout = self.header.layout
         shape = (rows.size, columns.size)
-        filled = min(rows.index.min(), columns.index.min()) >= 0
+        filled = rows.is_filled and columns.is_filled
         make = self._windows.array if filled else buffers.zeros
         window = Pixels(
             make((layout.read_bands, *shape), layout.dtype),

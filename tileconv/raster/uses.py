@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tileconv.planning.blocks import block_uses
+from tileconv.planning.blocks import block_uses, is_countable, tiles_reaching
 from tileconv.planning.reads import read_axis
 
 if TYPE_CHECKING:
@@ -17,25 +18,31 @@ if TYPE_CHECKING:
     from tileconv.planning.tiles import AxisTiles, Tiles
 
 
+class Uses(Protocol):
+    """By how many tiles each block along an axis is used: an array, or what looks it up."""
+
+    def __getitem__(self, i: int, /) -> Any: ...
+
+
 class BlockUses:
     """Uses of the block rows of a file, and of its block columns in each panel of the plan."""
 
-    def __init__(self, rows: np.ndarray, columns: Callable[[int], np.ndarray]) -> None:
+    def __init__(self, rows: Uses, columns: Callable[[int], Uses]) -> None:
         self.rows = rows
         self._compute = columns
-        self._columns: dict[int, np.ndarray] = {}
+        self._columns: dict[int, Uses] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def of(cls, geometry: Geometry, tiles: Tiles, block: tuple[int, int]) -> BlockUses:
         """Count for a raster in one file."""
 
-        def columns(panel: int) -> np.ndarray:
+        def columns(panel: int) -> Uses:
             if tiles.panels == 1:
-                return block_uses(geometry.x, tiles.x, block[1])
+                return _all_uses(geometry.x, tiles.x, block[1])
             return _uses_of(geometry.x, tiles.x, tiles.panel_columns(panel), block[1])
 
-        return cls(block_uses(geometry.y, tiles.y, block[0]), columns)
+        return cls(_all_uses(geometry.y, tiles.y, block[0]), columns)
 
     @classmethod
     def of_part(
@@ -54,7 +61,7 @@ class BlockUses:
         columns = _uses_of(geometry.x, tiles.x, part.columns, block[1])
         return cls(rows, lambda _: columns)
 
-    def columns(self, panel: int) -> np.ndarray:
+    def columns(self, panel: int) -> Uses:
         """Return how many tile columns of ``panel`` touch each block column."""
         with self._lock:
             if panel not in self._columns:
@@ -69,9 +76,43 @@ def tile_rows(part: Part, following: Part | None) -> range:
     return range(min(rows.start for rows in both), max(rows.stop for rows in both))
 
 
-def _uses_of(axis: Axis, tiles: AxisTiles, which: range, block: int) -> np.ndarray:
+def _all_uses(axis: Axis, tiles: AxisTiles, block: int) -> Uses:
+    """Count block uses by all tiles along an axis."""
+    if is_countable(axis, tiles, block):
+        return block_uses(axis, tiles, block)
+    return _LookedUp(axis, tiles, range(tiles.count), block)
+
+
+def _uses_of(axis: Axis, tiles: AxisTiles, which: range, block: int) -> Uses:
     """Count block uses by some tiles along an axis only."""
+    if not is_countable(axis, tiles, block):
+        return _LookedUp(axis, tiles, which, block)
     uses = np.zeros(-(-axis.size // block), np.int64)
     for i in which:
         uses[read_axis(axis, *tiles[i], block).blocks(block)] += 1
     return uses
+
+
+TILES_KEPT = 16
+"""Tiles whose blocks are kept for the next look: neighbours are asked for one after the other."""
+
+
+class _LookedUp:
+    """Uses of blocks along an axis with too many to hold a number for each."""
+
+    def __init__(self, axis: Axis, tiles: AxisTiles, which: range, block: int) -> None:
+        self._axis, self._tiles, self._which, self._block = axis, tiles, which, block
+        self._touched = lru_cache(TILES_KEPT)(self._blocks_of)
+
+    def __getitem__(self, i: int) -> int:
+        """Return how many of the tiles touch block ``i``."""
+        pixels = (i * self._block, min((i + 1) * self._block, self._axis.size))
+        found = 0
+        for tile in tiles_reaching(self._axis, self._tiles, self._which, [pixels]):
+            blocks = self._touched(tile)
+            at = int(np.searchsorted(blocks, i))
+            found += at < blocks.size and int(blocks[at]) == i
+        return found
+
+    def _blocks_of(self, tile: int) -> np.ndarray:
+        return read_axis(self._axis, *self._tiles[tile], self._block).blocks(self._block)
