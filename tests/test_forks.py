@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+import rasterio
+from servers import http_server
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -115,6 +117,61 @@ def test_whatever_they_read_and_write(tmp_path, options):
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_hundred_children(tmp_path, pattern):
     assert forked(tmp_path, pattern, 100) == 100
+
+
+SERVED = """
+import os, sys, warnings
+import numpy as np
+import rasterio
+import tileconv
+
+warnings.simplefilter("ignore")
+address, folder, scheduler = sys.argv[1:]
+
+
+def run(name):
+    target = f"{folder}/{name}.tif"
+    tileconv.convolve_raster(
+        f"{address}/in.tif", target, "box", stride=2, remote=True, scheduler=scheduler
+    )
+    with rasterio.open(target) as file:
+        return file.read().tobytes()
+
+
+expected = run("parent")
+children = []
+for i in range(4):
+    child = os.fork()
+    if not child:
+        code = 2
+        try:
+            code = int(run(f"child{i}") != expected)
+        except BaseException as error:
+            print(error, flush=True)
+        os._exit(code)
+    children.append(child)
+assert run("again") == expected  # beside the children
+print([os.waitpid(child, 0)[1] for child in children])
+"""
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+def test_children_do_not_read_what_others_have_asked_servers_for(tmp_path, rng, scheduler):
+    pixels = rng.integers(0, 60000, (1, 800, 800)).astype("u2")
+    profile = {"driver": "GTiff", "count": 1, "height": 800, "width": 800, "dtype": "uint16"}
+    profile |= {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    profile["transform"] = rasterio.Affine(10, 0, 0, 0, -10, 0)
+    with rasterio.open(tmp_path / "in.tif", "w", **profile) as file:
+        file.write(pixels)
+    with http_server(tmp_path) as (address, *_):
+        done = subprocess.run(
+            [sys.executable, "-c", SERVED, address, str(tmp_path), scheduler],
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+    assert done.stdout.strip() == "[0, 0, 0, 0]", done.stdout + done.stderr
 
 
 CLUSTER = """

@@ -12,11 +12,13 @@ from tileconv.jobs.batch import plan_batch, run_batch
 from tileconv.jobs.job import Batch, Job, load_job
 from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.schedule import run_job
+from tileconv.raster.forks import with_own_connections
 
 if TYPE_CHECKING:
     from tileconv.jobs.batch import BatchPlan, BatchReport
     from tileconv.jobs.report import Report
     from tileconv.planning.plan import Plan
+    from tileconv.raster.remote import Place
 
 __all__ = ["load_job", "plan", "run"]
 
@@ -41,7 +43,17 @@ def plan(job: Job | Batch) -> Plan | BatchPlan:
     >>> plan.out_shape, plan.blocks_needed, plan.geometry.x.gap
     ((3, 8, 8), 16, 57)
     """
-    return plan_batch(job) if isinstance(job, Batch) else plan_job(job)
+
+    def make() -> Plan | BatchPlan:
+        return plan_batch(job) if isinstance(job, Batch) else plan_job(job)
+
+    return with_own_connections(_sources(job), make)
+
+
+def _sources(job: Job | Batch) -> list[Place]:
+    """Return all that a job reads."""
+    jobs = job.jobs if isinstance(job, Batch) else (job,)
+    return [source for each in jobs for source in each.sources]
 
 
 @overload
@@ -104,5 +116,10 @@ def run(
             "resume and performance_report go with a cluster: set compute.scheduler to processes "
             f"or to an address; it is {jobs[0].scheduler}"
         )
-    work = run_batch if isinstance(job, Batch) else run_job
-    return work(job, progress=progress)  # type: ignore[arg-type]
+
+    def work() -> Report | BatchReport:
+        if isinstance(job, Batch):
+            return run_batch(job, progress=progress)
+        return run_job(job, progress=progress)
+
+    return with_own_connections(_sources(job), work)

@@ -19,6 +19,7 @@ from tileconv.jobs.prepare import output_spec, plan_header, read_source
 from tileconv.jobs.sidecar import find_difference
 from tileconv.padding import OUTSIDE
 from tileconv.planning.describe import plural, shown
+from tileconv.raster.forks import with_own_connections
 from tileconv.raster.plain import Output, read_pixels
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def verify(job: Job, *, windows: int = WINDOWS, seed: int = 0) -> Verification:
     """Check the structure of the output of ``job``, and the bits of ``windows`` windows of it."""
     if not job.target.exists():
         raise ConfigError(f"{job.target}: there is no output to verify; run the job first")
+    return with_own_connections(job.sources, lambda: _verify(job, windows, seed))
+
+
+def _verify(job: Job, windows: int, seed: int) -> Verification:
     header = read_source(job)
     plan = plan_header(job, header)
     output = Output.of(output_spec(job, plan, header), chosen=job.block is None)

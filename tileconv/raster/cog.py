@@ -7,7 +7,7 @@ from typing import Any
 
 import rasterio.shutil
 
-from tileconv.raster import gdal
+from tileconv.raster import forks, gdal
 from tileconv.raster.durable import sync
 from tileconv.raster.overviews import spreads_nan, with_overviews
 from tileconv.raster.overwrite import ROOM, overwrite_room, room_for
@@ -61,7 +61,7 @@ class COGSink(GeoTIFFSink):
         options: dict[str, Any] = {
             "BLOCKSIZE": spec.cog_block,
             "BIGTIFF": "IF_SAFER",
-            "NUM_THREADS": gdal.threads(spec.threads),
+            "NUM_THREADS": forks.threads(spec.threads),
             "COMPRESS": (spec.compress or "none").upper(),
             "OVERVIEWS": "NONE" if spec.overviews == "none" else "IGNORE_EXISTING",
         }

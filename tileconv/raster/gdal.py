@@ -16,7 +16,7 @@ from rasterio._err import CPLE_BaseError  # what GDAL's own errors come as, from
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
-from tileconv.raster import remote
+from tileconv.raster import forks, remote
 from tileconv.text import without_secrets
 
 if TYPE_CHECKING:
@@ -43,32 +43,16 @@ for _name in ("_base", "_env", "_err", "_filepath", "_io", "env", "session"):
 
 _thread = threading.local()
 _filtering = threading.RLock()
-_is_forked = False
 
 
-def _after_fork() -> None:
-    """Note in a child that GDAL's pool of threads, if there was one, has stayed with the parent."""
-    global _filtering, _is_forked
-    _filtering = threading.RLock()  # another thread may have held it
-    _is_forked = True
+def _forget_filter() -> None:
+    """In a forked child another thread of the parent's may seem to hold it."""
+    global _filtering
+    _filtering = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def threads(wanted: int) -> int:
-    """Return how many threads GDAL may use by itself.
-
-    It keeps a pool for the process, and in a forked child waits for ever for threads that are not
-    there: none is asked of it there.
-    """
-    return 1 if _is_forked else wanted
-
-
-def _without_pool() -> dict[str, str]:
-    """Return what keeps GDAL from its pool in a forked child; sources of VRTs it reads with it."""
-    return {"GDAL_NUM_THREADS": "1"} if _is_forked else {}
+    os.register_at_fork(after_in_child=_forget_filter)
 
 
 @contextlib.contextmanager
@@ -83,7 +67,7 @@ def environment() -> Iterator[None]:
     # rasterio asks numpy whether nodata is in the range of the dtype; it warns where it is not
     with (
         np.errstate(over="ignore"),
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS, **_without_pool()),
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS, **forks.settings()),
     ):
         _thread.set_up = True
         try:
@@ -95,7 +79,7 @@ def environment() -> Iterator[None]:
 def writing() -> rasterio.Env:
     """Return the settings for writing: nothing goes into files beside the one that is written."""
     settings = {"GDAL_CACHEMAX": GDAL_CACHE_BYTES, "GDAL_PAM_ENABLED": "NO"}
-    return rasterio.Env(**settings, **_without_pool())
+    return rasterio.Env(**settings, **forks.settings())
 
 
 def open_dataset(opening: Opening) -> DatasetReader:

@@ -17,7 +17,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.enums import Resampling
 
-from tileconv.raster import gdal
+from tileconv.raster import forks
 
 if TYPE_CHECKING:
     from tileconv.raster.sink import OutputSpec
@@ -48,7 +48,7 @@ def with_overviews(whole: Path, spec: OutputSpec) -> Path:
         "COMPRESS_OVERVIEW": "ZSTD",
         "ZSTD_LEVEL_OVERVIEW": 1,
         "BIGTIFF_OVERVIEW": "IF_SAFER",
-        "GDAL_NUM_THREADS": gdal.threads(spec.threads),
+        "GDAL_NUM_THREADS": forks.threads(spec.threads),
     }
     with rasterio.Env(**options), rasterio.open(finite, "r+", driver="VRT") as dataset:
         dataset.build_overviews(factors, SPREADING[spec.overviews])

@@ -25,7 +25,7 @@ from rasterio.windows import Window
 
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
-from tileconv.raster import gdal
+from tileconv.raster import forks, gdal
 from tileconv.raster.carry import Metadata
 from tileconv.raster.durable import EarlySync, replace, sync
 from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite, overwrite_nodata
@@ -118,7 +118,7 @@ class OutputSpec:
             "BIGTIFF": "IF_SAFER",
         }
         if self.compress is not None:
-            options |= {"compress": self.compress, "NUM_THREADS": gdal.threads(self.threads)}
+            options |= {"compress": self.compress, "NUM_THREADS": forks.threads(self.threads)}
             if self.predictor != 1:
                 options["predictor"] = self.predictor
             if self.compress in LEVEL_OPTIONS:
