@@ -22,7 +22,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-
 from fuzzing.calls import Calls
 from fuzzing.campaign import run_campaign
 from fuzzing.jobs import Jobs
@@ -30,6 +29,8 @@ from fuzzing.rasters import WAYS, Rasters
 from fuzzing.runner import Bounds
 
 PARTS = ("rasters", "jobs", "calls")
+FEW = 30
+"""Cases that load the loops they need by themselves: to warm up takes seconds."""
 TOLD = 4
 """Lines of a fault's story that are printed; a case that runs alone tells all."""
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TILECONV_NUM_THREADS": "1"}
@@ -53,6 +54,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory", type=int, default=Bounds.mebibytes, metavar="MIB", help="bound of a case"
     )
+    parser.add_argument(
+        "--folder", type=Path, default=roomy_memory(), help="where a folder of its own is made"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     return parser
 
@@ -62,7 +66,7 @@ def main() -> None:
     if not ONE_THREAD.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_THREAD})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=roomy_memory()))
+    root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=options.folder))
     try:
         figures = run(options, root)
     except KeyboardInterrupt:
@@ -87,9 +91,10 @@ def run(options: argparse.Namespace, root: Path) -> Any:
         make: Any = Rasters(options.seed, way=options.way)
     else:
         make = {"jobs": Jobs, "calls": Calls}[options.part](options.seed)
-    make.warm(root / "warm")
     alone = options.case is not None
     numbers = [options.case] if alone else range(options.first, options.first + options.count)
+    if len(numbers) > FEW:
+        make.warm(root / "warm")
     way = f" --way {options.way}" if options.part == "rasters" else ""
     return run_campaign(
         make,

@@ -85,6 +85,10 @@ USUAL: Mapping[str, tuple[Any, ...]] = {
 """Values that mean something, by the parameter's name."""
 
 
+USUAL_ELSEWHERE = ("array", "job")
+"""Parameters whose usual values are made for each case."""
+
+
 def public_functions() -> dict[str, Callable[..., Any]]:
     """Return what people call, by name: the functions among the public names, and the kernels."""
     found = {name: getattr(tileconv, name) for name in tileconv.__all__}
@@ -172,7 +176,7 @@ class Calls:
     def warm(self, folder: Path) -> None:
         """Compile what many cases need, by calls of the usual kind."""
         folder.mkdir(parents=True, exist_ok=True)
-        random = Random("warm")  # noqa: S311
+        random = Random("warm")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for _ in range(150):
@@ -186,7 +190,7 @@ class Calls:
 
     def __call__(self, number: int, folder: Path) -> CallCase:
         """Make the case of a number, with its files in a folder ``in``."""
-        random = Random(f"call {self.seed} {number}")  # noqa: S311
+        random = Random(f"call {self.seed} {number}")
         for name, data in self.files.items():
             (folder / "in" / name).write_bytes(data)
         (folder / "in" / "folder").mkdir()
@@ -197,28 +201,29 @@ class Calls:
         odd |= {name for name in chosen if random.random() < 0.15}
         arguments, told = {}, []
         for name in chosen:
-            how, arguments[name] = (
-                self._odd(name, random) if name in odd else self._usual(name, label, random)
-            )
+            is_odd = name in odd or (name not in USUAL and name not in USUAL_ELSEWHERE)
+            how, arguments[name] = _odd(random) if is_odd else _usual(name, label, random)
             told.append(f"{name}: {how}")
         if label == "convolve_raster":
             arguments.setdefault("scheduler", "synchronous")
         return CallCase(label, ", ".join(told), self.functions[label], arguments)
 
-    def _odd(self, name: str, random: Random) -> tuple[str, Any]:
-        if random.random() < 0.1:
-            return array(random)
-        how = random.choice(list(ODD))
-        return how, ODD[how]()
 
-    def _usual(self, name: str, label: str, random: Random) -> tuple[str, Any]:
-        if name == "array":
-            return array(random)
-        if name == "job":
-            return "a job", tileconv.load_job(KEYS)
-        if label == "load_job" and name == "source":
-            return "keys", KEYS
-        if name not in USUAL:
-            return self._odd(name, random)
-        value = random.choice(USUAL[name])
-        return " ".join(repr(value).split())[:40], value
+def _odd(random: Random) -> tuple[str, Any]:
+    """Return a value of some odd kind, and how it is called."""
+    if random.random() < 0.1:
+        return array(random)
+    how = random.choice(list(ODD))
+    return how, ODD[how]()
+
+
+def _usual(name: str, label: str, random: Random) -> tuple[str, Any]:
+    """Return a value that means something for a parameter, and how it is called."""
+    if name == "array":
+        return array(random)
+    if name == "job":
+        return "a job", tileconv.load_job(KEYS)
+    if label == "load_job" and name == "source":
+        return "keys", KEYS
+    value = random.choice(USUAL[name])
+    return " ".join(repr(value).split())[:40], value

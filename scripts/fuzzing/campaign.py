@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzzing.outcomes import Outcome
-from fuzzing.runner import Bounds, Make, run_cases
+from fuzzing.runner import USUAL_BOUNDS, Bounds, Make, run_cases
 
 EXAMPLES = 3
 """Cases that are named for each cause."""
@@ -85,7 +85,7 @@ def run_campaign(
     root: Path,
     *,
     command: str,
-    bounds: Bounds = Bounds(),
+    bounds: Bounds = USUAL_BOUNDS,
     processes: int = 1,
 ) -> Mapping[str, Any]:
     """Run the cases of ``numbers``; ``command`` with a case's number behind it runs that alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 import tileconv
+from fuzzing.digests import digest_of_folder
 from fuzzing.mutations import OF_BYTES, mutate
-from fuzzing.outcomes import Fault
+from fuzzing.outcomes import FaultError
 from fuzzing.seeds import DEFLATE, write_raster
 from tileconv.cli import main as command_line
 
@@ -250,7 +250,7 @@ class JobCase:
         told = _told(plan)
         if runs:
             told += _told(tileconv.run(job))
-        return f"{_digest(folder / 'out')} {told}"
+        return f"{digest_of_folder(folder / 'out')} {told}"
 
     def _by_command(self, command: str, *, batch: bool) -> str:
         self.notes.append(f"by command: {command}")
@@ -266,10 +266,10 @@ class JobCase:
         sys.stderr.flush()
         told = os.pread(2, 1 << 16, 0).decode("utf-8", "replace")
         if code not in (0, 2, 3, 4) or "Traceback" in told:
-            raise Fault("traceback", f"exit code {code}\n{told}")
+            raise FaultError("traceback", f"exit code {code}\n{told}")
         if code and not batch:  # a batch leaves outputs of what did not fail
             raise Refused(int(code), told)
-        return f"{_digest(Path('../out'))} {code}"
+        return f"{digest_of_folder(Path('../out'))} {code}"
 
 
 class Refused(tileconv.TileconvError):
@@ -292,15 +292,6 @@ def _told(result: Any) -> str:
         if not isinstance(error, tileconv.TileconvError):
             raise error
     return ", ".join(type(error).__name__ for error in errors)
-
-
-def _digest(folder: Path) -> str:
-    """Return a digest of the outputs, without reports: they tell the time that was taken."""
-    found = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if path.suffix != ".json":
-            found.update(path.name.encode("utf-8", "surrogateescape") + path.read_bytes())
-    return found.hexdigest()[:16]
 
 
 class Jobs:
@@ -330,7 +321,7 @@ class Jobs:
 
     def __call__(self, number: int, folder: Path) -> JobCase:
         """Make the case of a number, with its files in a folder ``in``."""
-        random = Random(f"job {self.seed} {number}")  # noqa: S311
+        random = Random(f"job {self.seed} {number}")
         label = list(JOBS)[number % len(JOBS)]
         text, files, told, assignments = JOBS[label].encode(), dict(self.files), "none", []
         command = not self.whole and random.random() < SHARE_OF_COMMANDS
@@ -392,7 +383,7 @@ def _odd_value(text: str, random: Random) -> tuple[str, str]:
         return text, "nothing"
     start, end = random.choice(found).span()
     odd = random.choice(ODD_VALUES)
-    key = text[:start].split()[-1]
+    key = text[:start].rsplit(maxsplit=1)[-1]
     return text[:start] + odd + text[end:], f"{key} {odd[:40]}"
 
 

@@ -107,8 +107,8 @@ def _place(data: bytearray, random: Random) -> int:
 
 
 def flip_bit(data: bytearray, random: Random) -> str:
-    at = _place(data, random)
-    data[at] ^= 1 << random.randrange(8)
+    if data:
+        data[_place(data, random)] ^= 1 << random.randrange(8)
     return "bit flipped"
 
 
@@ -207,10 +207,8 @@ OF_TIFFS: tuple[Change, ...] = (*OF_BYTES, *(patch_tag,) * 5, *(patch_table,) * 
 def mutate(data: bytes, random: Random, ways: tuple[Change, ...] = OF_TIFFS) -> tuple[bytes, str]:
     """Damage bytes in one to three ways; returns them, and in which."""
     changed = bytearray(data)
-    told = []
-    for _ in range(random.choice((1, 1, 2, 3))):
-        if changed:
-            told.append(random.choice(ways)(changed, random))
+    count = random.choice((1, 1, 1, 2, 3))
+    told = [random.choice(ways)(changed, random) for _ in range(count)]
     return bytes(changed), ", ".join(told)
 
 

@@ -68,6 +68,11 @@ class Speechless:
         raise OwnError("__repr__ of an odd object")
 
 
+def _unknown() -> Any:
+    array = dask.array.ones((8, 8), chunks=4)
+    return array[array[:, 0] > 0]
+
+
 ODD: Mapping[str, Value] = {
     "None": lambda: None,
     "True": lambda: True,
@@ -135,7 +140,7 @@ ODD: Mapping[str, Value] = {
     "NaNs": lambda: np.full((5, 5), np.nan),
     "a masked array": lambda: np.ma.masked_less(np.arange(25.0).reshape(5, 5), 7),
     "a dask array": lambda: dask.array.ones((7, 9), chunks=(3, 4)),
-    "a dask array of unknown shape": lambda: _unknown(),
+    "a dask array of unknown shape": _unknown,
     "a DataArray": lambda: xarray.DataArray(np.ones((6, 7)), dims=("y", "x")),
     "a Dataset": lambda: xarray.Dataset({"a": (("y", "x"), np.ones((6, 7)))}),
     "no Dataset": xarray.Dataset,
@@ -150,11 +155,6 @@ ODD: Mapping[str, Value] = {
         )
     },
 }
-
-
-def _unknown() -> Any:
-    array = dask.array.ones((8, 8), chunks=4)
-    return array[array[:, 0] > 0]
 
 
 def array(random: Random) -> tuple[str, Any]:

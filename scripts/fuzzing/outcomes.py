@@ -21,7 +21,7 @@ _VOLATILE = re.compile(r"0x[0-9a-f]{4,}|\btmp[a-z0-9_]{8}\b")
 """Addresses and random names, which differ from run to run."""
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """What a case raises that has found a fault by itself."""
 
     def __init__(self, kind: str, detail: str) -> None:

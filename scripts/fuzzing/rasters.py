@@ -1,9 +1,8 @@
-"""Damaged rasters: planned and convolved, the result held against GDAL's pixels and numpy's loop."""
+"""Damaged rasters: planned and convolved; results are held against the pixels that GDAL reads."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 import tileconv
+from fuzzing.digests import digest_of_raster
 from fuzzing.mutations import mutate, mutate_text
-from fuzzing.outcomes import Fault
+from fuzzing.outcomes import FaultError
 from fuzzing.seeds import Seed, make_seeds
 from tileconv.jobs.config import option_places
 from tileconv.raster import stored
@@ -58,12 +58,11 @@ class RasterCase:
         if tiles > LARGEST:
             self.notes.append("planned only")
             return f"{tiles} tiles"
-        found = {
-            way: self._convolve(source, folder / "out" / f"{way}.tif", way) for way in self.ways
-        }
+        outputs = {way: folder / "out" / f"{way}.tif" for way in self.ways}
+        found = {way: self._convolve(source, target, way) for way, target in outputs.items()}
         if len({*found.values()}) > 1:
-            raise Fault("differs", f"GDAL and the direct way: {found}")
-        self._compare(source, folder / "out" / f"{self.ways[0]}.tif")
+            raise FaultError("differs", f"GDAL and the direct way: {found}")
+        self._compare(source, outputs[self.ways[0]])
         return "".join({*found.values()})
 
     def _job(self, source: Path, target: Path) -> Any:
@@ -89,7 +88,7 @@ class RasterCase:
             if len(self.ways) == 1 or way == self.ways[0]:
                 raise
             return "refused"
-        return hashlib.sha256(target.read_bytes()).hexdigest()[:16]
+        return digest_of_raster(target)
 
     def _compare(self, source: Path, target: Path) -> None:
         """Compare with the array call on the pixels that GDAL reads.
@@ -115,7 +114,7 @@ class RasterCase:
         weights = np.full((3, 3), 1 / 9) if isinstance(kernel, str) else kernel
         expected = tileconv.convolve(pixels, weights, **options)
         if found.shape != expected.shape or not np.array_equal(found, expected, equal_nan=True):
-            raise Fault("differs", _difference(found, expected))
+            raise FaultError("differs", _difference(found, expected))
         self.notes.append("compared with GDAL's pixels")
 
     def _pixels(self, source: Path) -> np.ndarray | None:
@@ -172,12 +171,12 @@ class Rasters:
             case = sound(number, place)
             case.options = {**case.options, "scheduler": "synchronous"}
             case.options.pop("workers", None)
-            with contextlib.suppress(tileconv.TileconvError, Fault):
+            with contextlib.suppress(tileconv.TileconvError, FaultError):
                 case.run(place)
 
     def __call__(self, number: int, folder: Path) -> RasterCase:
         """Make the case of a number, with its files in a folder ``in``."""
-        random = Random(f"raster {self.seed} {number}")  # noqa: S311
+        random = Random(f"raster {self.seed} {number}")
         seed = self.seeds[number % len(self.seeds)]
         files, change = dict(seed.files), "none"
         if not self.whole:
@@ -213,5 +212,5 @@ def _options(random: Random, kind: str) -> tuple[str, dict[str, Any]]:
     if random.random() < 0.3:
         options["scaled"] = True
     if kind == "palette":
-        options["palette"] = True
+        options |= {"palette": True, "bands": [1]}
     return kernel, options

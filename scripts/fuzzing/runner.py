@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-from fuzzing.outcomes import Fault, Outcome
+from fuzzing.outcomes import FaultError, Outcome
 from tileconv.errors import TileconvError
 
 CHUNK = 40
@@ -63,21 +63,20 @@ class Bounds:
     """Of memory, beside what the process had before."""
 
 
+USUAL_BOUNDS = Bounds()
+
+
 def run_cases(
     make: Make,
     numbers: Iterable[int],
     root: Path,
     *,
-    bounds: Bounds = Bounds(),
+    bounds: Bounds = USUAL_BOUNDS,
     processes: int = 1,
     often: int = OFTEN,
 ) -> Iterator[tuple[int, Outcome]]:
     """Yield how each case ends, as they end. ``often``: of so many, one runs twice; 0 is none."""
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        raise RuntimeError(
-            f"a copy lacks {threads - 1} threads of this process, and may wait for them"
-        )
+    _check_single()
     gc.collect()
     gc.freeze()  # or the collector copies pages of this process into each child
     waiting = deque(_chunks(list(numbers)))
@@ -105,6 +104,13 @@ def run_cases(
             key.data.close()
         children.close()
         gc.unfreeze()
+
+
+def _check_single() -> None:
+    """Raise if this process has threads: its copies would lack them, and may wait for them."""
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads > 1:
+        raise RuntimeError(f"a process with {threads} threads cannot be copied whole")
 
 
 def _chunks(numbers: Sequence[int]) -> Iterator[deque[int]]:
@@ -304,7 +310,7 @@ def _empty(folder: Path) -> None:
 def _ended(case: Case, place: Path) -> Outcome:
     try:
         return Outcome("result", digest=case.run(place))
-    except Fault as fault:
+    except FaultError as fault:
         return Outcome(fault.kind, detail=str(fault))
     except MemoryError as error:
         return Outcome("memory", detail=_told(error))

@@ -15,8 +15,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy as gdal_copy
 
 SHAPE = (50, 60)
-NORTH_WEST = rasterio.Affine(30, 0, 700000, 0, -30, -2800000)
-PLACED: Mapping[str, Any] = {"transform": NORTH_WEST, "crs": "EPSG:32621"}
+NORTH_WEST = (30, 0, 700000, 0, -30, -2800000)
+PLACED: Mapping[str, Any] = {"transform": rasterio.Affine(*NORTH_WEST), "crs": "EPSG:32621"}
 TILES = {"tiled": True, "blockxsize": 32, "blockysize": 16}
 DEFLATE = TILES | {"compress": "deflate"}
 
@@ -261,7 +261,7 @@ def write_raster(
     name: str, array: np.ndarray, *, left: int = 0, **profile: Any
 ) -> dict[str, bytes]:
     """Return a GeoTIFF as bytes, ``left`` pixels from where others begin, by its name."""
-    placed = NORTH_WEST * rasterio.Affine.translation(left, 0)
+    placed = rasterio.Affine(30, 0, 700000 + 30 * left, 0, -30, -2800000)
     with tempfile.TemporaryDirectory() as folder:
         path = _write(Path(folder) / name, array, **profile | {"transform": placed})
         return {name: path.read_bytes()}
