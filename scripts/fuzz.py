@@ -22,9 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fuzzing.calls import Calls
 from fuzzing.campaign import run_campaign
-from fuzzing.jobs import Jobs
 from fuzzing.rasters import WAYS, Rasters
 from fuzzing.runner import Bounds
 
@@ -85,12 +83,22 @@ def roomy_memory() -> str | None:
     return folder if os.path.isdir(folder) and os.access(folder, os.W_OK) else None  # noqa: PTH112
 
 
+def part(options: argparse.Namespace) -> Any:
+    """Return what makes the cases; each part imports libraries of its own, which takes a second."""
+    if options.part == "rasters":
+        return Rasters(options.seed, way=options.way)
+    if options.part == "jobs":
+        from fuzzing.jobs import Jobs
+
+        return Jobs(options.seed)
+    from fuzzing.calls import Calls
+
+    return Calls(options.seed)
+
+
 def run(options: argparse.Namespace, root: Path) -> Any:
     """Run the cases that were asked for."""
-    if options.part == "rasters":
-        make: Any = Rasters(options.seed, way=options.way)
-    else:
-        make = {"jobs": Jobs, "calls": Calls}[options.part](options.seed)
+    make = part(options)
     alone = options.case is not None
     numbers = [options.case] if alone else range(options.first, options.first + options.count)
     if len(numbers) > FEW:
