@@ -15,6 +15,8 @@ from tileconv.jobs.yaml import parse
 
 SCRIPTS = ROOT / "scripts"
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TILECONV_NUM_THREADS": "1"}
+PATIENT = ("--seconds", 120)
+"""Where loops are compiled by the first case that needs them, on a busy machine."""
 
 for module in ("imagecodecs", "xarray"):
     pytest.importorskip(module)
@@ -119,7 +121,8 @@ def test_sound_cases_and_odd_ones(in_scripts):
         "from fuzzing.rasters import Rasters\n"
         "from tileconv.raster import stored\n"
         "def told(make, count):\n"
-        "    ends = [end for _, end in run_cases(make, range(count), root)]\n"
+        "    cases = run_cases(make, range(count), root, bounds=Bounds(seconds=120))\n"
+        "    ends = [end for _, end in cases]\n"
         "    return [[end.kind, end.label, end.notes, end.detail] for end in ends]\n"
         "sound = Rasters(1, whole=True)\n"
         "found = {'sound rasters': told(sound, len(sound.seeds))}\n"
@@ -187,7 +190,8 @@ def test_an_interrupted_campaign_leaves_nothing(tmp_path, sent, code):
 
 def test_the_figures_of_a_few_cases(tmp_path):
     file = tmp_path / "figures.json"
-    done = fuzz("jobs", "--count", 20, "--seed", 4, "--json", file, "--folder", tmp_path)
+    few = ("--count", 20, "--seed", 4, *PATIENT)
+    done = fuzz("jobs", *few, "--json", file, "--folder", tmp_path)
     figures = json.loads(file.read_text())
     assert figures["faults"] == []
     assert done.returncode == 0
@@ -209,6 +213,6 @@ def test_the_figures_of_a_few_cases(tmp_path):
 )
 def test_some_hundred_cases(what, tmp_path):
     file = tmp_path / "figures.json"
-    done = fuzz(*what, "--json", file)
+    done = fuzz(*what, *PATIENT, "--json", file)
     assert json.loads(file.read_text())["faults"] == [], done.stdout
     assert done.returncode == 0
