@@ -235,6 +235,14 @@ def test_in_a_mosaic_too(jpegs, tmp_path):
     assert f"b.tif: {WHERE}JPEGLib:Corrupt JPEG data" in told
 
 
+def test_a_scene_that_goes_away_before_it_is_opened(jpegs, tmp_path):
+    keys = {"input.path": [str(path) for path in jpegs], "input.mosaic": True, "compute.tile": 32}
+    keys |= {"compute.scheduler": "synchronous"}
+    job = job_for(jpegs[0], tmp_path / "out.tif", **keys)
+    with pytest.raises(tileconv.InputError, match=r"b\.tif"):
+        tileconv.run(job, progress=lambda done, total: jpegs[1].unlink(missing_ok=True))
+
+
 def test_in_a_vrt_the_file_is_named(jpegs, tmp_path):
     """By the block of the file: the VRT's own blocks lie over many."""
     east = (SIDE, 0, SIDE, SIDE)

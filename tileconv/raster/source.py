@@ -284,15 +284,15 @@ class RasterSource:
 
     def _damaged(self, rectangle: Rectangle, error: BaseException) -> InputError:
         """Find the block, and the band, that cannot be decoded."""
-        dataset = self._dataset()
+        anew: DatasetReader | None = None
         with gdal.environment(), contextlib.ExitStack() as stack:
             if isinstance(error, gdal.DamageError):
                 with contextlib.suppress(RasterioError):
                     if (found := self._damaged_source(rectangle)) is not None:
                         return found
                     # the cache of the other has what was decoded badly, and not a word of it
-                    dataset = stack.enter_context(gdal.open_dataset(self.header.opening))
-            found = self._damaged_in(dataset, rectangle)
+                    anew = stack.enter_context(gdal.open_dataset(self.header.opening))
+            found = self._damaged_in(rectangle, anew)
         return found or self._told(rectangle, "some band", error)
 
     def _damaged_source(self, rectangle: Rectangle) -> InputError | None:
@@ -306,7 +306,9 @@ class RasterSource:
         block, error = found
         return InputError(f"{header.path}: {block} cannot be decoded: {gdal.cause(error)}")
 
-    def _damaged_in(self, dataset: DatasetReader, rectangle: Rectangle) -> InputError | None:
+    def _damaged_in(
+        self, rectangle: Rectangle, anew: DatasetReader | None = None
+    ) -> InputError | None:
         layout = self.header.layout
         for row, column in rectangle:
             block = Rectangle((row, row + 1), (column, column + 1))
@@ -314,7 +316,7 @@ class RasterSource:
             for part, read in self.header.decoding.parts(interleaved=layout.interleaved):
                 try:
                     with gdal.strictly():
-                        read(dataset, where)
+                        read(self._dataset() if anew is None else anew, where)
                 except gdal.GDAL_ERRORS as exact:
                     gdal.check_memory(exact)
                     return self._told(block, part, exact)
