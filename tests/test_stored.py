@@ -112,7 +112,7 @@ def test_without_the_library_gdal_reads_the_same_bits(make_raster, tmp_path, rng
 
 @pytest.mark.parametrize("compress", ["deflate", "zstd"])
 def test_a_damaged_block_is_found(make_raster, tmp_path, rng, compress):
-    """The error is GDAL's, and names the block, as if GDAL had read all."""
+    """GDAL is not asked; the error names the block as if it had been."""
     source = make_raster(numbers(rng, "uint16"), **TILED | {"compress": compress})
     with tifffile.TiffFile(source) as tiff:
         offset, count = tiff.pages[0].dataoffsets[5], tiff.pages[0].databytecounts[5]

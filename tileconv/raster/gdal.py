@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -28,6 +29,29 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
 
 
+_SPOKEN = re.compile(
+    r"(?:CPLE_\w+(?::| in )|GDAL signalled an error: err_no=\d+, msg=)(.*)", re.DOTALL
+)
+"""What rasterio logs of GDAL's words: its warnings, and the errors that may be raised later."""
+_DECODER = re.compile(r"JPEG|\w*Decode")
+"""How the words of libtiff's decoders begin: JPEGLib:, LZMADecode:, PackBitsDecode:, ..."""
+_DAMAGE = re.compile(
+    r"corrupt|premature|mismatch|lack of data|not enough data|discarding \d+ bytes|bad code"
+    r"|improper jpeg strip|inconsistent progression",
+    re.IGNORECASE,
+)
+"""Warnings of decoders that made pixels up, or left in them what lay there before.
+
+The others are of blocks that are unusual and no more: old-style LZW, JPEG strips that are
+taller than the raster. Blocks as GDAL, tifffile and libtiff write them bring none of these words;
+blocks with a flipped bit bring them if anything is said at all.
+"""
+
+
+class DamageError(RasterioError):  # type: ignore[misc]  # rasterio has no types
+    """Pixels that GDAL read although their block is damaged; it went on where it could."""
+
+
 class _WithoutSecrets(logging.Filter):
     """Takes secrets out of what GDAL logs of tileconv's URLs."""
 
@@ -38,10 +62,42 @@ class _WithoutSecrets(logging.Filter):
         return True
 
 
+class _Ear(logging.Filter):
+    """Hears what GDAL says in a thread that listens.
+
+    rasterio logs errors, which GDAL may get over by itself, below what is shown by default: the
+    log is made to let them come as far as this, and no farther than they would have come.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        super().__init__()
+        self._log = log
+        if log.level == logging.NOTSET:
+            log.setLevel(_LOWEST)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass if its level is one that somebody asked for."""
+        heard: dict[str, bool] | None = getattr(_thread, "heard", None)
+        spoken = _SPOKEN.match(record.getMessage())
+        if heard is not None and spoken is not None and record.levelno >= _LOWEST:
+            heard[spoken[1].strip("'\"\n ")] = record.levelno == logging.WARNING
+        above = self._log.parent
+        if self._log.level != _LOWEST or above is None:  # somebody has set it since
+            return True
+        return record.levelno >= above.getEffectiveLevel()
+
+
+_LOWEST = logging.INFO
 for _name in ("_base", "_env", "_err", "_filepath", "_io", "env", "session"):
-    logging.getLogger(f"rasterio.{_name}").addFilter(_WithoutSecrets())
+    _log = logging.getLogger(f"rasterio.{_name}")
+    _log.addFilter(_WithoutSecrets())
+    if _name in ("_env", "_err"):
+        _log.addFilter(_Ear(_log))
 
 _thread = threading.local()
+_OWN_THREADS = {"GDAL_NUM_THREADS": 1, "VRT_NUM_THREADS": 1}
+"""tileconv's threads are enough. What goes wrong in GDAL's own is printed on stderr up to 3.10, and
+an error may come with the next block, or not at all."""
 _filtering = threading.RLock()
 
 
@@ -67,7 +123,7 @@ def environment() -> Iterator[None]:
     # rasterio asks numpy whether nodata is in the range of the dtype; it warns where it is not
     with (
         np.errstate(over="ignore"),
-        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **remote.SETTINGS, **forks.settings()),
+        rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **_OWN_THREADS, **remote.SETTINGS),
     ):
         _thread.set_up = True
         try:
@@ -104,6 +160,44 @@ def quietly() -> Iterator[None]:
     with _filtering, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[str]]:
+    """Collect GDAL's warnings, each once; they are there when the block has ended."""
+    warned: list[str] = []
+    with _heard() as heard:
+        yield warned
+    warned += [words for words, warning in heard.items() if warning]
+
+
+@contextlib.contextmanager
+def strictly() -> Iterator[None]:
+    """Raise `DamageError` if a decoder of GDAL's complains of damage and gives pixels all the same.
+
+    What is in GDAL's cache is not decoded again, and nothing is said of it.
+    """
+    with _heard() as heard:
+        yield
+    damage = [
+        words
+        for words, warning in heard.items()
+        if _DECODER.match(words) and (not warning or _DAMAGE.search(words))
+    ]
+    if damage:
+        raise DamageError("; ".join(damage[:3]))
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[dict[str, bool]]:
+    """Collect what GDAL says in this thread, with whether it is a warning, not an error."""
+    before = getattr(_thread, "heard", None)
+    heard: dict[str, bool] = {}
+    _thread.heard = heard
+    try:
+        yield heard
+    finally:
+        _thread.heard = before
 
 
 @contextlib.contextmanager

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from tileconv.geometry import Transform
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+MOST_WARNINGS = 3
+"""Of GDAL's that are told of one file; a damaged one gives any number."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,13 @@ def read_header(path: Place, wanted: Wanted) -> Header:
     check_file(path)
     opening = Opening.of(path, wanted.root)
     try:
-        with gdal.environment(), gdal.open_dataset(opening) as dataset:
-            return _read(path, opening, dataset, wanted)
+        with (
+            gdal.environment(),
+            gdal.listening() as warned,
+            gdal.open_dataset(opening) as dataset,
+        ):
+            header = _read(path, opening, dataset, wanted)
+        return replace(header, notes=(*header.notes, *_warnings(path, warned)))
     except TileconvError:
         raise
     except gdal.GDAL_ERRORS as error:
@@ -161,6 +168,15 @@ def read_header(path: Place, wanted: Wanted) -> Header:
         raise InputError(
             f"{path}: cannot be read: {cause.replace(opening.name, path.name)}"
         ) from gdal.told(error)
+
+
+def _warnings(path: Place, warned: list[str]) -> list[str]:
+    """Return notes of what GDAL warns of when it opens a raster, which is printed nowhere."""
+    told = [*dict.fromkeys(words.removeprefix(f"{path.name}: ") for words in warned)]
+    notes = [f"GDAL warns: {words}" for words in told[:MOST_WARNINGS]]
+    if len(told) > MOST_WARNINGS:
+        notes.append(f"GDAL warns of {len(told) - MOST_WARNINGS} more things")
+    return notes
 
 
 def check_file(path: Place) -> None:

@@ -42,7 +42,12 @@ def read_pixels(
         return _read_scenes(header, rows, columns)
     ys, at_y = np.unique(rows, return_inverse=True)
     xs, at_x = np.unique(columns, return_inverse=True)
-    with _errors(header.path), gdal.environment(), gdal.open_dataset(header.opening) as dataset:
+    with (
+        _errors(header.path),
+        gdal.environment(),
+        gdal.open_dataset(header.opening) as dataset,
+        gdal.strictly(),
+    ):
         read = [
             [
                 header.decoding.read(dataset, Window(left, top, right - left, bottom - top))
@@ -165,6 +170,7 @@ class Output:
             _errors(self.spec.path),
             gdal.environment(),
             _open(self.spec.path) as dataset,
+            gdal.strictly(),
         ):
             return dataset.read(window=window)
 

@@ -9,12 +9,14 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from tileconv import buffers
 from tileconv.errors import InputError
 from tileconv.planning.cost import READ_BYTES
 from tileconv.raster import gdal
+from tileconv.raster.blame import find_damage
 from tileconv.raster.metadata import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
 from tileconv.raster.remote import Remote
@@ -217,8 +219,8 @@ class RasterSource:
                 for row, y in enumerate(ys, rectangle.rows[0]):
                     for column, x in enumerate(xs, rectangle.columns[0]):
                         reader.block((row, column), bands, y, x, out)
-            except (UndecodableError, OSError):  # GDAL tells what is wrong
-                left.append(rectangle)
+            except UndecodableError as error:
+                raise self._undecodable(error) from error
         return left
 
     def _decode_for(self, request: _Request, rectangle: Rectangle, reader: Reader | None) -> None:
@@ -248,21 +250,17 @@ class RasterSource:
         out: Part | None = None,
     ) -> Pixels:
         """Read a part of a rectangle of blocks; an error names the block that cannot be decoded."""
+        decoding, window = self.header.decoding, _window(extent)
         try:
-            return self._read(extent, reader, out)
+            if reader is not None:
+                return decoding.read(None, window, out, reader=reader)
+            with gdal.strictly():
+                return decoding.read(self._dataset(), window, out)
+        except UndecodableError as error:
+            raise self._undecodable(error) from error
         except gdal.GDAL_ERRORS as error:
             gdal.check_memory(error)
             raise self._damaged(rectangle, error) from gdal.told(error)
-
-    def _read(self, extent: Extent, reader: Reader | None, out: Part | None) -> Pixels:
-        """Read pixels, into ``out`` (bands, masked) if it is given."""
-        decoding, window = self.header.decoding, _window(extent)
-        if reader is not None:
-            try:
-                return decoding.read(None, window, out, reader=reader)
-            except (UndecodableError, OSError):
-                pass  # GDAL tells what is wrong
-        return decoding.read(self._dataset(), window, out)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Reader | None]:
@@ -279,21 +277,50 @@ class RasterSource:
         """What can be read without GDAL. Threads that look for it at once find the same."""
         return find_stored(self.header) if self.header.layout.direct else None
 
+    def _undecodable(self, error: UndecodableError) -> InputError:
+        row, column = error.place
+        block = Rectangle((row, row + 1), (column, column + 1))
+        return self._told(block, error.part, error)
+
     def _damaged(self, rectangle: Rectangle, error: BaseException) -> InputError:
         """Find the block, and the band, that cannot be decoded."""
+        anew: DatasetReader | None = None
+        with gdal.environment(), contextlib.ExitStack() as stack:
+            if isinstance(error, gdal.DamageError):
+                with contextlib.suppress(RasterioError):
+                    if (found := self._damaged_source(rectangle)) is not None:
+                        return found
+                    # the cache of the other has what was decoded badly, and not a word of it
+                    anew = stack.enter_context(gdal.open_dataset(self.header.opening))
+            found = self._damaged_in(rectangle, anew)
+        return found or self._told(rectangle, "some band", error)
+
+    def _damaged_source(self, rectangle: Rectangle) -> InputError | None:
         header = self.header
-        layout = header.layout
+        if header.opening.driver != "VRT":
+            return None
+        extent = rectangle.extent(header.layout.block, header.layout.shape)
+        found = find_damage(header.opening, extent)
+        if found is None:
+            return None
+        block, error = found
+        return InputError(f"{header.path}: {block} cannot be decoded: {gdal.cause(error)}")
+
+    def _damaged_in(
+        self, rectangle: Rectangle, anew: DatasetReader | None = None
+    ) -> InputError | None:
+        layout = self.header.layout
         for row, column in rectangle:
             block = Rectangle((row, row + 1), (column, column + 1))
             where = _window(block.extent(layout.block, layout.shape))
-            for part, read in header.decoding.parts(interleaved=layout.interleaved):
+            for part, read in self.header.decoding.parts(interleaved=layout.interleaved):
                 try:
-                    with gdal.environment():
-                        read(self._dataset(), where)
+                    with gdal.strictly():
+                        read(self._dataset() if anew is None else anew, where)
                 except gdal.GDAL_ERRORS as exact:
                     gdal.check_memory(exact)
                     return self._told(block, part, exact)
-        return self._told(rectangle, "some band", error)
+        return None
 
     def _told(self, rectangle: Rectangle, part: str, error: BaseException) -> InputError:
         layout = self.header.layout

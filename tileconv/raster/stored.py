@@ -7,8 +7,25 @@ where they are wanted. imagecodecs, if it is installed, unpacks them (DEFLATE by
 the library that GDAL has, too) and undoes the predictor.
 
 Only what has one meaning is read so: whole numbers and floats of 8 to 64 bits,
-uncompressed, DEFLATE or ZSTD, every block stored. All else GDAL reads, and also
-what cannot be unpacked: it tells what is wrong with it.
+uncompressed, DEFLATE or ZSTD, every block stored, and a header in which every tag
+that decides on pixels is as TIFF wants it. All else GDAL reads.
+
+What cannot be unpacked is damaged, and GDAL is not asked: it stops unpacking when
+a block is full, so it sees no checksum of a stream that has become longer, and
+gives whatever it got. What is only unusual is read here, as GDAL reads it:
+
+- DEFLATE and ZSTD of more bytes than the block has, like those of a last strip that
+  is as tall as the others: the first ones count, once the whole stream is unpacked
+  and its checksum is right;
+- bytes behind the end of a DEFLATE stream, and uncompressed blocks of more bytes than
+  needed.
+
+Damaged are streams that break off, whose checksum is wrong, or that are shorter than
+the block; no writer makes such, and GDAL refuses them, too, where it notices. Bytes
+behind the end of a ZSTD stream count as damage: GDAL passes over them, but they mean
+that the stream's length is not what was written. Files as GDAL, tifffile and libtiff
+write them, tiles and strips, rewritten in place as well, hold none.
+ZSTD has a checksum where the writer asked for one; GDAL does not.
 """
 
 from __future__ import annotations
@@ -49,10 +66,26 @@ MOST_ROWS = 16
 """Blocks of one row that are remembered: such a file has few different ones."""
 LONGEST_ROW = 1 << 16
 """Bytes of a row that is remembered."""
+MOST_SURPLUS = 1 << 16
+"""Bytes that a stream may hold beyond a block, and another block."""
 
 
 class UndecodableError(Exception):
-    """A block that is not what its header says."""
+    """A block that is not what its header says. The message is the cause alone."""
+
+    def __init__(self, cause: str, place: tuple[int, int], part: str) -> None:
+        super().__init__(cause, place, part)  # all of them, for it may go to another process
+        self.place = place
+        """Row and column of the block in the grid."""
+        self.part = part
+        """The bands that it holds, in words."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class _DamageError(Exception):
+    """What is wrong with the bytes of a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +117,20 @@ class StoredBlocks:
         """Every block lies inside the file and may be unpacked in memory."""
         image = self.image
         grid = [-(-n // block) for n, block in zip(image.shape, image.block, strict=True)]
-        size = math.prod(image.block) * self.samples * self.dtype.itemsize
+        row = image.block[1] * self.samples * self.dtype.itemsize
+        size, planes = image.block[0] * row, image.bands // self.samples
         counts, offsets = image.counts, image.offsets
+        if not counts.size == offsets.size == math.prod(grid) * planes or size > LARGEST_BLOCK:
+            return False
+        fewest = np.ones(grid, np.int64)
+        if self.codec == "none":  # GDAL has rules of its own for those that are too short
+            fewest[:] = size
+            if not image.tiled:
+                fewest[-1:] = row * (image.shape[0] - (grid[0] - 1) * image.block[0])
         return (
-            counts.size == offsets.size == math.prod(grid) * image.bands // self.samples
-            and size <= LARGEST_BLOCK
-            and bool(((counts > 0) & (counts <= 2 * size + 1024)).all())
-            and bool(((offsets > 0) & (offsets + counts <= image.length)).all())
+            bool((counts.reshape(planes, *grid) >= fewest).all())
+            and bool((counts <= 2 * size + 1024).all())
+            and bool(((offsets > 0) & (offsets <= image.length - counts)).all())
         )
 
 
@@ -108,6 +148,7 @@ class Reader:
         self._whole = np.dtype(f"u{blocks.dtype.itemsize}")
         library = _library()
         packed = blocks.codec != "none"
+        self._codec = blocks.codec.upper()
         self._decode = getattr(library, f"{blocks.codec}_decode") if packed else None
         self._add_up = library.delta_decode if image.predictor == 2 else None
         self._across = -(-image.shape[1] // image.block[1])
@@ -118,7 +159,7 @@ class Reader:
     def window(self, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
         """Read ``bands`` (1-based) of a window into ``out`` (bands, h, w), of the native dtype.
 
-        Raises `UndecodableError`, having written anything to ``out``, and `OSError`.
+        Raises `UndecodableError`, having written anything to ``out``.
         """
         top, left = int(window.row_off), int(window.col_off)
         bottom, right = top + out.shape[1], left + out.shape[2]
@@ -145,54 +186,76 @@ class Reader:
 
         Along each axis, it is said which part of ``out`` is which part of the block.
         """
-        row, column = place
         (to_y, rows), (to_x, columns) = y, x
-        index = row * self._across + column
         if self._image.interleaved:
-            pixels = self._unpack(index, row)
+            pixels = self._unpack(place, 1)
             for i, band in enumerate(bands):
                 self._put(pixels[rows, :, band - 1], columns, out[i, to_y, to_x])
             return
         for i, band in enumerate(bands):
-            pixels = self._unpack((band - 1) * self._grid + index, row)
+            pixels = self._unpack(place, band)
             self._put(pixels[rows], columns, out[i, to_y, to_x])
 
-    def _unpack(self, index: int, row: int) -> np.ndarray:
-        """Return the samples of a block, in a buffer of the thread's.
+    def _unpack(self, place: tuple[int, int], band: int) -> np.ndarray:
+        """Return the samples of the block that holds a band, in a buffer of the thread's.
 
         (rows, columns), or (rows, columns, bands) where a block holds all bands.
         """
         image = self._image
-        tall = image.block[0]
+        (row, column), tall = place, image.block[0]
+        index = (band - 1) * self._grid + row * self._across + column
         rows = tall if image.tiled else min(tall, image.shape[0] - row * tall)
         size, count = rows * self._bytes, int(image.counts[index])
-        if self._decode is None:
-            unpacked = packed = buffers.scratch("block", (size,), BYTE)
-            if count != size:
-                raise UndecodableError
-        else:
-            both = buffers.scratch("block", (size + count,), BYTE)
-            unpacked, packed = both[:size], both[size:]
-        if os.preadv(self._file, [packed.data], int(image.offsets[index])) != count:
-            raise UndecodableError
-        if self._decode is None:
-            return self._samples(unpacked, rows)
-        again = count * PACKED_WELL <= size and rows > 1 and size <= rows * LONGEST_ROW
-        known = (rows, packed.tobytes()) if again else None
-        if known in self._rows:
-            return np.broadcast_to(self._rows[known], (rows, *self._row))
         try:
-            found = self._decode(packed, out=unpacked)
-        except (RuntimeError, ValueError) as error:  # what its errors derive from
-            raise UndecodableError from error
-        if found.size != size:
-            raise UndecodableError
+            if self._decode is None:
+                unpacked = packed = buffers.scratch("block", (size,), BYTE)
+            else:
+                both = buffers.scratch("block", (size + count,), BYTE)
+                unpacked, packed = both[:size], both[size:]
+            self._fetch(packed, int(image.offsets[index]))
+            if self._decode is None:
+                return self._samples(unpacked, rows)
+            again = count * PACKED_WELL <= size and rows > 1 and size <= rows * LONGEST_ROW
+            known = (rows, packed.tobytes()) if again else None
+            if known in self._rows:
+                return np.broadcast_to(self._rows[known], (rows, *self._row))
+            self._decompress(packed, unpacked)
+        except _DamageError as error:
+            part = "all bands" if image.interleaved else f"band {band}"
+            raise UndecodableError(str(error), place, part) from error.__cause__
         samples = self._samples(unpacked, rows)
         if known is not None and len(self._rows) < MOST_ROWS:
             bits = samples.view(self._whole)
             if (bits[-1] == bits[0]).all() and (bits == bits[0]).all():
                 self._rows[known] = samples[:1].copy()
         return samples
+
+    def _fetch(self, packed: np.ndarray, offset: int) -> None:
+        """Read the bytes of a block as they are stored."""
+        try:
+            got = os.preadv(self._file, [packed.data], offset)
+        except OSError as error:
+            raise _DamageError(f"its bytes cannot be read: {error.strerror}") from error
+        if got != packed.size:
+            raise _DamageError(f"the file ends {packed.size - got} bytes before the block does")
+
+    def _decompress(self, packed: np.ndarray, unpacked: np.ndarray) -> None:
+        """Fill ``unpacked`` with the first bytes that a stream holds."""
+        assert self._decode is not None
+        try:
+            found = self._decode(packed, out=unpacked)
+        except (RuntimeError, ValueError):  # what its errors derive from
+            # too long, maybe: a whole block more is what a last strip can have
+            room = unpacked.size + self._image.block[0] * self._bytes + MOST_SURPLUS
+            try:
+                found = self._decode(packed, out=np.empty(room, np.uint8))
+            except (RuntimeError, ValueError) as error:
+                raise _DamageError(f"its {self._codec} stream is damaged: {error}") from error
+            unpacked[: found.size] = found[: unpacked.size]
+        if found.size < unpacked.size:
+            raise _DamageError(
+                f"its {self._codec} stream holds {found.size} bytes, not {unpacked.size}"
+            )
 
     def _samples(self, unpacked: np.ndarray, rows: int) -> np.ndarray:
         """Return bytes as samples of the machine's byte order."""
@@ -236,14 +299,13 @@ def find_stored(header: Header) -> StoredBlocks | None:
     if not local or decoding.mask is not None or _library() is None or not hasattr(os, "preadv"):
         return None
     path, image = opening.files[0], first_image(opening.files[0])
-    if image is None:
+    if image is None or not image.plain:
         return None
     dtype = decoding.stored.newbyteorder(image.byteorder)
     found = StoredBlocks(path, image, dtype, CODECS.get(image.compression, ""))
     plain = (
         found.codec
-        and image.plain
-        and image.predictor in (1, 2)
+        and image.predictor in ((1,) if found.codec == "none" else (1, 2))
         and image.photometric in PHOTOMETRIC
         and image.dtype == (FORMATS.get(dtype.kind), 8 * dtype.itemsize)
         and (image.bands, image.interleaved) == (layout.bands, layout.interleaved)

@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 
 from tileconv.errors import OutputError
+from tileconv.raster.tags import are_strict
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class FirstImage:
     predictor: int
     photometric: int
     plain: bool
-    """Bits lie in the usual order, and there is no depth."""
+    """All that decides on pixels has one meaning, bits lie as usual, and there is no depth."""
     nodata: str | None
     """GDAL's tag, as it is written."""
     offsets: np.ndarray
@@ -67,7 +68,7 @@ def _first_image(path: Path, length: int, *identity: int) -> FirstImage:
     with open_tiff(path) as tiff:
         page = tiff.pages.first
         strip = min(page.rowsperstrip, page.imagelength), page.imagewidth
-        nodata = page.tags.get("GDAL_NODATA")
+        nodata = page.tags.valueof("GDAL_NODATA")
         return FirstImage(
             length=length,
             byteorder=tiff.byteorder,
@@ -80,11 +81,21 @@ def _first_image(path: Path, length: int, *identity: int) -> FirstImage:
             compression=int(page.compression),
             predictor=int(page.predictor),
             photometric=int(page.photometric),
-            plain=page.fillorder == page.imagedepth == page.tiledepth == 1,
-            nodata=None if nodata is None else str(nodata.value).strip("\x00 "),
+            plain=_is_plain(tiff),
+            nodata=nodata.strip("\x00 ") if isinstance(nodata, str) else None,
             offsets=np.asarray(page.dataoffsets, np.int64),
             counts=np.asarray(page.databytecounts, np.int64),
         )
+
+
+def _is_plain(tiff: tifffile.TiffFile) -> bool:
+    """Say whether the first image can be understood in one way only."""
+    page = tiff.pages.first
+    if not are_strict(tiff) or page.planarconfig not in (1, 2):
+        return False
+    sides = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip,)
+    some = min(page.imagelength, page.imagewidth, page.samplesperpixel, *sides) > 0
+    return some and page.fillorder == page.imagedepth == page.tiledepth == 1
 
 
 def stored_bytes(path: Path) -> int:

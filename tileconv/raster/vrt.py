@@ -42,7 +42,8 @@ _COMPLEX = _SOURCE | {
     "DstMax": set(),
     "Clamp": set(),
 }
-_SOURCES = {"SimpleSource": _SOURCE, "AveragedSource": _SOURCE, "ComplexSource": _COMPLEX}
+SOURCES = {"SimpleSource": _SOURCE, "AveragedSource": _SOURCE, "ComplexSource": _COMPLEX}
+"""What a raster is mosaicked of, and what may stand in each."""
 _BAND = {
     "Description": set[str](),
     "UnitType": set(),
@@ -147,10 +148,10 @@ class _Checked:
         for child in [*band]:
             if child.tag in _UNUSED:
                 band.remove(child)
-            elif child.tag in _SOURCES:
+            elif child.tag in SOURCES:
                 self._attributes(child, {"resampling", "name"})
                 for part in child:
-                    self._plain(part, child, _SOURCES[child.tag])
+                    self._plain(part, child, SOURCES[child.tag])
                 self._source(child)
             else:
                 self._plain(child, band, _BAND)
@@ -222,7 +223,7 @@ class _Checked:
         """
         blocks = set()
         for source in top.iter():
-            if source.tag in _SOURCES:
+            if source.tag in SOURCES:
                 blocks.add(_block(source))
         for band in top.iter("VRTRasterBand"):
             for name in ("blockXSize", "blockYSize"):
