@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
 from tileconv.raster import remote
-from tileconv.text import without_secrets
+from tileconv.text import visible, without_secrets
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -27,18 +27,18 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
 
 
-class _WithoutSecrets(logging.Filter):
-    """Takes secrets out of what GDAL logs of tileconv's URLs."""
+class _FitToRead(logging.Filter):
+    """Takes secrets out of what GDAL logs of tileconv's URLs, and writes out escape sequences."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change a record, and let it pass."""
         if getattr(_thread, "set_up", False):
-            record.msg, record.args = without_secrets(record.getMessage()), None
+            record.msg, record.args = visible(without_secrets(record.getMessage())), None
         return True
 
 
 for _name in ("_base", "_env", "_err", "_filepath", "_io", "env", "session"):
-    logging.getLogger(f"rasterio.{_name}").addFilter(_WithoutSecrets())
+    logging.getLogger(f"rasterio.{_name}").addFilter(_FitToRead())
 
 _thread = threading.local()
 _filtering = threading.RLock()
