@@ -294,6 +294,13 @@ def test_letters_that_no_name_has_from_python(path):
         tileconv.load_job(job | {"input": {"path": "in.tif"}, "output": {"path": path}})
 
 
+@pytest.mark.parametrize("root", ["\ud800", "a\0b", "x" * 300, "none", "in.tif"])
+def test_a_root_is_a_folder(root):
+    Path("m.vrt").write_text(VRT.format("in.tif"))
+    with pytest.raises(ConfigError, match="input.root: there is no such folder"):
+        tileconv.convolve_raster("m.vrt", "o.tif", "box", root=root)
+
+
 @pytest.mark.parametrize(
     ("length", "keys", "words"),
     [

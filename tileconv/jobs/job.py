@@ -266,6 +266,10 @@ def _build(
             check_distinct_names(sources, targets)
     except ConfigError as error:
         raise located(("output", "path"), error) from None
+    root = None if config.input.root is None else place(folder, config.input.root)
+    if root is not None and not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises
+        told = ConfigError(f"there is no such folder: {config.input.root!r}")
+        raise located(("input", "root"), told)
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
     driver = _driver(config.output)
@@ -290,7 +294,7 @@ def _build(
         mask=config.input.mask,
         scaled=config.input.scaled,
         palette=config.input.palette,
-        root=None if config.input.root is None else place(folder, config.input.root),
+        root=root,
         dtype=dtype,
         nodata=config.output.nodata,
         driver=driver,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,11 +50,22 @@ def check_beside(path: Path) -> None:
 
     GDAL opens whatever bears such a name, and would wait for what comes through a pipe.
     """
-    folder, name = os.path.split(path)
-    for each in names_beside(name):
-        try:
-            mode = os.stat(os.path.join(folder, each)).st_mode  # noqa: PTH118 - a Path each is slow
-        except OSError:
-            continue
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+    folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 - a Path each is slow
+    try:
+        odd = _not_files(folder, os.stat(folder).st_mtime_ns)
+    except OSError:  # GDAL cannot list it either
+        return
+    for each in names_beside(name) if odd else ():
+        if each in odd:
             raise OSError(errno.EINVAL, f"{each} beside it is not a file")
+
+
+@lru_cache(maxsize=64)
+def _not_files(folder: str, changed: int) -> frozenset[str]:
+    """Return the names in a folder that are no files: one listing serves all scenes in it."""
+    with os.scandir(folder) as entries:
+        return frozenset(
+            entry.name
+            for entry in entries
+            if not entry.is_dir() and not entry.is_file() and os.path.exists(entry.path)  # noqa: PTH110
+        )

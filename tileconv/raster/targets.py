@@ -67,6 +67,8 @@ class OwnFiles:
 
     def find_within(self, folder: Path) -> str | None:
         """Say which of them lies in a folder, or below it."""
+        if not os.path.isdir(folder):  # noqa: PTH112 - says no where Path.is_dir raises
+            return None
         inside = str(folder) + os.sep
         for path, what in self._files.items():
             if os.path.realpath(path).startswith(inside):
