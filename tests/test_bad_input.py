@@ -614,7 +614,7 @@ def test_all_mistakes_are_told_at_once():
         (JOB.replace("stride: 1", "stride: [1"), ["job.yaml, line 6: not valid YAML"]),
         (JOB.replace("stride: 1", "stride 1"), ["job.yaml, line 6: not valid YAML"]),
         (JOB.replace("  path: in", "\tpath: in"), ["job.yaml, line 2: not valid YAML"]),
-        (JOB.replace("in.tif", "in\x07.tif"), ["job.yaml: not valid YAML"]),
+        (JOB.replace("in.tif", "in\x07.tif"), ["job.yaml, line 2: not valid YAML: '\\x07'"]),
         (JOB + "---\nstride: 2\n", ["line 8: a second document begins here"]),
         (JOB.replace("1\n", "[" * 30 + "]" * 30 + "\n"), ["line 5: nested deeper than 20 levels"]),
         ("[" * 100_000, ["line 1: nested deeper than 20 levels"]),

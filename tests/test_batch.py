@@ -243,13 +243,13 @@ def test_links_hide_no_input(link, scenes, folder):
 
 def test_outputs_that_exist_are_told_before_anything_is_written(scenes, folder):
     (folder / "out").mkdir()
-    (folder / "out" / "b_s2.tif").write_text("precious")
+    (folder / "out" / "b_s2.tif").write_bytes(b"II*\0precious")
     write_job()
     result = invoke("run", "job.yaml")
     assert result.exit_code == 2
     assert "out/b_s2.tif: exists already" in result.stderr
     assert written() == ["out/b_s2.tif"]
-    assert Path("out/b_s2.tif").read_text() == "precious"
+    assert Path("out/b_s2.tif").read_bytes() == b"II*\0precious"
     result = invoke("plan", "job.yaml")
     assert result.exit_code == 0
     assert "scenes/b.tif: the output exists" in result.stdout

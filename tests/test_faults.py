@@ -24,12 +24,12 @@ import tifffile
 from conftest import read
 
 import tileconv
-from tileconv.errors import InputError, OutputError, OutputExistsError
+from tileconv.errors import ConfigError, InputError, OutputError, OutputExistsError
 from tileconv.jobs.prepare import plan_header, read_source
 from tileconv.raster.join import open_source
 from tileconv.raster.sink import remove
 
-OLD = b"the old output"
+OLD = b"II*\0the old output"
 CODECS = ("none", "deflate", "zstd")
 TEMPORARY = ".*.tileconv-*.tmp"
 FILES_ROOM = {"COG": 1.3, "Zarr": 1}
@@ -119,7 +119,7 @@ job = tileconv.load_job(mapping)
 reference = np.load(reference)
 folder = job.target.parent
 folder.mkdir(exist_ok=True)
-OLD = b"the old output"
+OLD = b"II*\\0the old output"
 zarr = job.driver == "Zarr"
 
 def put_old():
@@ -535,7 +535,7 @@ def test_a_folder_without_permission_is_the_systems_fault(small, out):
 
 def test_a_name_too_long_fails_before_a_tile_is_computed(small, tmp_path):
     mapping, done = small(path=str(tmp_path / "out" / ("x" * 300))), []
-    with pytest.raises(OutputError, match="name too long"):
+    with pytest.raises(ConfigError, match="name too long: the output .* 300 bytes"):
         run(mapping, progress=lambda *count: done.append(count))
     assert (done, names(tmp_path / "out")) == ([], [])
 

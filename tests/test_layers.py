@@ -13,6 +13,7 @@ PACKAGE = Path(tileconv.__file__).parent
 FLOORS = {
     "version": 0,
     "text": 0,
+    "bounded": 0,
     "errors": 1,
     "buffers": 1,
     "padding": 2,

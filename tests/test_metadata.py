@@ -502,6 +502,7 @@ def test_every_field_of_a_job_decides_on_values_or_does_not():
     }
     not_deciding |= {"scheduler", "cluster", "security", "part", "threads"}
     not_deciding |= {"memory_limit", "memory_given", "tile"}
+    not_deciding |= {"files"}
     not_deciding |= {"scenes", "root"}  # which pixels are read, not what is done with them
     in_the_convolution = {"convolution", "options"}
     known = {*DECIDING} | not_deciding | in_the_convolution

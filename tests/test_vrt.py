@@ -204,7 +204,7 @@ REFUSED = {
     "link": (simple("link.tif"), "lies outside"),
     "missing": (simple("none.tif"), "no such file"),
     "folder": (simple("."), "no such file"),
-    "pipe": (simple("pipe.tif"), "no such file"),
+    "pipe": (simple("pipe.tif"), "is a named pipe"),
     "relative to nowhere": (simple("in.tif", 0), "is relative to nowhere"),
     "text": (simple("text.tif"), "is not a TIFF file"),
     "a VRT again": (simple("other.vrt"), "is not a TIFF file"),

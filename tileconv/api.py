@@ -19,6 +19,7 @@ from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, check_pair
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError
 from tileconv.missing import fill_masked
+from tileconv.text import visible
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -200,7 +201,7 @@ def _convolve_labelled(
     work = labelled.Labelled(convolution, compute, wanted, dims, nodata, chunks)
     result, notes = labelled.convolve_labelled(data, work)
     for note in notes:
-        warnings.warn(note, UserWarning, stacklevel=_callers_level())
+        warnings.warn(visible(note), UserWarning, stacklevel=_callers_level())
     return result
 
 

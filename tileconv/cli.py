@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from traceback import walk_tb
+from typing import Any, NoReturn, TextIO
 
 import click
 
-from tileconv.errors import TileconvError
+from tileconv.errors import OutputError, TileconvError
+from tileconv.text import visible, visible_lines
 from tileconv.version import __version__
 
 _JOB = click.argument("job_file", metavar="JOB.yaml", type=click.Path(path_type=Path))
@@ -36,12 +39,16 @@ class _Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
+        _prepare_streams()
         try:
             code = super().main(*args, **kwargs)
         except click.exceptions.Exit as done:
             code = done.exit_code
         except click.UsageError as error:
-            error.show()
+            page = io.StringIO()
+            error.show(page)
+            with _heard_or_not():
+                click.echo(visible_lines(page.getvalue()), err=True, nl=False)
             code = 2
         except TileconvError as error:
             _tell(error)
@@ -49,8 +56,17 @@ class _Group(click.Group):
         except (KeyboardInterrupt, click.Abort) as stop:  # click makes an Abort of either signal
             terminated = isinstance(stop.__cause__ or stop, Terminated)
             word, code = ("Terminated", 143) if terminated else ("Interrupted", 130)
-            click.echo(f"{word}; no output was left unfinished.", err=True)
+            with _heard_or_not():
+                click.echo(f"{word}; no output was left unfinished.", err=True)
         sys.exit(code if isinstance(code, int) else 0)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _printing():  # here --help and --version are answered
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _printing():
+            return super().invoke(ctx)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,14 +124,15 @@ def run(
 
     job = tileconv.load_job(job_file, set=extra)
     unit = "inputs" if isinstance(job, tileconv.Batch) else "tiles"
-    with _terminable(), _progress(unit, show=not quiet and sys.stderr.isatty()) as progress:
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    with _terminable(), _progress(unit, show=not quiet and on_terminal) as progress:
         report = tileconv.run(
             job, progress=progress, resume=resume, performance_report=performance_report
         )
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=2))
+        _say(json.dumps(report.to_dict(), indent=2))
     elif not quiet:
-        click.echo(str(report))
+        _say(str(report))
     _end(report)
 
 
@@ -128,7 +145,7 @@ def plan(job_file: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     import tileconv  # noqa: PLC0415
 
     result = tileconv.plan(tileconv.load_job(job_file, set=assignments))
-    click.echo(result.to_json() if as_json else str(result))
+    _say(result.to_json() if as_json else str(result))
     _end(result)
 
 
@@ -140,9 +157,60 @@ def _end(result: object) -> None:
         raise click.exceptions.Exit(code)
 
 
+def _prepare_streams() -> None:
+    """Make sure that text goes where it should, and nothing else does."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # it is closed: the next file opened, like an output, would be in its place
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may lack a name's letters
+
+
+def _say(text: str) -> None:
+    """Print a result: all that goes to standard output goes through here, but click's own pages."""
+    if sys.stdout is None:
+        raise OutputError("standard output is closed: there is nowhere to print the result")
+    click.echo(visible_lines(text))
+
+
 def _tell(error: TileconvError) -> None:
-    click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-    click.echo(str(error).replace(f"{Path.cwd()}{os.sep}", ""), err=True)
+    """Print an error to standard error: its message bears nothing that a terminal would obey."""
+    with _heard_or_not():
+        click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+        click.echo(str(error).replace(f"{visible(str(Path.cwd()))}{os.sep}", ""), err=True)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Tell of a full disk or a closed pipe behind standard output: click tells nothing, or all."""
+    try:
+        yield
+    except OSError as error:  # of a result, or of a page of click's own
+        frames = walk_tb(error.__traceback__)
+        if all(frame.f_code is not click.echo.__code__ for frame, _ in frames):
+            raise
+        _give_up(sys.stdout)
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _heard_or_not() -> Iterator[None]:
+    """Go on where standard error takes nothing: the exit code tells as well."""
+    try:
+        yield
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Lead a stream nowhere, or Python would tell at exit that it cannot be flushed."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @main.command()
@@ -172,7 +240,7 @@ def verify(
             _tell(error)
             code = max(code, error.exit_code)
             continue
-        click.echo(found.to_json(indent=None if len(jobs) > 1 else 2) if as_json else str(found))
+        _say(found.to_json(indent=None if len(jobs) > 1 else 2) if as_json else str(found))
         code = max(code, 0 if found.passed else 3)
     if code:
         raise click.exceptions.Exit(code)
@@ -184,7 +252,7 @@ def kernels(name: str | None) -> None:
     """List the kernels that have a name, or show one."""
     from tileconv.gallery import list_kernels, show_kernel  # noqa: PLC0415
 
-    click.echo(list_kernels() if name is None else show_kernel(name))
+    _say(list_kernels() if name is None else show_kernel(name))
 
 
 @main.command()
@@ -196,8 +264,8 @@ def init(job_file: Path) -> None:
     from tileconv.data import write_starter  # noqa: PLC0415
 
     for path in write_starter(job_file):
-        click.echo(f"wrote {path}")
-    click.echo(f"next: tileconv run {job_file}")
+        _say(f"wrote {visible(str(path))}")
+    _say(f"next: tileconv run {visible(str(job_file))}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ was given, what is allowed, and where.
 
 from typing import ClassVar
 
-from tileconv.text import without_secrets
+from tileconv.text import visible, without_secrets
 
 
 class TileconvError(Exception):
@@ -25,7 +25,7 @@ class TileconvError(Exception):
     """What the command line exits with: 2 the user's mistake, 3 the data's, 4 the system's."""
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(without_secrets(a) if isinstance(a, str) else a for a in args))
+        super().__init__(*(visible(without_secrets(a)) if isinstance(a, str) else a for a in args))
 
 
 class ConvolutionError(TileconvError, ValueError):
@@ -43,6 +43,8 @@ class ConvolutionError(TileconvError, ValueError):
 class ConfigError(TileconvError, ValueError):
     """A job that cannot run as written: a wrong key, value or combination of them.
 
+    Each argument is a line of the message.
+
     >>> import tileconv
     >>> tileconv.load_job({"input": {"path": "a.tif"}, "kernel": {"name": "box"}, "ouput": {}})
     Traceback (most recent call last):
@@ -51,6 +53,10 @@ class ConfigError(TileconvError, ValueError):
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """Return the lines; only between them can there be a line break."""
+        return "\n  ".join(map(str, self.args))
 
 
 class UnsupportedError(TileconvError, NotImplementedError):

@@ -29,7 +29,8 @@ _CREATION_OPTIONS = {
 
 def _failed(error: TileconvError) -> click.exceptions.Exit:
     """Tell tileconv's message, and return the exit with tileconv's code."""
-    click.echo(f"Error: {error}", err=True)
+    with contextlib.suppress(OSError):  # standard error takes nothing: the code tells as well
+        click.echo(f"Error: {error}", err=True)
     return click.exceptions.Exit(error.exit_code)
 
 

@@ -1,6 +1,26 @@
-"""Texts that people read: URLs without what is secret in them."""
+"""Texts that people read: URLs without what is secret in them, and nothing that moves a cursor."""
 
 import re
+
+
+def visible(text: str) -> str:
+    r"""Return one line of text in which what a terminal would obey, or hide, is written out.
+
+    Names of files, tags and YAML may hold line breaks, escape sequences, or marks that turn the
+    direction of writing: printed as they are, they could forge a message.
+
+    >>> print(visible("a\x1b[31m\n\u202eb.tif"), visible("M\xfcnchen.tif"))
+    a\x1b[31m\n\u202eb.tif M\xfcnchen.tif
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def visible_lines(text: str) -> str:
+    """Return a page of lines, each as `visible` has it."""
+    return "\n".join(map(visible, text.split("\n")))
+
 
 _SCHEMES = "https?|s3|gs|gcs|az|abfss?|adls?|wasbs?|oss|swift|ftps?|sftp|ssh|tcp|tls|wss?|ucx"
 _START = rf"(?<![a-zA-Z0-9+.-])(?P<scheme>{_SCHEMES}):/{{1,2}}"

@@ -8,6 +8,7 @@ same: the loops, called for one array as `tileconv.convolve` calls them.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from tileconv.padding import OUTSIDE
 from tileconv.planning.describe import plural, shown
 from tileconv.raster.forks import with_own_connections
 from tileconv.raster.plain import Output, read_pixels
+from tileconv.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,12 +77,12 @@ class Verification:
             told = f"{self.different:,} differ from a single pass"
         if self.windows:
             lines.append(f"Checked   {done}: {told}")
-        return "\n".join([*lines, *(f"Wrong     {text}" for text in self.faults)])
+        return "\n".join([*lines, *(f"Wrong     {visible(text)}" for text in self.faults)])
 
 
 def verify(job: Job, *, windows: int = WINDOWS, seed: int = 0) -> Verification:
     """Check the structure of the output of ``job``, and the bits of ``windows`` windows of it."""
-    if not job.target.exists():
+    if not os.path.lexists(job.target):
         raise ConfigError(f"{job.target}: there is no output to verify; run the job first")
     return with_own_connections(job.sources, lambda: _verify(job, windows, seed))
 

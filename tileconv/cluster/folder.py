@@ -15,21 +15,25 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from tileconv.bounded import open_regular, read_bounded
 from tileconv.errors import OutputError, OutputExistsError
 from tileconv.raster.durable import freed_aside
+from tileconv.raster.names import shortened
 from tileconv.raster.sink import remove
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+LARGEST_MANIFEST = 1 << 30
+"""Bytes, at the most: a line is a few hundred."""
 SYNC_EVERY = 1.0
 """Seconds between two syncs of the manifest: what power loss may cost."""
 
 
 def run_folder(target: Path) -> Path:
     """Return where the run that writes ``target`` keeps its parts."""
-    return target.with_name(f".{target.name[:100]}.tileconv-run")
+    return target.with_name(f".{shortened(target.name[:100], 200)}.tileconv-run")
 
 
 class Manifest:
@@ -55,7 +59,7 @@ class Manifest:
     def read(self) -> bool:
         """Read what an interrupted run left; say whether there is anything."""
         try:
-            lines = self.path.read_text().splitlines()
+            lines = read_bounded(self.path, LARGEST_MANIFEST).decode().splitlines()
         except (OSError, UnicodeDecodeError):
             return False
         entries = [entry for line in lines if (entry := _decode(line)) is not None]
@@ -123,8 +127,8 @@ class Manifest:
     def is_locked(self) -> bool:
         """Say whether a run is writing there now."""
         try:
-            with self.path.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with open_regular(self.path) as descriptor:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tileconv.cluster.assembly import Assembler, StoreOutput
@@ -30,7 +31,13 @@ from tileconv.errors import (
 )
 from tileconv.jobs import quicklook
 from tileconv.jobs.metadata import config_hash
-from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
+from tileconv.jobs.prepare import (
+    check_targets,
+    output_spec,
+    own_files,
+    plan_header,
+    read_source,
+)
 from tileconv.jobs.report import ClusterUse, PartReport, Report
 from tileconv.jobs.schedule import count_warnings
 from tileconv.jobs.sidecar import write_sidecar
@@ -40,14 +47,13 @@ from tileconv.planning.parts import cut_into_parts
 from tileconv.raster.part_files import AssembledVRT, missing_parts, restore, stored_bytes
 from tileconv.raster.parts import open_assembly
 from tileconv.raster.plain import stored_tags
-from tileconv.raster.sink import check_target
 from tileconv.raster.structure import check_complete
+from tileconv.raster.targets import OwnFiles, Target
 from tileconv.tile import Counts
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from distributed import Client
     from distributed.scheduler import KilledWorker
@@ -90,15 +96,14 @@ def run_on_cluster(
 
     Parts that are finished when a run is stopped, by whatever, are kept for ``resume``.
     """
-    _check(job)
+    if job.quicklook:
+        quicklook.check_available()
     header = read_source(job)
     if resume and (finished := _finished(job, header)) is not None:
         return finished
-    check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
-    if job.report:
-        check_target(job.report_path, overwrite=job.overwrite)
-    if job.quicklook:
-        check_target(job.quicklook_path, overwrite=job.overwrite)
+    check_targets(job, header)
+    if performance_report is not None:
+        _check_page(performance_report, job, header)
     manifest = Manifest(run_folder(job.target))
     _look_at_leftovers(job, manifest, resume=resume)
     with connect(job, client, watched=performance_report is not None) as connected:
@@ -108,14 +113,14 @@ def run_on_cluster(
             return run.execute()
 
 
-def _check(job: Job) -> None:
-    if job.quicklook:
-        quicklook.check_available()
-        for each in job.sources:
-            check_distinct(each, job.quicklook_path, "the quicklook")
-    if job.report:
-        for each in job.sources:
-            check_distinct(each, job.report_path, "the report")
+def _check_page(path: Path, job: Job, header: Header) -> None:
+    """Check that dask's page about the run takes the place of nothing but such a page."""
+    place = Path(os.path.realpath(path))
+    if place in job.written:
+        raise OutputExistsError(f"{place}: the performance report would take an output's place")
+    Target(place, "page of HTML", "the performance report", overwrite=True).check(
+        OwnFiles(own_files(job, header))
+    )
 
 
 def _look_at_leftovers(job: Job, manifest: Manifest, *, resume: bool) -> None:
@@ -294,7 +299,7 @@ class _Run:
             key=key_of(self.identity, grid),
             plan=self.plan,
             header=self.header,
-            spec=self.spec,
+            spec=replace(self.spec, own=()),  # to workers, they are so many names
             folder=manifest.folder,
             token=manifest.header["token"],
             looks=self.job.quicklook,
@@ -501,9 +506,9 @@ class _Run:
         if picture is None:
             return
         try:
-            picture.save(self.job.quicklook_path)
+            picture.save(self.job.quicklook_target, self.spec.own)
             self._picture = str(self.job.quicklook_path)
-        except OutputError as error:
+        except (OutputError, OutputExistsError) as error:
             self._trouble.append(str(error))
 
     def _finish(self, written: int, assembly_seconds: float) -> Report:
@@ -525,7 +530,7 @@ class _Run:
         report = replace(report, quicklook=self._picture, warnings=warnings)
         if self.job.report:
             try:
-                write_sidecar(self.job.report_path, report)
+                write_sidecar(self.job.report_target, self.spec.own, report)
             except TileconvError as error:  # the output itself is whole
                 report = replace(report, warnings=(*report.warnings, str(error)))
         return report

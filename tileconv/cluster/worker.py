@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tileconv.bounded import read_bounded
 from tileconv.cluster.keep import Keeper
 from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
 from tileconv.jobs import quicklook
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tileconv.raster.zarr_store import StorePart
 
 
+LARGEST_TOKEN = 1024
 PARTS_A_FOLDER = 1024
 """Part files in a folder: millions in one are slow, and to remove one takes as long as a file."""
 
@@ -92,8 +94,8 @@ class PartWork:
         """Check that this process sees the folder of the run, and the input that was planned."""
         where = socket.gethostname()
         try:
-            found = (self.folder / "token").read_text()
-        except OSError:
+            found: str | None = read_bounded(self.folder / "token", LARGEST_TOKEN).decode()
+        except (OSError, UnicodeDecodeError):
             found = None
         if found != self.token:
             raise ClusterError(

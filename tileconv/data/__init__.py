@@ -3,10 +3,12 @@
 Where the scene comes from is told in README.md beside it.
 """
 
+import os
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from tileconv.errors import OutputError, OutputExistsError
+from tileconv.text import visible
 
 SCENE = "landsat8_crop.tif"
 
@@ -49,15 +51,17 @@ def write_starter(job_file: Path) -> tuple[Path, Path]:
     """Write a job and the scene beside it; returns both paths. Never replaces a file."""
     scene = job_file.parent / SCENE
     for path in (job_file, scene):
-        if path.exists():
+        if os.path.lexists(path):  # a link that leads nowhere is there as well
             raise OutputExistsError(
                 f"{path}: exists already; give another name, or remove it first"
             )
     try:
         job_file.parent.mkdir(parents=True, exist_ok=True)
-        job_file.write_text(STARTER.format(scene=SCENE, job=job_file.name), "utf-8")
-        with as_file(files(__name__) / SCENE) as source:
-            scene.write_bytes(source.read_bytes())
+        text = STARTER.format(scene=SCENE, job=visible(job_file.name))
+        with job_file.open("x", encoding="utf-8") as file:
+            file.write(text)
+        with as_file(files(__name__) / SCENE) as source, scene.open("xb") as copy:
+            copy.write(source.read_bytes())
     except OSError as error:
         raise OutputError(
             f"{error.filename or job_file}: cannot be written: {error.strerror}"

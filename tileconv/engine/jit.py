@@ -19,6 +19,8 @@ import numpy as np
 from numba import njit
 from numba.core import caching
 
+from tileconv.text import visible
+
 
 class _Cache(caching.FunctionCache):
     """Numba's on-disk cache, made safe: it may be slow, never wrong or fatal.
@@ -60,7 +62,7 @@ def _warn_once(message: str) -> None:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warnings.warn(visible(message), RuntimeWarning, stacklevel=2)
 
 
 def _sources_digest() -> str:

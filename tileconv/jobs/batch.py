@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -10,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from tileconv.errors import ConfigError, OutputExistsError, TileconvError
+from tileconv.errors import ConfigError, InputError, OutputExistsError, TileconvError
 from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.report import Report
 from tileconv.jobs.schedule import Progress, run_job
 from tileconv.jobs.table import table
 from tileconv.planning.describe import plural, shown, size
 from tileconv.planning.plan import Plan
-from tileconv.raster.remote import Place, Remote
+from tileconv.raster.targets import OwnFile, OwnFiles
+from tileconv.raster.vrt import check_vrt, is_vrt
+from tileconv.text import visible
 
 if TYPE_CHECKING:
     from tileconv.jobs.job import Batch, Job
@@ -126,7 +129,9 @@ class BatchPlan(_Results[Plan]):
             f"up to {size(written)} to write",
         ]
         notes = dict.fromkeys(
-            f"Note      {shown(plan.source)}: {note}" for plan in self.done for note in plan.notes
+            f"Note      {shown(plan.source)}: {visible(note)}"
+            for plan in self.done
+            for note in plan.notes
         )
         return "\n".join([*lines, *notes])
 
@@ -174,7 +179,7 @@ class BatchReport(_Results[Report]):
             )
         lines = [table(columns, rows), f"Batch     {_tally(self, f'done in {self.seconds:.1f} s')}"]
         lines += [
-            f"Warning   {shown(report.source)}: {text}"
+            f"Warning   {shown(report.source)}: {visible(text)}"
             for report in self.done
             for text in report.warnings
         ]
@@ -213,7 +218,7 @@ def run_batch(
 
 
 def check_batch(batch: Batch) -> None:
-    """Check that nothing is written twice and that nothing written is an input, by any link."""
+    """Check that nothing is written twice, nor over an input or what else is not to be replaced."""
     writer: dict[Path, Job] = {}
     for job in batch.jobs:
         for path in job.written:
@@ -221,17 +226,31 @@ def check_batch(batch: Batch) -> None:
                 raise ConfigError(
                     f"{batch.name}: {other.source} and {job.source} would both write {path}"
                 )
-    inputs: dict[tuple[int, int], Place] = {}
-    for job in batch.jobs:
-        if (found := _identity(job.source)) is not None:
-            inputs[found] = job.source
+    own = _own_files(batch)
     for path, job in writer.items():
-        found = _identity(path)
-        if found in inputs:
+        if (found := own.find(path)) is not None:
             raise OutputExistsError(
-                f"{path}: to be written for {job.source}, but it is the input {inputs[found]}; "
+                f"{path}: to be written for {job.source}, but it is {found}; "
                 "choose another output.path"
             )
+    for target in (target for job in batch.jobs for target in job.targets):
+        target.check_distinct(own)
+        if target.overwrite:
+            target.check(own)
+
+
+def _own_files(batch: Batch) -> OwnFiles:
+    """Return the files that all jobs of a batch are made of and read, those of VRTs too."""
+    files: list[OwnFile] = []
+    for job in batch.jobs:
+        files += job.files
+        if isinstance(job.source, Path):
+            what = f"the input {job.source}"
+            files.append((job.source, what))
+            if is_vrt(job.source):
+                with contextlib.suppress(InputError):  # told when its turn comes
+                    files += [(file, what) for file in check_vrt(job.source, job.root)[1]]
+    return OwnFiles(files)
 
 
 def _check_free(batch: Batch) -> None:
@@ -248,17 +267,6 @@ def _check_free(batch: Batch) -> None:
             f"{there[0]}{more * (len(there) > 1)}: exists already; choose another output.path, "
             "narrow input.path to what is missing, or set output.overwrite (--overwrite)"
         )
-
-
-def _identity(path: Place) -> tuple[int, int] | None:
-    """Return what two names of one file have in common; None if there is no file."""
-    if isinstance(path, Remote):
-        return None
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _each(batch: Batch, work: Callable[[Job], _Done]) -> Iterator[_Done | Failure]:

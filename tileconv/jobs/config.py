@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -171,6 +171,17 @@ def _check_scheduler(value: object) -> object:
     raise ValueError("no scheduler")
 
 
+def security_files(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (key, path) of the files that ``compute.security`` names.
+
+    A value of several lines is the certificate itself.
+    """
+    for key, value in given.items():
+        named = key.endswith(("_file", "_cert", "_key")) and isinstance(value, str)
+        if named and "\n" not in value:
+            yield key, value
+
+
 class AdaptConfig(_Section):
     """A cluster that grows and shrinks with its work."""
 
@@ -331,10 +342,10 @@ def check_job(document: Document, name: str) -> JobConfig:
             if meant and text == _misspelt(meant) and told.get((*path[:-1], meant)) == NEEDED:
                 problems.pop((*path[:-1], meant), None)  # it is there, under another name
         lines = [
-            f"  {f'line {line}: ' if line else ''}{'.'.join(map(str, path))}: {text}"
+            f"{f'line {line}: ' if line else ''}{'.'.join(map(str, path))}: {text}"
             for path, (line, text) in sorted(problems.items(), key=lambda item: item[1][0])
         ]
-    raise ConfigError("\n".join([f"{name} is not a valid job:", *lines]))
+    raise ConfigError(f"{name} is not a valid job:", *lines)
 
 
 def _key_path(location: Sequence[str | int]) -> KeyPath:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,18 @@ from dask.system import CPU_COUNT
 from tileconv.convolution import Convolution
 from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
-from tileconv.jobs.config import ClusterConfig, JobConfig, KernelConfig, OutputConfig, check_job
-from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
+from tileconv.jobs.config import (
+    ClusterConfig,
+    JobConfig,
+    KernelConfig,
+    OutputConfig,
+    check_job,
+    security_files,
+)
+from tileconv.jobs.kernel import NamedKernel, kernel_path, load_kernel, named_kernel
 from tileconv.jobs.paths import (
     check_distinct_names,
+    check_lengths,
     check_no_fields,
     fill_in,
     find_inputs,
@@ -27,7 +35,10 @@ from tileconv.jobs.paths import (
 )
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
 from tileconv.raster.names import driver_of, other_format_of
+from tileconv.raster.part_files import MARK, parts_folder
 from tileconv.raster.remote import Place
+from tileconv.raster.sink import kind_of
+from tileconv.raster.targets import OwnFile, Target
 
 Driver = Literal["GTiff", "COG", "Zarr"]
 
@@ -100,6 +111,8 @@ class Job:
     """All scenes of a mosaic."""
     root: Path | None = None
     """A folder that holds all files of a VRT; None is that of the VRT."""
+    files: tuple[OwnFile, ...] = ()
+    """What the job is made of beside its inputs: the YAML file, that of the kernel, keys."""
 
     @property
     def sources(self) -> tuple[Place, ...]:
@@ -122,10 +135,26 @@ class Job:
         return self.target.with_name(f"{self.target.name}.json")
 
     @property
+    def quicklook_target(self) -> Target:
+        """The place that the picture takes."""
+        return Target(self.quicklook_path, "PNG", "the quicklook", self.overwrite)
+
+    @property
+    def report_target(self) -> Target:
+        """The place that the report takes."""
+        return Target(self.report_path, "report of tileconv's", "the report", self.overwrite)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Every place that a run of the job takes."""
+        output = Target(self.target, kind_of(self.driver, self.layout), overwrite=self.overwrite)
+        picture = (self.quicklook_target,) if self.quicklook else ()
+        return (output, *picture, *((self.report_target,) if self.report else ()))
+
+    @property
     def written(self) -> tuple[Path, ...]:
         """Every file that a run of the job writes."""
-        picture = (self.quicklook_path,) if self.quicklook else ()
-        return (self.target, *picture, *((self.report_path,) if self.report else ()))
+        return tuple(target.path for target in self.targets)
 
 
 @dataclass(frozen=True)
@@ -179,19 +208,23 @@ def load_job(
     >>> job.convolution.kernel_shape
     (3, 3)
     """
+    files: list[OwnFile] = []
     if isinstance(source, Mapping):
         name, folder, document = "job", Path.cwd(), Document(plain(source))
     else:
         path = Path(source)
+        document = parse(read_text(path), str(path))
         name, folder = str(path), Path(os.path.realpath(path)).parent
-        document = parse(read_text(path), name)
+        files.append((Path(os.path.realpath(path)), "the job file"))
     for assignment in set:
         assign(document, assignment)
     config = check_job(document, name)
-    return _build(config, document, name, folder)
+    return _build(config, document, name, folder, files)
 
 
-def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Job | Batch:
+def _build(
+    config: JobConfig, document: Document, name: str, folder: Path, files: Sequence[OwnFile]
+) -> Job | Batch:
     def located(path: KeyPath, error: Exception) -> ConfigError:
         line = document.line(path)
         where = f"line {line}: " if line else ""
@@ -199,7 +232,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         text = str(error).removeprefix(f"{path[-1]}: ")
         if text.startswith(f"{path[-1]} must"):  # the key stands before it already
             text = text.removeprefix(f"{path[-1]} ")
-        return ConfigError(f"{name} is not a valid job:\n  {where}{key}: {text}")
+        return ConfigError(f"{name} is not a valid job:", f"{where}{key}: {text}")
 
     options = _options(config)
     try:
@@ -236,6 +269,10 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
             check_distinct_names(sources, targets)
     except ConfigError as error:
         raise located(("output", "path"), error) from None
+    root = None if config.input.root is None else place(folder, config.input.root)
+    if root is not None and not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises
+        told = ConfigError(f"there is no such folder: {config.input.root!r}")
+        raise located(("input", "root"), told)
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
     driver = _driver(config.output)
@@ -260,7 +297,7 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         mask=config.input.mask,
         scaled=config.input.scaled,
         palette=config.input.palette,
-        root=None if config.input.root is None else place(folder, config.input.root),
+        root=root,
         dtype=dtype,
         nodata=config.output.nodata,
         driver=driver,
@@ -284,13 +321,27 @@ def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Jo
         part=_pair(compute.part),
         cluster=compute.cluster,
         security=compute.security,
+        files=(*files, *_named_files(config, folder)),
     )
     if config.input.mosaic:
-        return replace(job, scenes=tuple(sources))
-    if isinstance(config.input.path, str) and not is_glob(folder, config.input.path):
-        return job
-    pairs = zip(sources, targets, strict=True)
-    return Batch(name, tuple(replace(job, source=s, target=t) for s, t in pairs))
+        jobs = [replace(job, scenes=tuple(sources))]
+    else:
+        pairs = zip(sources, targets, strict=True)
+        jobs = [replace(job, source=s, target=t) for s, t in pairs]
+    try:
+        check_lengths({path: what for job in jobs for path, what in _made(job)})
+    except ConfigError as error:
+        raise located(("output", "path"), error) from None
+    one = isinstance(config.input.path, str) and not is_glob(folder, config.input.path)
+    return jobs[0] if one or config.input.mosaic else Batch(name, tuple(jobs))
+
+
+def _made(job: Job) -> Iterator[tuple[Path, str]]:
+    """Yield what a run of ``job`` makes beside what is temporary, each with words for it."""
+    for target in job.targets:
+        yield target.path, target.what
+    if job.layout == "parts":
+        yield parts_folder(job.target, "0" * MARK), "the folder of the parts"
 
 
 _ARGUMENTS = tuple(
@@ -334,6 +385,14 @@ def _kernel(config: JobConfig, folder: Path) -> tuple[NamedKernel | None, Any]:
     if kernel.file is not None:
         return None, load_kernel(folder, kernel.file)
     return None, kernel.weights
+
+
+def _named_files(config: JobConfig, folder: Path) -> Iterator[OwnFile]:
+    """Yield the files that a job names beside its inputs and outputs."""
+    if config.kernel.file is not None:
+        yield kernel_path(folder, config.kernel.file), "the kernel file"
+    for key, path in security_files(config.compute.security or {}):
+        yield Path(path), f"the file of compute.security.{key}"
 
 
 def _wrong_level(compress: str, level: int | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import math
 import re
 import zipfile
@@ -14,12 +15,19 @@ from typing import Any
 import numpy as np
 
 from tileconv import kernels
+from tileconv.bounded import TooLargeError, read_bounded
 from tileconv.convolution import LARGEST_KERNEL
 from tileconv.errors import ConfigError
 
 _METRES = {"m": 1.0, "km": 1000.0, "ft": 0.3048}
-_LARGEST_FILE = LARGEST_KERNEL * 64 * 16
-"""Bytes of a kernel file, at the most."""
+_LARGEST_FILE = LARGEST_KERNEL * 256
+"""Bytes of a kernel file at the most, and of an array in it: 32 outputs of the largest kernel."""
+_LARGEST_CSV = LARGEST_KERNEL * 32
+"""Bytes of one kernel at the most, written out."""
+_ZIP_ENTRY = b"PK\x01\x02"
+"""Begins each entry in the table of a ZIP archive."""
+_MOST_MEMBERS = 10_000
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -84,53 +92,81 @@ def _in_pixels(key: str, text: str, pixel: tuple[float, float] | None) -> list[A
     return [max(1, math.floor(length + 0.5)) for length in lengths]
 
 
+def kernel_path(folder: Path, text: str) -> Path:
+    """Return the file that ``kernel.file`` names."""
+    name, separator, _ = text.partition(".npz:")
+    return folder / (f"{name}.npz" if separator else text)
+
+
 def load_kernel(folder: Path, text: str) -> np.ndarray:
     """Read weights from ``file.npy``, ``file.npz:key`` or ``file.csv``; pickles are refused."""
-    name, separator, key = text.partition(".npz:")
-    path = folder / (f"{name}.npz" if separator else text)
+    path = kernel_path(folder, text)
     readers: dict[str, Callable[[], np.ndarray]] = {
-        ".npy": lambda: _load_npy(path),
-        ".npz": lambda: _load_npz(path, key),
-        ".csv": lambda: np.loadtxt(path, delimiter=",", ndmin=2),
+        ".npy": lambda: _from_npy(read_bounded(path, _LARGEST_FILE)),
+        ".npz": lambda: _from_npz(read_bounded(path, _LARGEST_FILE), text),
+        ".csv": lambda: _from_csv(read_bounded(path, _LARGEST_CSV)),
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(f"a kernel file is .npy, .npz:key or .csv; got {text!r}")
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ConfigError(f"{path}: too large for a kernel")
         return reader()
-    except ConfigError:
-        raise
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, ValueError, MemoryError, EOFError, zipfile.BadZipFile) as error:
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except TooLargeError as error:
+        raise ConfigError(f"{path}: too large for a kernel: {error.strerror}") from None
+    except OSError as error:
+        told = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise ConfigError(f"{path}: {told}") from None
+    except Exception as error:  # numpy and zipfile raise whatever their parsers and codecs do
         raise ConfigError(f"{path}: cannot be read as a kernel: {error}") from None
 
 
-def _load_npy(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
-            raise ConfigError(f"{path}: .npy version {version} is not supported")
-        shape, _, dtype = read(file)
-        if dtype.hasobject:
-            raise ConfigError(f"{path}: holds Python objects (a pickle), which are never loaded")
-        if math.prod(shape) * dtype.itemsize > path.stat().st_size:
-            raise ConfigError(f"{path}: its header promises more numbers than the file has")
-    return np.load(path, allow_pickle=False)
+def _from_csv(data: bytes) -> np.ndarray:
+    lines = [
+        line for line in data.decode("utf-8-sig").splitlines() if line.partition("#")[0].strip()
+    ]
+    if not lines:
+        raise ConfigError("holds no numbers")
+    return np.loadtxt(lines, delimiter=",", ndmin=2)
 
 
-def _load_npz(path: Path, key: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        if key not in archive.files:
-            known = ", ".join(archive.files)
-            raise ConfigError(f"{path}: holds {known}; write one as {path.name}:KEY")
-        with zipfile.ZipFile(path) as members:
-            if members.getinfo(f"{key}.npy").file_size > _LARGEST_FILE:
-                raise ConfigError(f"{path}: {key} is too large for a kernel")
-        return np.asarray(archive[key])
+def _from_npy(data: bytes) -> np.ndarray:
+    """Read an array whose header has been found to be true: numpy makes room for what it says."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ConfigError(f".npy version {version} is not supported")
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ConfigError("holds Python objects (a pickle), which are never loaded")
+    if dtype.kind not in "biufc":
+        raise ConfigError("holds no plain numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > len(data) - file.tell():
+        raise ConfigError("its header promises more numbers than the file has")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _from_npz(data: bytes, text: str) -> np.ndarray:
+    name, _, key = Path(text).name.partition(":")
+    if data.count(_ZIP_ENTRY) > _MOST_MEMBERS:  # zipfile makes an object of each
+        raise ConfigError("holds too many arrays")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        known = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if key not in known:
+            more = ", ..." if len(known) > _MOST_NAMED else ""
+            raise ConfigError(
+                f"holds {', '.join(known[:_MOST_NAMED])}{more}; write one as {name}:KEY"
+            )
+        member = archive.getinfo(f"{key}.npy")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ConfigError(f"{key} is compressed by a method that numpy does not use")
+        if member.file_size > _LARGEST_FILE:
+            raise ConfigError(f"{key} is too large for a kernel")
+        with archive.open(member) as file:  # without a bound it inflates more than it says it has
+            return _from_npy(file.read(member.file_size))

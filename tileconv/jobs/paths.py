@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tileconv.errors import ConfigError, InputError
 from tileconv.raster.remote import Place, Remote, is_url, wrong_url
 from tileconv.text import shown_url
+
+LONGEST_NAME = 255
+"""Bytes, of nearly every file system."""
 
 
 def find_inputs(folder: Path, given: str | Sequence[str], *, remote: bool = False) -> list[Place]:
@@ -45,8 +49,11 @@ def is_glob(folder: Path, text: str) -> bool:
 
 def _matches(folder: Path, pattern: str) -> list[Path]:
     """Return the files that match, sorted; ``**`` stands for any folders, none of them hidden."""
-    names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - Path.glob has no root_dir
-    paths = sorted(path for name in names if (path := place(folder, name)).is_file())
+    try:
+        names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - Path.glob has no root_dir
+    except ValueError:  # letters that no name can have
+        names = []
+    paths = sorted(path for name in names if os.path.isfile(path := place(folder, name)))  # noqa: PTH113 - Path.is_file raises
     if not paths:
         raise InputError(f"{folder / pattern}: no file matches")
     return paths
@@ -56,8 +63,9 @@ def place(folder: Path, path: str) -> Path:
     """Return where an input lies, without ``..``; behind a link that is not the folder before."""
     short = Path(os.path.normpath(folder / path))
     parent = folder / Path(path.partition("\0")[0]).parent
-    if ".." in parent.parts and os.path.realpath(parent) != os.path.realpath(short.parent):
-        return Path(os.path.realpath(parent)) / short.name
+    with contextlib.suppress(ValueError):  # letters that no name can have
+        if ".." in parent.parts and os.path.realpath(parent) != os.path.realpath(short.parent):
+            return Path(os.path.realpath(parent)) / short.name
     return short
 
 
@@ -71,6 +79,10 @@ def fill_in(template: str, source: Place) -> str:
     path = mark.sub(lambda found: fields[found[0]], template)
     if not Path(path).name or "\0" in path:
         raise ConfigError(f"needs a file name; got {path!r}")
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # bytes of the command line, or of another file's name
+        raise ConfigError(f"is not text in UTF-8: {path!r}") from None
     if "://" in path or path.startswith("/vsi"):  # GDAL's names for networks and memory
         raise ConfigError(f"only files on disk are written; got {path!r}")
     return path
@@ -82,6 +94,30 @@ def check_no_fields(template: str) -> None:
         raise ConfigError(
             f"a mosaic is made of many files: give its output a name; got {template!r}"
         )
+
+
+def check_lengths(made: Mapping[Path, str]) -> None:
+    """Check that a disk takes the names of files that a run makes; each is said in words."""
+    limits: dict[Path, int] = {}
+    for path, what in made.items():
+        if path.parent not in limits:
+            limits[path.parent] = _longest_name(path.parent)
+        length, limit = len(os.fsencode(path.name)), limits[path.parent]
+        if length > limit:
+            raise ConfigError(
+                f"name too long: {what} would have one of {length} bytes, {path.name!r}, and the "
+                f"disk takes {limit}"
+            )
+
+
+def _longest_name(folder: Path) -> int:
+    """Return how many bytes a name may have in a folder that is there, or is going to be."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return LONGEST_NAME
 
 
 def check_distinct_names(sources: Sequence[Place], targets: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from dask.system import CPU_COUNT
 
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
-from tileconv.errors import ConfigError, OutputExistsError, TileconvError
+from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.metadata import output_metadata, what_is_lost
 from tileconv.planning.cost import COPY_BYTES, WRITER_BYTES
@@ -23,13 +23,16 @@ from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
 from tileconv.raster.metadata import Header, Wanted, check_file, read_header
 from tileconv.raster.mosaic import read_mosaic
-from tileconv.raster.remote import Place, Remote
 from tileconv.raster.sink import OutputSpec
+from tileconv.raster.targets import OwnFile, OwnFiles
 
 
 def plan_job(job: Job) -> Plan:
     """Plan ``job`` from headers alone: no pixel is read, nothing is written."""
-    plan = plan_header(job, read_source(job))
+    header = read_source(job)
+    if job.overwrite:
+        check_targets(job, header)
+    plan = plan_header(job, header)
     if job.on_cluster:
         plan = cut_into_parts(plan, job.threads, part=job.part)
     if os.path.lexists(job.target) and not job.overwrite:
@@ -41,7 +44,7 @@ def read_source(job: Job) -> Header:
     """Read the header of the job's input, once it is sure that the output is another file."""
     for source in job.sources:
         check_file(source)
-        check_distinct(source, job.target, "the output")
+    _check_distinct(job, None)
     wanted = Wanted(
         bands=job.bands,
         mask=job.mask,
@@ -51,19 +54,29 @@ def read_source(job: Job) -> Header:
         root=job.root,
     )
     header = read_mosaic(job.scenes, wanted) if job.scenes else read_header(job.source, wanted)
-    for scene in header.scenes or (header,):
-        for file in scene.files:  # those of a VRT too
-            for path in job.written:
-                check_distinct(file, path, "the output")
+    _check_distinct(job, header)  # those of a VRT too
     return header
 
 
-def check_distinct(source: Place, target: Path, what: str) -> None:
-    """Check that a file to be written is not the input, by whatever name or link."""
-    if isinstance(source, Remote):
-        return
-    if os.path.exists(target) and os.path.samefile(source, target):  # noqa: PTH110, PTH121
-        raise OutputExistsError(f"{target}: {what} is the input itself; choose another path")
+def own_files(job: Job, header: Header | None = None) -> tuple[OwnFile, ...]:
+    """Return the files that ``job`` is made of and reads; with ``header``, also those of VRTs."""
+    read = [source for source in job.sources if isinstance(source, Path)]
+    if header is not None:
+        read += [file for scene in header.scenes or (header,) for file in scene.files]
+    return (*((file, "the input") for file in dict.fromkeys(read)), *job.files)
+
+
+def check_targets(job: Job, header: Header | None = None) -> None:
+    """Check that each file that ``job`` writes may be put where it is to be."""
+    own = OwnFiles(own_files(job, header))
+    for target in job.targets:
+        target.check(own)
+
+
+def _check_distinct(job: Job, header: Header | None) -> None:
+    own = OwnFiles(own_files(job, header))
+    for target in job.targets:
+        target.check_distinct(own)
 
 
 def plan_header(job: Job, header: Header) -> Plan:
@@ -235,4 +248,5 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         overwrite=job.overwrite,
         layout=job.layout,
         checksum=job.checksum,
+        own=own_files(job, header),
     )

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tileconv.errors import OutputError, UnsupportedError
+from tileconv.errors import UnsupportedError
+from tileconv.raster.targets import put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tileconv.planning.reads import AxisRead
     from tileconv.planning.tiles import Tile
     from tileconv.raster.store import Pixels
+    from tileconv.raster.targets import OwnFile, Target
 
 SIDE = 560
 """Longest side of each of the two pictures, in pixels."""
@@ -105,7 +107,7 @@ class Quicklook(Sampler):
             ):
                 grid.put(samples, picture)
 
-    def save(self, path: Path) -> None:
+    def save(self, target: Target, own: Iterable[OwnFile]) -> None:
         """Write the PNG, whole or not at all."""
         from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415 - an extra
 
@@ -133,13 +135,7 @@ class Quicklook(Sampler):
             draw.text((left, 12), title, fill=_INK, font=font)
             canvas.paste(Image.fromarray(picture), (left, head))
             left += picture.shape[1] + margin
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            canvas.save(temporary, format="PNG")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"{path}: the quicklook could not be written: {error}") from error
+        put(target, own, lambda path: canvas.save(path, format="PNG"))
 
 
 def join_samples(each: Sequence[Samples]) -> Samples:

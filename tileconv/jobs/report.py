@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tileconv.planning.describe import plural, shown, size
+from tileconv.text import visible
 
 
 @dataclass(frozen=True)
@@ -98,5 +99,5 @@ class Report:
             )
         if self.quicklook is not None:
             lines.insert(2, f"Picture   {shown(self.quicklook)}")
-        lines += [f"Warning   {text}" for text in self.warnings]
+        lines += [f"Warning   {visible(text)}" for text in self.warnings]
         return "\n".join(lines)

@@ -25,12 +25,13 @@ from tileconv.errors import (
     ConfigError,
     OutOfMemoryError,
     OutputError,
+    OutputExistsError,
     TileconvError,
     UnsupportedError,
 )
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job
-from tileconv.jobs.prepare import check_distinct, output_spec, plan_header, read_source
+from tileconv.jobs.prepare import check_targets, output_spec, plan_header, read_source
 from tileconv.jobs.report import Report
 from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.describe import size
@@ -38,7 +39,7 @@ from tileconv.planning.reads import read_axis
 from tileconv.raster.formats import open_sink
 from tileconv.raster.gdal import environment
 from tileconv.raster.join import MosaicSource, open_source
-from tileconv.raster.sink import Sink, check_target
+from tileconv.raster.sink import Sink
 from tileconv.tile import Counts, Reads, Recipe, compute_tile
 
 if TYPE_CHECKING:
@@ -63,22 +64,16 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
             f"{job.name}: output.layout: parts needs a cluster, whose tasks write them; set "
             "compute.scheduler to processes, or leave the key out"
         )
-    check_target(job.target, overwrite=job.overwrite, store=job.driver == "Zarr")
     if job.quicklook:
         quicklook.check_available()
-        check_target(job.quicklook_path, overwrite=job.overwrite)
-        for each in job.sources:
-            check_distinct(each, job.quicklook_path, "the quicklook")
-    if job.report:
-        check_target(job.report_path, overwrite=job.overwrite)
-        for each in job.sources:
-            check_distinct(each, job.report_path, "the report")
+    check_targets(job)
     header = read_source(job)
     plan = plan_header(job, header)
+    spec = output_spec(job, plan, header)
     started = time.perf_counter()
     source = open_source(header, plan.geometry, plan.tiles, handles=plan.threads)
     picture = quicklook.Quicklook(plan) if job.quicklook else None
-    with source, open_sink(output_spec(job, plan, header)) as sink:
+    with source, open_sink(spec) as sink:
         work = _Work(plan, source, sink, picture, progress)
         try:
             counts = _execute(work, job.scheduler)
@@ -97,8 +92,8 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     warnings = [*plan.notes, *count_warnings(plan, counts)]
     if picture is not None:
         try:
-            picture.save(job.quicklook_path)
-        except OutputError as error:  # the output itself is whole
+            picture.save(job.quicklook_target, spec.own)
+        except (OutputError, OutputExistsError) as error:  # the output itself is whole
             picture = None
             warnings.append(str(error))
     covered = plan.geometry.y.covered * plan.geometry.x.covered
@@ -120,8 +115,8 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     )
     if job.report:
         try:
-            write_sidecar(job.report_path, report)
-        except OutputError as error:  # the output itself is whole
+            write_sidecar(job.report_target, spec.own, report)
+        except (OutputError, OutputExistsError) as error:  # the output itself is whole
             report = replace(report, warnings=(*report.warnings, str(error)))
     return report
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tileconv.errors import OutputError
+from tileconv.bounded import read_bounded
 from tileconv.raster.part_files import part_paths
+from tileconv.raster.targets import put
 from tileconv.raster.vrt import is_vrt
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tileconv.jobs.report import Report
+    from tileconv.raster.targets import OwnFile, Target
+
+LARGEST_REPORT = 1 << 28
+"""Bytes, at the most: that of a run of a million parts on a cluster."""
 
 
 def checksum(output: Path) -> str:
@@ -38,40 +42,26 @@ def _joined(folder: Path, paths: list[Path]) -> str:
     return whole.hexdigest()
 
 
-def write_sidecar(path: Path, report: Report) -> None:
+def write_sidecar(target: Target, own: Iterable[OwnFile], report: Report) -> None:
     """Write a run's report and its output's checksum, whole or not at all."""
-    temporary: str | None = None
-    try:
-        target = Path(report.target)
-        content = {"tileconv": __version__, "sha256": checksum(target), **report.to_dict()}
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp", delete=False
-        ) as file:
-            temporary = file.name
+
+    def write(path: Path) -> None:
+        found = checksum(Path(report.target))
+        content = {"tileconv": __version__, "sha256": found, **report.to_dict()}
+        with path.open("x", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
             file.write("\n")
-        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 - a temporary file is its owner's
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-        raise OutputError(f"{path}: the report could not be written: {error.strerror}") from error
+
+    put(target, own, write)
 
 
 def find_difference(path: Path, output: Path) -> str | None:
     """Say how an output differs from what its report tells; None if it does not."""
     try:
-        told = json.loads(path.read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = json.loads(read_bounded(path, LARGEST_REPORT))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its report {path.name} cannot be read: {error}"
     found = checksum(output)
     if found == told:
         return None
     return f"its SHA-256 is {found[:16]}..., and its report says {str(told)[:16]}..."
-
-
-def _umask() -> int:
-    now = os.umask(0o022)
-    os.umask(now)
-    return now

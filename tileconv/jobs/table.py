@@ -4,6 +4,8 @@ import io
 import shutil
 from collections.abc import Sequence
 
+from tileconv.text import visible
+
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows under their heads, as wide as the terminal; columns named ``>x`` end right.
@@ -26,7 +28,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             header_style="none",
         )
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(visible(cell)) for cell in row))
     width = shutil.get_terminal_size((100, 24)).columns
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as page:

@@ -11,15 +11,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import yaml
 
+from tileconv.bounded import TooLargeError, read_bounded
 from tileconv.errors import ConfigError
 
 LARGEST_BYTES = 1 << 20
 DEEPEST = 20
+_TOO_LARGE = f"{{}}: a job is at most {LARGEST_BYTES >> 20} MiB of YAML"
 
 KeyPath = tuple[str | int, ...]
 
@@ -49,19 +51,33 @@ class Document:
 
 def parse(text: str, name: str) -> Document:
     """Parse one YAML document; `ConfigError` names ``name`` and the line."""
-    if len(text.encode()) > LARGEST_BYTES:
-        raise ConfigError(f"{name}: a job is at most {LARGEST_BYTES >> 20} MiB of YAML")
+    try:
+        if len(text.encode()) > LARGEST_BYTES:
+            raise ConfigError(_TOO_LARGE.format(name))
+    except UnicodeEncodeError:  # bytes of the command line, for one
+        raise ConfigError(f"{name}: is not text in UTF-8") from None
     reader = _Reader(text, name)
     try:
         return reader.document()
+    except ConfigError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f", line {mark.line + 1}"
         raise ConfigError(
             f"{name}{where}: not valid YAML: {error.problem or error.context}"
         ) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {error}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{name}, line {line}: not valid YAML: {chr(error.character)!r}: {error.reason}"
+        ) from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        # PyYAML leaves to Python what it makes of escapes beyond Unicode, and of huge numbers.
+        raise ConfigError(
+            f"{name}, line {reader.line}: not valid YAML: an escape or a number that is out of "
+            f"bounds ({error})"
+        ) from None
 
 
 def scalar(text: str) -> Any:
@@ -88,11 +104,9 @@ def scalar(text: str) -> Any:
 def read_text(path: Path) -> str:
     """Return the text of a job file; `ConfigError` if there is none."""
     try:
-        with path.open("rb") as file:
-            text = file.read(LARGEST_BYTES + 1)
-        if len(text) > LARGEST_BYTES:
-            raise ConfigError(f"{path}: a job is at most {LARGEST_BYTES >> 20} MiB of YAML")
-        return text.decode("utf-8")
+        return read_bounded(path, LARGEST_BYTES).decode("utf-8-sig")
+    except TooLargeError:
+        raise ConfigError(_TOO_LARGE.format(path)) from None
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such job file; `tileconv init` makes one to start from"
@@ -140,11 +154,19 @@ class _Reader:
     """Builds values from the parser's events."""
 
     def __init__(self, text: str, name: str) -> None:
-        self._events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)
+        self._text = text
         self._name = name
+        self._loader: yaml.SafeLoader | None = None
         self._lines: dict[KeyPath, int] = {}
 
+    @property
+    def line(self) -> int:
+        """The line that is being read, 1-based."""
+        return 1 if self._loader is None else self._loader.line + 1
+
     def document(self) -> Document:
+        self._loader = yaml.SafeLoader(self._text)
+        self._events: Iterator[Any] = iter(self._loader.get_event, None)
         self._expect(yaml.StreamStartEvent)
         event = next(self._events)
         if isinstance(event, yaml.StreamEndEvent):
@@ -166,7 +188,7 @@ class _Reader:
         if depth > DEEPEST:
             self._refuse(event, f"nested deeper than {DEEPEST} levels")
         if isinstance(event, yaml.ScalarEvent):
-            return scalar(event.value) if event.style is None else event.value
+            return scalar(event.value) if event.style is None else self._letters(event)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(path, depth)
         return self._mapping(path, depth)
@@ -182,20 +204,29 @@ class _Reader:
     def _mapping(self, path: KeyPath, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            line = event.start_mark.line + 1
             if not isinstance(event, yaml.ScalarEvent):
                 self._refuse(event, "a key must be a word")
-            key = event.value
+            key = self._letters(event)
             here = (*path, key)
             if key in values:
                 self._refuse(event, f"`{key}` is given twice (first on line {self._lines[here]})")
-            self._lines[here] = event.start_mark.line + 1
+            self._lines[here] = line
             values[key] = self._value(next(self._events), here, depth + 1)
         return values
+
+    def _letters(self, event: Any) -> str:
+        """Return a text in which two halves of a character, as JSON escapes them, are one."""
+        text: str = event.value
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._refuse(event, f"{text!r} holds half of a character")
 
     def _expect(self, kind: type) -> None:
         event = next(self._events)
         if not isinstance(event, kind):
             self._refuse(event, "unexpected content")
 
-    def _refuse(self, event: Any, problem: str) -> None:
+    def _refuse(self, event: Any, problem: str) -> NoReturn:
         raise ConfigError(f"{self._name}, line {event.start_mark.line + 1}: {problem}")

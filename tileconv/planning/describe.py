@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tileconv.text import visible
+
 if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
 
@@ -36,7 +38,7 @@ def describe(plan: Plan) -> str:
         add(("Missing", _missing(plan)))
     for note in plan.notes:
         add(("Note", note))
-    return "\n".join(f"{label:<9} {text}".rstrip() for label, text in lines)
+    return "\n".join(f"{label:<9} {visible(text)}".rstrip() for label, text in lines)
 
 
 def shown(path: str) -> str:
@@ -48,7 +50,7 @@ def shown(path: str) -> str:
     """
     here = str(Path.cwd())
     inside = path.startswith(here + os.sep) and here != os.sep
-    return os.path.relpath(path) if inside else path
+    return visible(os.path.relpath(path) if inside else path)
 
 
 def size(count: float) -> str:

@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from tileconv.planning.cost import GDAL_CACHE_BYTES
 from tileconv.raster import forks, remote
-from tileconv.text import without_secrets
+from tileconv.text import visible, without_secrets
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -52,13 +52,13 @@ class DamageError(RasterioError):  # type: ignore[misc]  # rasterio has no types
     """Pixels that GDAL read although their block is damaged; it went on where it could."""
 
 
-class _WithoutSecrets(logging.Filter):
-    """Takes secrets out of what GDAL logs of tileconv's URLs."""
+class _FitToRead(logging.Filter):
+    """Takes secrets out of what GDAL logs of tileconv's URLs, and writes out escape sequences."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change a record, and let it pass."""
         if getattr(_thread, "set_up", False):
-            record.msg, record.args = without_secrets(record.getMessage()), None
+            record.msg, record.args = visible(without_secrets(record.getMessage())), None
         return True
 
 
@@ -90,7 +90,7 @@ class _Ear(logging.Filter):
 _LOWEST = logging.INFO
 for _name in ("_base", "_env", "_err", "_filepath", "_io", "env", "session"):
     _log = logging.getLogger(f"rasterio.{_name}")
-    _log.addFilter(_WithoutSecrets())
+    _log.addFilter(_FitToRead())
     if _name in ("_env", "_err"):
         _log.addFilter(_Ear(_log))
 

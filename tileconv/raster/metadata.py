@@ -16,6 +16,7 @@ from tileconv.dtypes import check_input, compute_dtype
 from tileconv.errors import InputError, TileconvError
 from tileconv.planning.layout import Layout
 from tileconv.raster import gdal
+from tileconv.raster.beside import check_beside
 from tileconv.raster.carry import Metadata
 from tileconv.raster.decoding import (
     Decoding,
@@ -202,6 +203,10 @@ def check_file(path: Place) -> None:
         raise InputError(f"{path}: the file is empty")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: permission denied")
+    try:
+        check_beside(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted) -> Header:

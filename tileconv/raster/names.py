@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
+from tileconv.bounded import read_start
+
 OWN_SUFFIXES = {".tif": "GTiff", ".tiff": "GTiff", ".zarr": "Zarr", ".vrt": "VRT"}
 """Of what tileconv writes."""
 
@@ -42,6 +44,8 @@ OTHER_SUFFIXES = {
 }
 _FORMATS = {end: name for name, ends in OTHER_SUFFIXES.items() for end in ends.split()}
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_START = b"\x89PNG\r\n\x1a\n"
 VRT = "a VRT"
 _STARTS = (
     (b"CDF\x01", "a NetCDF"),
@@ -51,7 +55,7 @@ _STARTS = (
     (b"\x0e\x03\x13\x01", "an HDF4 file"),
     (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000"),
-    (b"\x89PNG\r\n\x1a\n", "a PNG"),
+    (PNG_START, "a PNG"),
     (b"\xff\xd8\xff", "a JPEG"),
     (b"GIF8", "a GIF"),
     (b"GRIB", "a GRIB"),
@@ -64,6 +68,15 @@ _STARTS = (
     (b"\x93NUMPY", "a numpy array"),
     (b"<VRTDataset", VRT),
 )
+
+
+def shortened(name: str, most: int = 128) -> str:
+    """Return as much of a name as leaves room for a mark: it has 255 bytes at the most.
+
+    >>> shortened("a" * 200) == "a" * 128, shortened("\u00fc" * 3, 5)
+    (True, '\u00fc\u00fc')
+    """
+    return name.encode(errors="surrogateescape")[:most].decode(errors="ignore")
 
 
 def driver_of(name: PurePath) -> str | None:
@@ -87,8 +100,7 @@ def other_format_of(name: PurePath) -> str | None:
 def format_of(path: Path) -> str | None:
     """Return what a file is by its first bytes, None if they are none that are known."""
     try:
-        with path.open("rb") as file:
-            start = file.read(32)
+        start = read_start(path, 32)
     except OSError:
         return None
     return next((name for begin, name in _STARTS if start.startswith(begin)), None)

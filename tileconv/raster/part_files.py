@@ -15,13 +15,15 @@ from xml.etree import ElementTree
 
 import rasterio
 
-from tileconv.errors import DamagedPartError, OutputError
+from tileconv.bounded import read_bounded
+from tileconv.errors import DamagedPartError, OutputError, OutputExistsError
 from tileconv.raster import gdal
 from tileconv.raster.durable import sync
 from tileconv.raster.overwrite import goes_through_double
 from tileconv.raster.parts import Stored, checksum
 from tileconv.raster.sink import Sink, remove
 from tileconv.raster.structure import check_complete
+from tileconv.raster.targets import OwnFiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from tileconv.planning.tiles import Tile
     from tileconv.raster.sink import OutputSpec
 
+LARGEST_VRT = 1 << 30
+"""Bytes of a VRT of parts, at the most: a million of them."""
 MARK = 8
 """Letters of a run's token in the name of its folder."""
 
@@ -41,7 +45,8 @@ def parts_folder(target: Path, token: str) -> Path:
 
 def part_paths(target: Path) -> list[Path]:
     """Return the files that a VRT of parts names, each one once."""
-    names = [name.text or "" for name in ElementTree.parse(target).iter("SourceFilename")]
+    top = ElementTree.fromstring(read_bounded(target, LARGEST_VRT))
+    names = [name.text or "" for name in top.iter("SourceFilename")]
     return [target.parent / name for name in dict.fromkeys(names)]
 
 
@@ -71,6 +76,18 @@ class AssembledVRT(Sink):
 
     def _create(self) -> None:
         """Begin with nothing: the VRT is written when all parts are known."""
+
+    def _check_target(self) -> None:
+        super()._check_target()
+        if not self.spec.path.parent.is_dir():
+            return
+        own = OwnFiles(self.spec.own)
+        for folder in earlier_folders(self.spec.path):
+            if (inside := own.find_within(folder)) is not None:
+                raise OutputExistsError(
+                    f"{folder}: holds {inside}, and would be removed with the output that is "
+                    "replaced; choose another path"
+                )
 
     def _put(self, tile: Tile, pixels: np.ndarray) -> None:
         raise NotImplementedError("parts are written by tasks")

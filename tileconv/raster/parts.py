@@ -97,6 +97,7 @@ def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
         "metadata": Metadata(),
         "threads": 1,
         "layout": "single",
+        "own": (),
     }
     if spec.driver == "COG":
         changed |= {"compress": "zstd", "level": 1}

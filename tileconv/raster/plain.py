@@ -12,6 +12,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from tileconv.bounded import check_regular, read_bounded
 from tileconv.errors import InputError, TileconvError
 from tileconv.raster import gdal
 from tileconv.raster.carry import DOMAIN
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from tileconv.raster.metadata import Header
     from tileconv.raster.sink import OutputSpec
+
+LARGEST_JSON = 64 << 20
+"""Bytes of what a Zarr store tells of itself, at the most."""
 
 
 def read_pixels(
@@ -186,6 +190,7 @@ def _block(spec: OutputSpec) -> int:
 
 
 def _open(path: Path) -> DatasetReader:
+    check_regular(path)  # GDAL would wait for what comes through a pipe
     with gdal.quietly():
         return rasterio.open(path, driver="VRT" if is_vrt(path) else "GTiff", sharing=False)
 
@@ -204,11 +209,11 @@ def stored_tags(path: Path, driver: str) -> dict[str, str]:
     """Return tileconv's own tags of an output that is there; none if it cannot be read."""
     try:
         if driver == "Zarr":
-            about = json.loads((path / "zarr.json").read_text())
-            return dict(about.get("attributes", {}).get(DOMAIN, {}))
+            about = json.loads(read_bounded(path / "zarr.json", LARGEST_JSON))
+            return dict(about["attributes"][DOMAIN])
         with gdal.environment(), _open(path) as dataset:
             return dict(dataset.tags(ns=DOMAIN))
-    except gdal.GDAL_ERRORS:
+    except (*gdal.GDAL_ERRORS, KeyError, TypeError, RecursionError):
         return {}
 
 

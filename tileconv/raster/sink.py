@@ -28,8 +28,10 @@ from tileconv.planning.describe import size
 from tileconv.raster import forks, gdal
 from tileconv.raster.carry import Metadata
 from tileconv.raster.durable import EarlySync, replace, sync
+from tileconv.raster.names import shortened
 from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite, overwrite_nodata
 from tileconv.raster.structure import check_complete
+from tileconv.raster.targets import Kind, OwnFile, OwnFiles, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +81,13 @@ class OutputSpec:
     """One file, or a VRT over part files."""
     checksum: bool = False
     """Chunks of a Zarr store end with a checksum."""
+    own: tuple[OwnFile, ...] = ()
+    """Files of the job, which are never replaced."""
+
+    @property
+    def target(self) -> Target:
+        """The place that the output takes."""
+        return Target(self.path, kind_of(self.driver, self.layout), overwrite=self.overwrite)
 
     @property
     def blocks(self) -> int:
@@ -208,8 +217,7 @@ class Sink(ABC):
         """Let go of everything; what is temporary is gone afterwards."""
 
     def _check_target(self) -> None:
-        spec = self.spec
-        check_target(spec.path, overwrite=spec.overwrite, store=spec.driver == "Zarr")
+        self.spec.target.check(OwnFiles(self.spec.own))
 
     def _stored_bytes(self) -> int:
         return self._temporary.stat().st_size
@@ -311,37 +319,23 @@ class GeoTIFFSink(Sink):
             self._remove()
 
 
-def check_target(path: Path, *, overwrite: bool, store: bool = False) -> None:
-    """Check that an output may be put at ``path``; ``store`` says that it is a Zarr store."""
-    folder = os.path.isdir(path)  # noqa: PTH112 - says no where Path.is_dir raises
-    if folder and not store:
-        raise OutputExistsError(f"{path}: is a folder; give the output a file name")
-    if not overwrite and os.path.lexists(path):
-        raise OutputExistsError(
-            f"{path}: exists already; choose another path, or set output.overwrite (--overwrite)"
-        )
-    if store and os.path.lexists(path) and not (path / "zarr.json").exists():
-        kind = (
-            "a folder that is no Zarr store" if folder else "a file, and a Zarr store is a folder"
-        )
-        raise OutputExistsError(f"{path}: is {kind}, so it is not replaced; choose another path")
+def kind_of(driver: Driver, layout: Layout) -> Kind:
+    """Return what an output is on the disk."""
+    if driver == "Zarr":
+        return "Zarr store"
+    return "VRT" if layout == "parts" else "TIFF file"
 
 
 def _temporary(path: Path) -> Path:
     """Return a name beside ``path`` that tells which process writes it."""
     mark = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    return path.with_name(f".{_start(path)}.tileconv-{mark}.tmp")
-
-
-def _start(path: Path) -> str:
-    """Return as much of the name as leaves room for a mark: a name has 255 bytes at the most."""
-    return path.name.encode()[:128].decode(errors="ignore")
+    return path.with_name(f".{shortened(path.name)}.tileconv-{mark}.tmp")
 
 
 def remove_stale(path: Path) -> None:
     """Remove what killed processes of this machine left of earlier writes of ``path``."""
     host = re.escape(socket.gethostname())
-    name = rf"\.{re.escape(_start(path))}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp"
+    name = rf"\.{re.escape(shortened(path.name))}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp"
     pattern = re.compile(rf"{name}(\..*)?")  # GDAL adds endings of its own
     for left in path.parent.iterdir():
         match = pattern.fullmatch(left.name)

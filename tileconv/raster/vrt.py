@@ -13,12 +13,13 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tileconv.bounded import TooLargeError, read_bounded, read_start
 from tileconv.errors import InputError
+from tileconv.raster.beside import check_beside
+from tileconv.raster.names import TIFF_STARTS
 
 LARGEST_BYTES = 64 << 20
 """A VRT of 100,000 sources is half of that."""
-
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # What may stand in what, and with which attributes.
 _SOURCE = {
@@ -126,15 +127,13 @@ class _Checked:
 
     def _parse(self) -> ElementTree.Element:
         try:
-            with self._path.open("rb") as file:
-                stored = file.read(LARGEST_BYTES + 1)
-            text = stored.decode("utf-8-sig")
+            text = read_bounded(self._path, LARGEST_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise self._refused("it is not XML in UTF-8") from None
+        except TooLargeError:
+            raise self._refused(f"it is larger than {LARGEST_BYTES >> 20} MiB") from None
         except OSError as error:
             raise InputError(f"{self._path}: {error.strerror}") from None
-        if len(stored) > LARGEST_BYTES:
-            raise self._refused(f"it is larger than {LARGEST_BYTES >> 20} MiB")
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise self._refused("document types and entities are not allowed")
         try:
@@ -205,14 +204,14 @@ class _Checked:
                 f"source {given!r} lies outside {self._root}; set input.root to a folder "
                 "that holds all sources"
             )
-        if not file.is_file():
-            raise self._refused(f"source {given!r}: no such file ({file})")
         try:
-            with file.open("rb") as start:
-                magic = start.read(4)
+            magic = read_start(file, 4)
+            check_beside(file)
+        except (FileNotFoundError, IsADirectoryError):
+            raise self._refused(f"source {given!r}: no such file ({file})") from None
         except OSError as error:
             raise self._refused(f"source {given!r}: {error.strerror}") from None
-        if magic not in _TIFF:
+        if magic not in TIFF_STARTS:
             raise self._refused(f"source {given!r} is not a TIFF file")
         return file
 

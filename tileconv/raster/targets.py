@@ -1,0 +1,207 @@
+"""What a run may put a file over: nothing but a file of the kind that it writes there itself.
+
+To overwrite is to lose what was there. So a device, a pipe or a text is never replaced by a raster,
+and neither is any file that the job is made of or reads, whatever name or link leads to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from tileconv.bounded import read_start
+from tileconv.errors import OutputError, OutputExistsError, TileconvError
+from tileconv.raster.beside import names_beside, owners_of
+from tileconv.raster.names import PNG_START, TIFF_STARTS, shortened
+
+Kind = Literal["TIFF file", "VRT", "Zarr store", "PNG", "report of tileconv's", "page of HTML"]
+_START = 512
+"""Bytes that tell what a file is."""
+_BEGINS = {
+    "TIFF file": re.compile(b"|".join(map(re.escape, TIFF_STARTS))),
+    "VRT": re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<VRTDataset[\s>]"),
+    "PNG": re.compile(re.escape(PNG_START)),
+    "report of tileconv's": re.compile(rb'\s*{\s*"tileconv"\s*:'),
+    "page of HTML": re.compile(rb"\s*<!doctype html", re.IGNORECASE),
+}
+_OTHER = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+OwnFile = tuple[Path, str]
+"""A file that a job is made of or reads, and what it is to the job, like "the input"."""
+
+
+class OwnFiles:
+    """The files that a job, or a batch of them, is made of and reads, as they lie now."""
+
+    def __init__(self, files: Iterable[OwnFile]) -> None:
+        self._files = dict(files)
+
+    def find(self, path: Path) -> str | None:
+        """Say which of them is at ``path``, by whatever name or link; None if none is."""
+        if (beside := self._owner(path)) is not None:
+            return f"a file beside {beside}"
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        identity = found.st_dev, found.st_ino
+        if identity in self._identities:
+            return f"{self._identities[identity]} itself"
+        if found.st_nlink > 1 and identity in self._beside:
+            return f"a file beside {self._beside[identity]}"
+        return None
+
+    def find_within(self, folder: Path) -> str | None:
+        """Say which of them lies in a folder, or below it."""
+        if not os.path.isdir(folder):  # noqa: PTH112 - says no where Path.is_dir raises
+            return None
+        inside = str(folder) + os.sep
+        for path, what in self._files.items():
+            if os.path.realpath(path).startswith(inside):
+                return what
+        return None
+
+    def _owner(self, path: Path) -> str | None:
+        """Return the file that one at ``path`` would be read with, if there is such a one."""
+        owners = [*owners_of(path.name)]
+        if not owners:
+            return None
+        here = os.path.realpath(path.parent)
+        for owner in owners:
+            if (what := self._names.get((here, owner))) is not None:
+                return what
+        return None
+
+    @cached_property
+    def _names(self) -> dict[tuple[str, str], str]:
+        """What each is, by real folder and name, and by its name without suffix."""
+        folders: dict[Path, str] = {}
+        names: dict[tuple[str, str], str] = {}
+        for path, what in self._files.items():
+            if path.parent not in folders:
+                folders[path.parent] = os.path.realpath(path.parent)
+            for name in (path.name, f"{path.stem}."):
+                names.setdefault((folders[path.parent], name), what)
+        return names
+
+    @cached_property
+    def _identities(self) -> dict[tuple[int, int], str]:
+        return _identities((path, what) for path, what in self._files.items())
+
+    @cached_property
+    def _beside(self) -> dict[tuple[int, int], str]:
+        return _identities(
+            (path.with_name(name), what)
+            for path, what in self._files.items()
+            for name in names_beside(path.name)
+        )
+
+
+def _identities(files: Iterable[OwnFile]) -> dict[tuple[int, int], str]:
+    """Return what each file is, by what all names of one file have in common."""
+    found: dict[tuple[int, int], str] = {}
+    for path, what in files:
+        try:
+            told = os.stat(path)
+        except (OSError, ValueError):
+            continue
+        found.setdefault((told.st_dev, told.st_ino), what)
+    return found
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place where a run puts a file."""
+
+    path: Path
+    kind: Kind
+    what: str = "the output"
+    overwrite: bool = False
+
+    def check(self, own: OwnFiles) -> None:
+        """Check that the file may be put there, now."""
+        path, mode = self.path, self._mode()
+        if mode is not None and stat.S_ISDIR(mode) and self.kind != "Zarr store":
+            raise OutputExistsError(f"{path}: is a folder; give {self.what} a file name")
+        if mode is not None and not self.overwrite:
+            raise OutputExistsError(
+                f"{path}: exists already; choose another path, or set output.overwrite "
+                "(--overwrite)"
+            )
+        self.check_distinct(own)
+        if mode is not None:
+            self._check_kind(mode)
+
+    def check_distinct(self, own: OwnFiles) -> None:
+        """Check that the file does not take the place of one that the job needs."""
+        if (found := own.find(self.path)) is not None:
+            raise OutputExistsError(f"{self.path}: {self.what} is {found}; choose another path")
+        if self.kind == "Zarr store" and (inside := own.find_within(self.path)) is not None:
+            raise OutputExistsError(
+                f"{self.path}: {self.what} is a folder that holds {inside}; choose another path"
+            )
+
+    def _mode(self) -> int | None:
+        """Return what the system says of what is there, None if there is nothing."""
+        try:
+            return os.lstat(self.path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise OutputError(f"{self.path}: {self.what} could not be written: {told}") from error
+
+    def _check_kind(self, mode: int) -> None:
+        if stat.S_ISDIR(mode):
+            if (self.path / "zarr.json").is_file():
+                return
+            raise self._refused("a folder that is no Zarr store")
+        if not stat.S_ISREG(mode):
+            raise self._refused(_OTHER.get(stat.S_IFMT(mode), "not a file"))
+        if self.kind == "Zarr store":
+            raise self._refused("a file, and a Zarr store is a folder")
+        try:
+            start = read_start(self.path, _START)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be read, so it is not replaced: {error.strerror}"
+            ) from error
+        if start and not _BEGINS[self.kind].match(start):
+            raise self._refused(f"no {self.kind}")
+
+    def _refused(self, what: str) -> OutputExistsError:
+        return OutputExistsError(
+            f"{self.path}: is {what}, so it is not replaced; choose another path"
+        )
+
+
+def put(target: Target, own: Iterable[OwnFile], write: Callable[[Path], None]) -> None:
+    """Have ``write`` make a file beside a target's place, and rename it: whole, or not at all."""
+    path = target.path
+    temporary = path.with_name(f".{shortened(path.name)}.{secrets.token_hex(6)}.tmp")
+    try:
+        write(temporary)
+        target.check(OwnFiles(own))
+        os.replace(temporary, path)
+    except TileconvError:
+        raise
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: {target.what} could not be written: {told}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
