@@ -12,10 +12,12 @@ import numpy as np
 import psutil
 from dask.system import CPU_COUNT
 
+from tileconv.arguments import short_repr
 from tileconv.convolution import Convolution
 from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.config import ClusterConfig, JobConfig, KernelConfig, OutputConfig, check_job
+from tileconv.jobs.given import check_path, plain_job
 from tileconv.jobs.kernel import NamedKernel, load_kernel, named_kernel
 from tileconv.jobs.paths import (
     check_distinct_names,
@@ -25,7 +27,7 @@ from tileconv.jobs.paths import (
     is_glob,
     place,
 )
-from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
+from tileconv.jobs.yaml import Document, KeyPath, assign, parse, read_text
 from tileconv.raster.names import driver_of, other_format_of
 from tileconv.raster.remote import Place
 
@@ -176,16 +178,24 @@ def load_job(
     >>> job.convolution.kernel_shape
     (3, 3)
     """
-    if isinstance(source, Mapping):
-        name, folder, document = "job", Path.cwd(), Document(plain(source))
+    assignments = _assignments(set)
+    if issubclass(type(source), Mapping):
+        name, folder, document = "job", Path.cwd(), Document(plain_job(source))
     else:
-        path = Path(source)
+        path = check_path(source, "a job, where it is no mapping of keys,")
         name, folder = str(path), Path(os.path.realpath(path)).parent
         document = parse(read_text(path), name)
-    for assignment in set:
+    for assignment in assignments:
         assign(document, assignment)
     config = check_job(document, name)
     return _build(config, document, name, folder)
+
+
+def _assignments(given: Any) -> list[str]:
+    """Return the assignments of ``set``."""
+    if type(given) not in (list, tuple) or not all(type(each) is str for each in given):
+        raise ConfigError(f"set must be a list of texts like 'stride=8', got {short_repr(given)}")
+    return list(given)
 
 
 def _build(config: JobConfig, document: Document, name: str, folder: Path) -> Job | Batch:
