@@ -682,7 +682,7 @@ def test_dims_that_are_none(dims):
 @pytest.mark.parametrize("nodata", ["abc", "5", [5], np.array([5]), {}, 5j, True])
 def test_nodata_that_is_no_number(nodata):
     for data in (np.ones((5, 5), "uint8"), np.ones((5, 5)), grid(), grid().to_dataset()):
-        with pytest.raises(ConvolutionError, match="nodata is a number; got"):
+        with pytest.raises(ConvolutionError, match="nodata must be a number, got"):
             tileconv.convolve(data, BOX, nodata=nodata)
 
 

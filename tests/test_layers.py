@@ -11,10 +11,11 @@ PACKAGE = Path(tileconv.__file__).parent
 
 # A module may import modules of lower floors, and of its own folder.
 FLOORS = {
-    "version": 0,
-    "text": 0,
-    "bounded": 0,
-    "errors": 1,
+    "version": -1,
+    "text": -1,
+    "bounded": -1,
+    "errors": 0,
+    "arguments": 1,
     "buffers": 1,
     "padding": 2,
     "geometry": 3,  # the rules of semantics.md, padding first

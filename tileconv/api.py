@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tileconv.arguments import (
+    check_array,
+    check_dtype,
+    check_names,
+    check_number,
+    check_pair,
+    check_whole,
+)
 from tileconv.arrays.eager import convolve_complex, convolve_numpy
 from tileconv.arrays.threads import thread_count
-from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, check_pair
+from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError
 from tileconv.missing import fill_masked
+from tileconv.padding import LARGEST
 from tileconv.text import visible
 
 if TYPE_CHECKING:
@@ -162,9 +171,11 @@ def convolve(
         min_valid_fraction=min_valid_fraction,
         require_center=require_center,
     )
-    wanted = None if dtype is None else _dtype(dtype)
-    nodata = None if nodata is None else _nodata(nodata)
-    even = None if chunks is None else check_pair(chunks, "chunks")
+    wanted = None if dtype is None else check_dtype(dtype)
+    nodata = None if nodata is None else check_number(nodata, "nodata")
+    threads = None if threads is None else check_whole(threads, "threads")
+    even = None if chunks is None else check_pair(chunks, "chunks", 1, LARGEST)
+    names = None if dims is None else check_names(dims, "dims")
     # most calls; Python's share shows in small ones
     if type(array) is np.ndarray and dims is None and chunks is None:
         _check_shape(array.shape)
@@ -179,7 +190,7 @@ def convolve(
         plain = _as_array(array)
         _warn_of_channels(plain.shape, convolution)
         return _convolve_plain(plain, convolution, wanted, nodata, nodata, threads, even)
-    return _convolve_labelled(array, convolution, wanted, nodata, threads, dims, even)
+    return _convolve_labelled(array, convolution, wanted, nodata, threads, names, even)
 
 
 def _convolve_labelled(
@@ -188,7 +199,7 @@ def _convolve_labelled(
     wanted: np.dtype | None,
     nodata: float | None,
     threads: int | None,
-    dims: Sequence[Hashable] | None,
+    dims: tuple[Hashable, Hashable] | None,
     chunks: tuple[int, int] | None,
 ) -> Any:
     """Convolve an xarray object, and warn of what does not follow."""
@@ -219,24 +230,28 @@ REMEMBERED = 64
 
 def _convolution(kernel: ArrayLike, **options: Any) -> Convolution:
     """Return `Convolution.of`, the same value for the same arguments if they are simple."""
-    if isinstance(kernel, np.ma.MaskedArray):
+    if issubclass(type(kernel), np.ma.MaskedArray):
         return Convolution.of(kernel, **options)
-    try:
-        array = np.asarray(kernel)
-    except ValueError:
-        return Convolution.of(kernel, **options)
+    array = check_array(kernel, "the kernel")
     if array.dtype.kind not in "iuf" or array.nbytes > SMALL_KERNEL_BYTES:
-        return Convolution.of(kernel, **options)
+        return Convolution.of(array, **options)
     given = tuple(options.values())
     types = tuple(map(type, given))
-    if list in types:
-        given = tuple(tuple(value) if isinstance(value, list) else value for value in given)
-    try:
-        return _same_convolution(
-            array.tobytes(), array.dtype, array.shape, tuple(options), given, types
-        )
-    except TypeError:  # something that has no hash, such as a bias
-        return Convolution.of(kernel, **options)
+    if not _PLAIN.issuperset(types):
+        if not _LISTS.issuperset(types):  # a bias, or what has no hash or one that fails
+            return Convolution.of(array, **options)
+        lists = [value for value in given if type(value) in (list, tuple)]
+        if any(type(each) not in (int, str) for value in lists for each in value):
+            return Convolution.of(array, **options)  # (1, True) is no (1, 1), and equal to it
+        given = tuple(tuple(value) if type(value) is list else value for value in given)
+    return _same_convolution(
+        array.tobytes(), array.dtype, array.shape, tuple(options), given, types
+    )
+
+
+_PLAIN = frozenset({int, float, str, bool, type(None), np.int64, np.float64, np.bool_})
+"""Types of options by which a convolution is remembered."""
+_LISTS = _PLAIN | {list, tuple}
 
 
 @lru_cache(REMEMBERED)
@@ -293,21 +308,6 @@ def _convolve_numpy(
     return work(plain, convolution, numbers, thread_count(threads))
 
 
-def _dtype(dtype: DTypeLike) -> np.dtype:
-    try:
-        return np.dtype(dtype)
-    except TypeError:
-        raise ConvolutionError(f"dtype {dtype!r} is not one that numpy knows") from None
-
-
-def _nodata(value: Any) -> float:
-    """Return ``value`` as one of Python's numbers."""
-    plain = value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
-    if isinstance(plain, bool) or not isinstance(plain, int | float):
-        raise ConvolutionError(f"nodata is a number; got {value!r}")
-    return plain
-
-
 def _taps(convolution: Convolution, wanted: np.dtype | None) -> int:
     """Return the taps of an output, 1 where the dtype of the sums does not depend on them."""
     return 1 if wanted is None or wanted.kind == "f" else convolution.tap_count
@@ -345,18 +345,31 @@ def _numbers(
 
 def _library(array: Any) -> str:
     """Return the package that an array comes from."""
-    return type(array).__module__.partition(".")[0]
+    return _home(type(array))
+
+
+def _home(kind: type) -> str:
+    """Return the package that a class comes from."""
+    module = kind.__module__
+    return module.partition(".")[0] if isinstance(module, str) else ""
 
 
 def _is_labelled(array: Any) -> bool:
     """Say whether ``array`` is one of xarray's objects, or of a class made of one."""
-    return any(base.__module__.partition(".")[0] == "xarray" for base in type(array).__mro__)
+    return any(_home(base) == "xarray" for base in type(array).__mro__)
 
 
 def _as_array(array: Any) -> Any:
     """Return ``array`` as numpy's or dask's, with at least two axes and no empty one."""
-    kept = _library(array) == "dask" or isinstance(array, np.ma.MaskedArray)
-    plain = array if kept else np.asarray(array)
+    plain: Any
+    if _library(array) == "dask":
+        from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
+
+        plain = lazy.check_dask(array)
+    elif issubclass(type(array), np.ma.MaskedArray):
+        plain = array
+    else:
+        plain = check_array(array, "the array")
     _check_shape(plain.shape)
     return plain
 

@@ -34,8 +34,21 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came: stop as for Ctrl-C, but exit with 143."""
 
 
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
 class _Group(click.Group):
     """Turns errors into one message and the exit code that fits."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run as a process of its own, which signals end tidily from its first line to its last."""
+        try:
+            signal.signal(signal.SIGTERM, _terminate)
+            self.main(*args, **kwargs)
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):  # what is left is to exit
+                signal.signal(number, signal.SIG_IGN)
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         kwargs["standalone_mode"] = False
@@ -125,7 +138,7 @@ def run(
     job = tileconv.load_job(job_file, set=extra)
     unit = "inputs" if isinstance(job, tileconv.Batch) else "tiles"
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    with _terminable(), _progress(unit, show=not quiet and on_terminal) as progress:
+    with _progress(unit, show=not quiet and on_terminal) as progress:
         report = tileconv.run(
             job, progress=progress, resume=resume, performance_report=performance_report
         )
@@ -266,20 +279,6 @@ def init(job_file: Path) -> None:
     for path in write_starter(job_file):
         _say(f"wrote {visible(str(path))}")
     _say(f"next: tileconv run {visible(str(job_file))}")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: tidily."""
-
-    def terminate(number: int, frame: object) -> NoReturn:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

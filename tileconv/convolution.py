@@ -7,11 +7,20 @@ the plan prices it and a tile runs it. It is checked once, here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tileconv.arguments import (
+    check_array,
+    check_finite,
+    check_flag,
+    check_float,
+    check_pair,
+    check_whole,
+    short_repr,
+)
 from tileconv.errors import ConvolutionError, UnsupportedError
 from tileconv.geometry import Geometry, lay_out
 from tileconv.missing import MissingPolicy, check_policy
@@ -113,34 +122,29 @@ class Convolution:
         convolution); ``normalize`` divides the weights of each output by their sum.
         """
         weights = check_weights(kernel)
-        if normalize:
+        if check_flag(normalize, "normalize"):
             weights = _normalized(weights)
-        if flip:
+        if check_flag(flip, "flip"):
             weights = weights[..., ::-1, ::-1]
         weights = np.ascontiguousarray(weights)
         weights.setflags(write=False)
-        fraction = _number(min_valid_fraction, "min_valid_fraction")
+        fraction = check_float(min_valid_fraction, "min_valid_fraction")
         if not 0 <= fraction <= 1:
             raise ConvolutionError(f"min_valid_fraction must lie in 0..1, got {fraction}")
-        if not isinstance(require_center, bool):
-            raise ConvolutionError(f"require_center must be true or false, got {require_center!r}")
-        fill = _number(fill_value, "fill_value")
-        if not np.isfinite(fill):
-            raise ConvolutionError(f"fill_value must be finite, got {fill}")
-        modes, value = _padding(padding_mode, _number(padding_value, "padding_value"))
+        modes, value = _padding(padding_mode, check_float(padding_value, "padding_value"))
         return cls(
             weights=weights,
-            stride=check_pair(stride, "stride"),
-            dilation=check_pair(dilation, "dilation"),
+            stride=check_pair(stride, "stride", 1, LARGEST),
+            dilation=check_pair(dilation, "dilation", 1, LARGEST),
             padding=check_padding(padding),
             padding_mode=modes,
             padding_value=value,
             groups=_check_groups(groups, weights),
             bias=_check_bias(bias, weights),
             missing=check_policy(missing, weights),
-            fill_value=fill,
+            fill_value=check_finite(fill_value, "fill_value"),
             min_valid_fraction=fraction,
-            require_center=require_center,
+            require_center=check_flag(require_center, "require_center"),
         )
 
     @property
@@ -297,15 +301,12 @@ def _taps_of(kernels: np.ndarray, dtype: np.dtype) -> tuple[Taps, ...]:
 
 def check_weights(kernel: ArrayLike) -> np.ndarray:
     """Return ``kernel`` as a float64 array of two, three or four axes."""
-    if np.ma.is_masked(kernel):
+    if _is_masked(kernel):
         raise ConvolutionError(
             "the kernel is a masked array, and a missing weight has no meaning; where there is to "
             "be no tap, say so: kernel.filled(0)"
         )
-    try:
-        array = np.asarray(kernel)
-    except ValueError:
-        raise ConvolutionError("the kernel's rows are not all of one length") from None
+    array = check_array(kernel, "the kernel")
     if array.dtype.kind == "c":
         raise UnsupportedError("complex kernels are not supported yet")
     if array.dtype.kind not in "biuf":
@@ -350,18 +351,17 @@ def _normalized(weights: np.ndarray) -> np.ndarray:
 
 
 def _check_groups(groups: object, weights: np.ndarray) -> int:
-    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
-        raise ConvolutionError(f"groups must be a whole number from 1, got {groups!r}")
-    if groups > 1 and weights.ndim != 4:
+    number = check_whole(groups, "groups")
+    if number > 1 and weights.ndim != 4:
         raise ConvolutionError(
             f"groups go with weights (M, bands per group, kh, kw); got shape {weights.shape}"
         )
-    if weights.ndim == 4 and weights.shape[0] % groups:
+    if weights.ndim == 4 and weights.shape[0] % number:
         raise ConvolutionError(
-            f"{weights.shape[0]} outputs cannot be dealt out to {groups} groups: "
+            f"{weights.shape[0]} outputs cannot be dealt out to {short_repr(number)} groups: "
             "the first size of the weights must be a multiple of groups"
         )
-    return int(groups)
+    return number
 
 
 def _check_bias(bias: ArrayLike | None, weights: np.ndarray) -> np.ndarray | None:
@@ -371,9 +371,9 @@ def _check_bias(bias: ArrayLike | None, weights: np.ndarray) -> np.ndarray | Non
         raise ConvolutionError(
             f"bias goes with weights (M, bands per group, kh, kw); got shape {weights.shape}"
         )
-    array = np.asarray(bias)
-    if np.ma.is_masked(bias):
+    if _is_masked(bias):
         raise ConvolutionError("bias is a masked array; where there is to be none: bias.filled(0)")
+    array = check_array(bias, "bias")
     if array.dtype.kind not in "biuf" or array.shape != (weights.shape[0],):
         raise ConvolutionError(
             f"bias must be {weights.shape[0]} numbers, one per output; "
@@ -386,27 +386,6 @@ def _check_bias(bias: ArrayLike | None, weights: np.ndarray) -> np.ndarray | Non
     return array
 
 
-def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise ConvolutionError(f"{name} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ConvolutionError(f"{name} is beyond the range of float64") from None
-
-
-def check_pair(value: Any, name: str) -> tuple[int, int]:
-    """Return ``value`` (n or [y, x]) as two ints from 1 to LARGEST."""
-    numbers = (
-        tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    )
-    if len(numbers) not in (1, 2):
-        raise ConvolutionError(f"{name} is n or [y, x]; got {value!r}")
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
-            raise ConvolutionError(
-                f"{name} must be a whole number, or two as [y, x]; got {value!r}"
-            )
-        if not 1 <= number <= LARGEST:
-            raise ConvolutionError(f"{name} must lie in 1..{LARGEST}, got {number}")
-    return int(numbers[0]), int(numbers[-1])
+def _is_masked(array: object) -> bool:
+    """Say whether an array has masked elements."""
+    return issubclass(type(array), np.ma.MaskedArray) and np.ma.is_masked(array)

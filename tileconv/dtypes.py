@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
+from tileconv.arguments import check_dtype, short_repr
 from tileconv.errors import ConvolutionError, UnsupportedError
 
 INPUT_DTYPES = (
@@ -46,14 +47,14 @@ def check_input(dtype: DTypeLike) -> np.dtype:
 def check_output(dtype: DTypeLike) -> np.dtype:
     """Return ``dtype`` in native byte order if tileconv can return it."""
     try:
-        native = np.dtype(dtype).newbyteorder("=")
-    except TypeError:
-        native = None
-    if native is None or native.name not in OUTPUT_DTYPES:
-        raise ConvolutionError(
-            f"output dtype must be one of {', '.join(OUTPUT_DTYPES)}; got {dtype!r}"
-        )
-    return native
+        native = check_dtype(dtype)
+        if native.name in OUTPUT_DTYPES or native.newbyteorder("=").name in OUTPUT_DTYPES:
+            return native.newbyteorder("=")
+    except (ConvolutionError, TypeError):  # some of numpy's dtypes have no byte order
+        pass
+    raise ConvolutionError(
+        f"output dtype must be one of {', '.join(OUTPUT_DTYPES)}; got {short_repr(dtype)}"
+    )
 
 
 SIGNIFICAND_BITS = 24
@@ -102,13 +103,13 @@ def exact_value(value: float, dtype: np.dtype, what: str) -> np.generic:
         except OverflowError:  # an int with hundreds of digits
             scalar = dtype.type(np.inf)
         if np.isinf(scalar) and abs(value) != np.inf:
-            raise ConvolutionError(f"{what} {value!r} is beyond the range of {dtype}")
+            raise ConvolutionError(f"{what} {short_repr(value)} is beyond the range of {dtype}")
         return scalar
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     whole = value == value and abs(value) != np.inf and int(value) == value  # noqa: PLR0124 - NaN
     if not whole or not low <= int(value) <= high:
         raise ConvolutionError(
-            f"{what} {value!r} is not a value of {dtype}: a whole number in {low}..{high}"
+            f"{what} {short_repr(value)} is not a value of {dtype}: a whole number in {low}..{high}"
         )
     return dtype.type(int(value))
 

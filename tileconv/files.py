@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-import numpy as np
-
-from tileconv.errors import ConfigError, ConvolutionError
+from tileconv.arguments import check_dtype
+from tileconv.convolution import check_weights
+from tileconv.errors import ConfigError
 from tileconv.jobs.config import option_places
 from tileconv.runs import load_job, run
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    import numpy as np
     from numpy.typing import ArrayLike, DTypeLike
 
     from tileconv.jobs.batch import BatchReport
@@ -118,12 +119,11 @@ def convolve_raster(
     >>> report.out_shape, report.dtype
     ((1, 8, 8), 'float32')
     """
-    if isinstance(kernel, Mapping):
-        weights: dict[str, Any] = dict(kernel)
-    elif isinstance(kernel, str):
+    weights: Any = kernel  # the keys of a job's kernel
+    if issubclass(type(kernel), str):
         weights = {"name": kernel}
-    else:
-        weights = {"weights": np.asarray(kernel).tolist()}
+    elif not issubclass(type(kernel), Mapping):
+        weights = {"weights": check_weights(weights)}
     job: dict[str, Any] = {
         "input": {"path": source, "bands": bands},
         "kernel": weights,
@@ -143,7 +143,4 @@ def _dtype(value: DTypeLike | None) -> str | None:
     """Return the name that a job gives a dtype."""
     if value is None or isinstance(value, str):
         return value
-    try:
-        return np.dtype(value).name
-    except TypeError:
-        raise ConvolutionError(f"dtype {value!r} is not one that numpy knows") from None
+    return check_dtype(value).name

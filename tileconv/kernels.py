@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tileconv.arguments import check_finite, check_lengths, check_pair, check_whole, short_repr
 from tileconv.errors import ConvolutionError
 
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -73,12 +74,12 @@ def annulus(outer: Length = 3.0, inner: Length = 1.0) -> FloatArray:
     """
     outside, hole = _lengths(outer, "outer"), _lengths(inner, "inner")
     if not (hole[0] < outside[0] and hole[1] < outside[1]):
-        raise ConvolutionError(f"inner must be below outer, got {inner!r} and {outer!r}")
+        raise ConvolutionError(f"inner must be below outer, got {hole} and {outside}")
     y, x = _grid(outside)
     ring = _norm(y, x, outside) <= 1 + 1e-9
     ring &= _norm(y, x, hole) > 1 + 1e-9
     if not ring.any():
-        raise ConvolutionError(f"no pixel centre lies between {inner!r} and {outer!r}")
+        raise ConvolutionError(f"no pixel centre lies between {hole} and {outside}")
     return ring / ring.sum()
 
 
@@ -191,10 +192,10 @@ def unsharp(size: Size = 5, sigma: Length = 1.0, amount: float = 1.0) -> FloatAr
     >>> round(float(unsharp(3, sigma=0.5)[1, 1]), 3)
     1.381
     """
-    weights = -amount * gaussian(size, sigma)
+    weights = -check_finite(amount, "amount") * gaussian(size, sigma)
     kh, kw = weights.shape
     if not (kh % 2 and kw % 2):
-        raise ConvolutionError(f"unsharp needs an odd size, got {size!r}")
+        raise ConvolutionError(f"unsharp needs an odd size, got {short_repr(size)}")
     weights[kh // 2, kw // 2] += 1 + amount
     return weights
 
@@ -220,9 +221,7 @@ def lanczos(stride: Size = 2, lobes: int = 3) -> FloatArray:
     >>> lanczos(4).shape, lanczos(3).shape
     ((24, 24), (17, 17))
     """
-    steps = _sizes(stride)
-    if isinstance(lobes, bool) or not isinstance(lobes, int) or not 1 <= lobes <= 16:
-        raise ConvolutionError(f"lobes must be a whole number in 1..16, got {lobes!r}")
+    steps, lobes = _sizes(stride), check_whole(lobes, "lobes", 1, 16)
     y, x = _centred([2 * lobes * step - step % 2 for step in steps])
     profiles = [
         np.sinc(p / s) * np.sinc(p / (lobes * s)) for p, s in zip((y, x), steps, strict=True)
@@ -248,15 +247,14 @@ def gabor(
     >>> [abs(round(float(w), 2)) for w in gabor(7, wavelength=4)[3]]
     [0.0, 0.8, 0.0, 1.0, 0.0, 0.8, 0.0]
     """
-    _lengths(sigma, "sigma")
-    _lengths(wavelength, "wavelength")
-    _lengths(aspect, "aspect")
+    spread, step = _length(sigma, "sigma"), _length(wavelength, "wavelength")
+    ratio = _length(aspect, "aspect")
     y, x = _centred(size)
-    angle = np.deg2rad(theta)
+    angle, shift = np.deg2rad(check_finite(theta, "theta")), check_finite(phase, "phase")
     u = x[None, :] * np.cos(angle) + y[:, None] * np.sin(angle)
     v = -x[None, :] * np.sin(angle) + y[:, None] * np.cos(angle)
-    envelope = np.exp(-(u**2 + (aspect * v) ** 2) / (2 * sigma**2))
-    return envelope * np.cos(2 * np.pi * u / wavelength + np.deg2rad(phase))
+    envelope = np.exp(-(u**2 + (ratio * v) ** 2) / (2 * spread**2))
+    return envelope * np.cos(2 * np.pi * u / step + np.deg2rad(shift))
 
 
 BY_NAME: Mapping[str, Callable[..., FloatArray]] = MappingProxyType(
@@ -292,40 +290,20 @@ LENGTHS = frozenset({"sigma", "radius", "outer", "inner", "wavelength"})
 
 def _sizes(size: Size) -> tuple[int, int]:
     """Return ``size`` as (y, x)."""
-    pair = _pair(size)
-    for number in pair:
-        if (
-            isinstance(number, bool)
-            or not isinstance(number, int | np.integer)
-            or not 1 <= number <= LARGEST_SIDE
-        ):
-            raise ConvolutionError(
-                f"a kernel's side must be a whole number in 1..{LARGEST_SIDE}, got {size!r}"
-            )
-    return int(pair[0]), int(pair[1])
+    return check_pair(size, "a kernel's side", 1, LARGEST_SIDE)
 
 
 def _lengths(length: Length, name: str) -> tuple[float, float]:
     """Return ``length`` as (y, x)."""
-    pair = _pair(length)
-    for number in pair:
-        if (
-            isinstance(number, bool)
-            or not isinstance(number, int | float | np.integer | np.floating)
-            or not SHORTEST <= number <= LARGEST_SIDE
-        ):
-            raise ConvolutionError(
-                f"{name} must be a number of pixels, {SHORTEST} to {LARGEST_SIDE}; got {length!r}"
-            )
-    return float(pair[0]), float(pair[1])
+    return check_lengths(length, name, SHORTEST, LARGEST_SIDE)
 
 
-def _pair(value: Any) -> tuple[Any, Any]:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 2:
-            raise ConvolutionError(f"give one number or two as (y, x); got {value!r}")
-        return value[0], value[1]
-    return value, value
+def _length(length: Length, name: str) -> float:
+    """Return ``length`` of what has none of its own along each axis."""
+    y, x = _lengths(length, name)
+    if y != x:
+        raise ConvolutionError(f"{name} must be one number for both axes, got {short_repr(length)}")
+    return y
 
 
 def _centred(size: Size) -> tuple[FloatArray, FloatArray]:

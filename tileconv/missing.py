@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tileconv.arguments import check_word
 from tileconv.dtypes import check_input, compute_dtype
 from tileconv.errors import ConvolutionError
 
@@ -55,11 +56,8 @@ def fill_masked(array: np.ndarray, nodata: float | None = None) -> np.ndarray:
 
 def check_policy(policy: object, weights: np.ndarray) -> MissingPolicy:
     """Return ``policy`` if it has a meaning for a kernel of ``weights``."""
-    if policy not in MISSING_POLICIES:
-        raise ConvolutionError(
-            f"missing must be one of {', '.join(MISSING_POLICIES)}; got {policy!r}"
-        )
-    if policy == "renormalize":
+    word = check_word(policy, "missing", MISSING_POLICIES)
+    if word == "renormalize":
         if (weights < 0).any():
             raise ConvolutionError(
                 "missing: renormalize divides by the sum of the valid weights, which means nothing "
@@ -73,4 +71,4 @@ def check_policy(policy: object, weights: np.ndarray) -> MissingPolicy:
                 "missing: renormalize keeps the kernel's sum, and this one sums to 0; "
                 "use propagate, skip or fill"
             )
-    return policy  # type: ignore[return-value]
+    return word  # type: ignore[return-value]

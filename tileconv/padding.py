@@ -4,11 +4,11 @@ Amounts are counted per side; the names of the modes are `numpy.pad`'s. Padding
 belongs to the raster's edge, never to the edge of a tile.
 """
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
+from tileconv.arguments import as_whole, as_word, members, short_repr, told
 from tileconv.errors import ConvolutionError
 
 PaddingMode = Literal["constant", "edge", "reflect", "symmetric", "wrap", "missing"]
@@ -48,26 +48,29 @@ def check_modes(modes: object) -> tuple[PaddingMode, PaddingMode]:
     >>> check_modes("edge"), check_modes(["edge", "wrap"])
     (('edge', 'edge'), ('edge', 'wrap'))
     """
-    if isinstance(modes, Sequence) and not isinstance(modes, str | bytes) and len(modes) == 2:
-        return _check_mode(modes[0]), _check_mode(modes[1])
+    with told("padding_mode"):
+        given = members(modes)
+    if given is not None and len(given) == 2:
+        return _check_mode(given[0]), _check_mode(given[1])
     mode = _check_mode(modes)
     return mode, mode
 
 
 def _check_mode(mode: object) -> PaddingMode:
     """Return ``mode`` if it is a padding mode; another library's word is named in ours."""
-    if isinstance(mode, str):
-        if mode in PADDING_MODES:
-            return mode  # type: ignore[return-value]
-        ours = _OTHER_NAMES.get(mode.lower())
+    word = as_word(mode)
+    if word is not None:
+        if word in PADDING_MODES:
+            return word  # type: ignore[return-value]
+        ours = _OTHER_NAMES.get(word.lower())
         if ours is not None:
             raise ConvolutionError(
-                f"padding_mode {mode!r} is another library's word; "
+                f"padding_mode {word!r} is another library's word; "
                 f"numpy and tileconv call it {ours!r}"
             )
     raise ConvolutionError(
         f"padding_mode must be one of {', '.join(PADDING_MODES)}, or two of them as [y, x]; "
-        f"got {mode!r}"
+        f"got {short_repr(mode)}"
     )
 
 
@@ -82,27 +85,23 @@ def check_padding(padding: object) -> Padding:
     (1, 2, 1, 2)
     """
     allowed = f"{', '.join(PADDING_WORDS)}, n, [y, x] or [top, left, bottom, right]"
-    if isinstance(padding, str):
-        if padding in PADDING_WORDS:
-            return padding  # type: ignore[return-value]
-        raise ConvolutionError(f"padding must be {allowed}; got {padding!r}")
-    amounts = tuple(padding) if isinstance(padding, Sequence) else (padding,)
-    if len(amounts) not in (1, 2, 4):
-        raise ConvolutionError(f"padding must be {allowed}; got {len(amounts)} numbers")
-    for amount in amounts:
-        if isinstance(amount, bool) or not isinstance(amount, int | np.integer):
-            raise ConvolutionError(f"padding must be {allowed}; got {padding!r}")
+    word = as_word(padding)
+    if word is not None and word in PADDING_WORDS:
+        return word  # type: ignore[return-value]
+    with told("padding"):
+        given = members(padding)
+        amounts = [as_whole(each) for each in ((padding,) * 4 if given is None else given)]
+    numbers = [amount for amount in amounts if amount is not None]
+    if len(numbers) < len(amounts) or len(amounts) not in (2, 4):
+        raise ConvolutionError(f"padding must be {allowed}; got {short_repr(padding)}")
+    for amount in numbers:
         if not 0 <= amount <= LARGEST:
             raise ConvolutionError(
-                f"a padding amount must lie in 0..{LARGEST}, got {amount}"
+                f"a padding amount must lie in 0..{LARGEST}, got {short_repr(amount)}"
                 + ("; to crop, slice the array or raster first" if amount < 0 else "")
             )
-    numbers = [int(a) for a in amounts]
-    if len(numbers) == 1:
-        numbers *= 4
-    elif len(numbers) == 2:
-        numbers *= 2
-    return (numbers[0], numbers[1], numbers[2], numbers[3])
+    top, left, bottom, right = numbers if len(numbers) == 4 else numbers * 2
+    return top, left, bottom, right
 
 
 def same_amounts(size: int, span: int, stride: int, *, lower: bool) -> tuple[int, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
+from tileconv.arguments import check_flag, short_repr
 from tileconv.errors import ConfigError
 from tileconv.jobs.batch import plan_batch, run_batch
+from tileconv.jobs.given import check_path, config_errors
 from tileconv.jobs.job import Batch, Job, load_job
 from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.schedule import run_job
@@ -43,6 +44,7 @@ def plan(job: Job | Batch) -> Plan | BatchPlan:
     >>> plan.out_shape, plan.blocks_needed, plan.geometry.x.gap
     ((3, 8, 8), 16, 57)
     """
+    _check_job(job)
 
     def make() -> Plan | BatchPlan:
         return plan_batch(job) if isinstance(job, Batch) else plan_job(job)
@@ -54,6 +56,12 @@ def _sources(job: Job | Batch) -> list[Place]:
     """Return all that a job reads."""
     jobs = job.jobs if isinstance(job, Batch) else (job,)
     return [source for each in jobs for source in each.sources]
+
+
+def _check_job(job: Any) -> None:
+    """Refuse what is no job."""
+    if not issubclass(type(job), Job | Batch):
+        raise ConfigError(f"a job is what load_job returns; got {short_repr(job)}")
 
 
 @overload
@@ -105,11 +113,18 @@ def run(
     >>> report.out_shape, report.dtype
     ((3, 510, 510), 'float32')
     """
+    _check_job(job)
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress must be a function of two numbers, got {short_repr(progress)}")
+    with config_errors():
+        resume = check_flag(resume, "resume")
     jobs = job.jobs if isinstance(job, Batch) else (job,)
     if client is not None or jobs[0].on_cluster:
         from tileconv.cluster.start import run_anywhere  # noqa: PLC0415 - an extra
 
-        path = None if performance_report is None else Path(performance_report)
+        path = None
+        if performance_report is not None:
+            path = check_path(performance_report, "performance_report")
         return run_anywhere(job, client, progress, resume=resume, performance_report=path)
     if resume or performance_report is not None:
         raise ConfigError(

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tileconv.api import convolve
+from tileconv.arguments import check_whole, short_repr
 from tileconv.errors import ConfigError
+from tileconv.jobs.given import config_errors
+from tileconv.jobs.job import Job
 from tileconv.jobs.prepare import output_spec, plan_header, read_source
 from tileconv.jobs.sidecar import find_difference
 from tileconv.padding import OUTSIDE
@@ -28,11 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tileconv.geometry import Axis
-    from tileconv.jobs.job import Job
     from tileconv.planning.plan import Plan
     from tileconv.raster.metadata import Header
 
 WINDOWS = 24
+MOST_WINDOWS = 1 << 20
+"""Of a call: more would take for ever, and show no more."""
 SIDE = 96
 """Most outputs along each side of a window."""
 INPUT_SIDE = 4096
@@ -82,6 +86,11 @@ class Verification:
 
 def verify(job: Job, *, windows: int = WINDOWS, seed: int = 0) -> Verification:
     """Check the structure of the output of ``job``, and the bits of ``windows`` windows of it."""
+    if not issubclass(type(job), Job):
+        raise ConfigError(f"verify takes one job, as load_job returns it; got {short_repr(job)}")
+    with config_errors():
+        windows = check_whole(windows, "windows", high=MOST_WINDOWS)
+        seed = check_whole(seed, "seed", low=0)
     if not os.path.lexists(job.target):
         raise ConfigError(f"{job.target}: there is no output to verify; run the job first")
     return with_own_connections(job.sources, lambda: _verify(job, windows, seed))

@@ -50,6 +50,13 @@ OutChunks = tuple[int, int] | None
 """Outputs in each chunk of the output along y and x; None: chunks follow the input's."""
 
 
+def check_dask(array: Any) -> da.Array:
+    """Return a dask array; an error for what else dask has."""
+    if not isinstance(array, da.Array):
+        raise ConvolutionError(f"cannot convolve dask's {type(array).__name__}; give a dask array")
+    return array
+
+
 class Block(NamedTuple):
     """Chunks that differ along the last two axes only."""
 

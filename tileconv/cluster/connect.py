@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import logging
 import threading
 import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
-
+from tileconv.arguments import short_repr
 from tileconv.bounded import check_regular
 from tileconv.cluster.forks import check_not_forked
 from tileconv.errors import ClusterError, ConfigError
@@ -27,6 +25,8 @@ except ImportError as error:
         "running on a cluster needs the package distributed: pip install 'tileconv[cluster]'"
     ) from error
 
+from tileconv.cluster.processes import start_processes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
     from tileconv.jobs.job import Job
 
 LOCAL = ("127.", "localhost", "[::1]")
-CALM = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "2s",
-}
-"""Of worker processes on this machine: by default, idle ones take 3 % of a core each, and the
-scheduler 6 %, to look at themselves up to a hundred times a second."""
 CONNECT_SECONDS = 10
 WORKER_SECONDS = 600
 """How long a queue may take to start the first worker."""
@@ -55,32 +48,21 @@ def connect(job: Job, client: Any = None, *, watched: bool = False) -> Iterator[
     """
     check_not_forked()
     if client is not None:
-        if not isinstance(client, distributed.Client):
-            raise ConfigError(f"client must be a dask.distributed.Client; got {type(client)}")
+        if not issubclass(type(client), distributed.Client):
+            raise ConfigError(f"client must be a dask.distributed.Client; got {short_repr(client)}")
         yield client
         return
     with ExitStack() as stack:
         if job.scheduler == "processes":
-            target: Any = stack.enter_context(start_processes(job, calm=not watched))
-        elif job.cluster is not None:
-            target = stack.enter_context(make_cluster(job.cluster, job.security))
+            started = start_processes(job, lambda cluster: _client(cluster, job), calm=not watched)
+            yield stack.enter_context(started)
+            return
+        if job.cluster is not None:
+            target: Any = stack.enter_context(make_cluster(job.cluster, job.security))
         else:
             target = job.scheduler
             _warn_of_open_network(target)
         yield stack.enter_context(_client(target, job))
-
-
-def start_processes(job: Job, *, calm: bool) -> distributed.LocalCluster:
-    """Start worker processes on this machine, of one thread each."""
-    with dask.config.set(CALM if calm else {}):
-        return distributed.LocalCluster(
-            n_workers=job.threads,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=job.memory_limit // job.threads,
-            silence_logs=logging.CRITICAL,  # a failed task's traceback beside the message, for one
-        )
 
 
 def make_cluster(config: ClusterConfig, security: Any = None) -> Any:

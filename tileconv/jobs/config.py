@@ -2,11 +2,13 @@
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,6 +17,7 @@ from pydantic import (
     field_validator,
 )
 
+from tileconv.arguments import short_repr
 from tileconv.dtypes import OUTPUT_DTYPES
 from tileconv.errors import ConfigError
 from tileconv.jobs.yaml import Document, KeyPath
@@ -42,10 +45,10 @@ def parse_bytes(value: object) -> int | Literal["auto"]:
         return "auto"
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)", str(value).strip())
     if match is None or isinstance(value, bool) or match[2].lower() not in _UNITS:
-        raise ValueError(f"write auto or an amount like 2 GiB or 500 MB; got {value!r}")
+        raise ValueError(f"write auto or an amount like 2 GiB or 500 MB; got {short_repr(value)}")
     amount = float(match[1]) * _UNITS[match[2].lower()]
     if not 1 <= amount < 2**62:
-        raise ValueError(f"{value!r} is not an amount of memory")
+        raise ValueError(f"{short_repr(value)} is not an amount of memory")
     return int(amount)
 
 
@@ -69,6 +72,19 @@ def _are_rows(value: list[Any], depth: int = 1) -> bool:
     return depth < 4 and all(isinstance(v, list) and _are_rows(v, depth + 1) for v in value)
 
 
+def _check_place(value: str) -> str:
+    """Return a path that can be said in the bytes of the system's names."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise ValueError("not a path: it holds half a character") from None
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_check_place)]
+"""A path, a glob or a URL."""
+
+
 class _Section(BaseModel):
     """A mapping of known keys, taken literally: no word becomes a number by itself."""
 
@@ -78,7 +94,7 @@ class _Section(BaseModel):
 class InputConfig(_Section):
     """What is read."""
 
-    path: str | Annotated[list[str], Field(min_length=1)]
+    path: PathText | Annotated[list[PathText], Field(min_length=1)]
     """A GeoTIFF, a list or a glob of them; relative to the YAML file."""
     bands: list[Count] | None = Field(default=None, min_length=1)
     """1-based; default all but an alpha band."""
@@ -89,7 +105,7 @@ class InputConfig(_Section):
     """Apply scale and offset tags."""
     palette: bool = False
     """Take the class codes of a band with a colour palette as numbers."""
-    root: str | None = None
+    root: PathText | None = None
     """A folder that holds all files of a VRT; default that of the VRT."""
     remote: bool = False
     """Allow https:// and s3://."""
@@ -103,7 +119,7 @@ class KernelConfig(_Section):
     weights: Annotated[list[Any] | None, BeforeValidator(_parse_weights)] = None
     """Two, three or four levels of lists."""
     name: str | None = None
-    file: str | None = None
+    file: PathText | None = None
     """.npy, .npz:key or .csv; relative to the YAML file."""
     size: Count | Pair | str | None = None
     sigma: Length = None
@@ -125,14 +141,14 @@ class KernelConfig(_Section):
 class OutputConfig(_Section):
     """What is written."""
 
-    path: str
+    path: PathText
     """May hold {stem}, {name} and {parent} of the input."""
     driver: Literal["GTiff", "COG", "Zarr"] | None = None
     """Default Zarr for a path that ends so, else GTiff."""
     dtype: str | None = None
     nodata: Annotated[int | float | None, BeforeValidator(_parse_nan)] = None
     compress: Literal["deflate", "zstd", "lzw", "none"] = "zstd"
-    predictor: Literal["auto", 1, 2, 3] = "auto"
+    predictor: Literal["auto"] | Annotated[int, Field(ge=1, le=3)] = "auto"
     level: Annotated[int, Field(ge=1, le=22)] | None = None
     overviews: (
         Literal["average", "nearest", "bilinear", "cubic", "lanczos", "mode", "rms", "none"] | None
@@ -374,13 +390,13 @@ def _explain(path: KeyPath, detail: Any, value: Any) -> str:
     if kind == "missing":
         return NEEDED
     if kind in ("model_type", "model_attributes_type"):
-        return f"must hold keys of its own; got {given!r}"
+        return f"must hold keys of its own; got {short_repr(given)}"
     if path in _CHOICES:
-        return f"must be {_CHOICES[path]}; got {given!r}"
+        return f"must be {_CHOICES[path]}; got {short_repr(given)}"
     if kind == "bool_type":
-        return f"must be true or false; got {given!r}"
+        return f"must be true or false; got {short_repr(given)}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return message if repr(given) in message else f"{message}; got {given!r}"
+    return message if short_repr(given) in message else f"{message}; got {short_repr(given)}"
 
 
 def _known_keys() -> dict[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 from dask.system import CPU_COUNT
 
+from tileconv.arguments import short_repr
 from tileconv.convolution import Convolution
 from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
@@ -23,6 +24,7 @@ from tileconv.jobs.config import (
     check_job,
     security_files,
 )
+from tileconv.jobs.given import check_path, plain_job
 from tileconv.jobs.kernel import NamedKernel, kernel_path, load_kernel, named_kernel
 from tileconv.jobs.paths import (
     check_distinct_names,
@@ -33,7 +35,7 @@ from tileconv.jobs.paths import (
     is_glob,
     place,
 )
-from tileconv.jobs.yaml import Document, KeyPath, assign, parse, plain, read_text
+from tileconv.jobs.yaml import Document, KeyPath, assign, parse, read_text
 from tileconv.raster.names import driver_of, other_format_of
 from tileconv.raster.part_files import MARK, parts_folder
 from tileconv.raster.remote import Place
@@ -208,18 +210,26 @@ def load_job(
     >>> job.convolution.kernel_shape
     (3, 3)
     """
+    assignments = _assignments(set)
     files: list[OwnFile] = []
-    if isinstance(source, Mapping):
-        name, folder, document = "job", Path.cwd(), Document(plain(source))
+    if issubclass(type(source), Mapping):
+        name, folder, document = "job", Path.cwd(), Document(plain_job(source))
     else:
-        path = Path(source)
+        path = check_path(source, "a job, where it is no mapping of keys,")
         document = parse(read_text(path), str(path))
         name, folder = str(path), Path(os.path.realpath(path)).parent
         files.append((Path(os.path.realpath(path)), "the job file"))
-    for assignment in set:
+    for assignment in assignments:
         assign(document, assignment)
     config = check_job(document, name)
     return _build(config, document, name, folder, files)
+
+
+def _assignments(given: Any) -> list[str]:
+    """Return the assignments of ``set``."""
+    if type(given) not in (list, tuple) or not all(type(each) is str for each in given):
+        raise ConfigError(f"set must be a list of texts like 'stride=8', got {short_repr(given)}")
+    return list(given)
 
 
 def _build(
@@ -271,8 +281,8 @@ def _build(
         raise located(("output", "path"), error) from None
     root = None if config.input.root is None else place(folder, config.input.root)
     if root is not None and not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises
-        told = ConfigError(f"there is no such folder: {config.input.root!r}")
-        raise located(("input", "root"), told)
+        absent = ConfigError(f"there is no such folder: {config.input.root!r}")
+        raise located(("input", "root"), absent)
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
     driver = _driver(config.output)

@@ -6,14 +6,12 @@ error, not the last one's win. Anchors, aliases and tags, which can blow up or
 run code, are refused, and so are very large and very deep files.
 """
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import yaml
 
 from tileconv.bounded import TooLargeError, read_bounded
@@ -115,17 +113,6 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def plain(value: Any) -> Any:
-    """Return mappings, sequences and arrays as the plain values that YAML would give."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def assign(document: Document, assignment: str) -> None:

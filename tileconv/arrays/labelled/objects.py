@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tileconv.arguments import short_repr, told
 from tileconv.arrays.labelled.bands import (
     Bands,
     drop_untrue,
@@ -46,7 +47,7 @@ class Labelled:
     compute: Compute
     dtype: np.dtype | None = None
     """Of the output, if it was asked for."""
-    dims: Sequence[Hashable] | None = None
+    dims: Dims | None = None
     nodata: float | None = None
     chunks: tuple[int, int] | None = None
     """Outputs in each chunk of what is lazy."""
@@ -80,22 +81,16 @@ def _is_lazy(data: Any) -> bool:
     return any(getattr(variable, "chunks", None) is not None for variable in variables)
 
 
-def spatial_pairs(
-    data: xr.DataArray | xr.Dataset, dims: Sequence[Hashable] | None
-) -> tuple[Dims, ...]:
+def spatial_pairs(data: xr.DataArray | xr.Dataset, dims: Dims | None) -> tuple[Dims, ...]:
     """Return the pairs of dimensions that are rows and columns: the given one, or those known."""
     if dims is not None:
-        if not isinstance(dims, Sequence) or len(dims) != 2 or dims[0] == dims[1]:
-            raise ConvolutionError(f"dims names rows and columns, as ('y', 'x'); got {dims!r}")
-        try:
+        with told("dims"):
             known = all(dim in data.dims for dim in dims)
-        except TypeError:  # what has no hash names nothing
-            known = False
         if not known:
             raise ConvolutionError(
-                f"dims names rows and columns among {tuple(data.dims)}; got {tuple(dims)}"
+                f"dims names rows and columns among {tuple(data.dims)}; got {short_repr(dims)}"
             )
-        return ((dims[0], dims[1]),)
+        return (dims,)
     lower = {str(dim).lower(): dim for dim in data.dims}
     pairs = tuple((lower[y], lower[x]) for y, x in SPATIAL if y in lower and x in lower)
     pairs = pairs or _pairs_by_axis(data)
@@ -288,8 +283,6 @@ def _spatial(data: xr.Dataset, work: Labelled) -> dict[Hashable, Dims]:
     try:
         pairs = spatial_pairs(data, work.dims)
     except ConvolutionError:
-        if work.dims is not None and not isinstance(work.dims, tuple | list):
-            raise
         return {}
     found: dict[Hashable, Dims] = {}
     for name, variable in data.data_vars.items():
