@@ -268,8 +268,8 @@ def _build(
         raise located(("output", "path"), error) from None
     root = None if config.input.root is None else place(folder, config.input.root)
     if root is not None and not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises
-        told = ConfigError(f"there is no such folder: {config.input.root!r}")
-        raise located(("input", "root"), told)
+        lost = ConfigError(f"there is no such folder: {config.input.root!r}")
+        raise located(("input", "root"), lost)
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
     driver = _driver(config.output)
