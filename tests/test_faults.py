@@ -27,7 +27,7 @@ import tileconv
 from tileconv.errors import ConfigError, InputError, OutputError, OutputExistsError
 from tileconv.jobs.prepare import plan_header, read_source
 from tileconv.raster.join import open_source
-from tileconv.raster.sink import remove
+from tileconv.raster.leftovers import remove
 
 OLD = b"II*\0the old output"
 CODECS = ("none", "deflate", "zstd")
@@ -461,16 +461,23 @@ def test_a_run_removes_what_the_dead_left_and_nothing_else(small, out):
     dead.wait()
     out.parent.mkdir()
     here = socket.gethostname()
-    stale = f".out.tif.tileconv-{here}-{dead.pid}-0a1b2c.tmp"
+    of_the_dead = f"tileconv-{here}-{dead.pid}-0a1b2c.tmp"
+    job = tileconv.load_job(small(quicklook=True, report=True))
+    written = {path.name for path in job.written}
+    stale = [f".{name}.{of_the_dead}" for name in written]
+    stale.append(f".out.tif.{of_the_dead}.ovr")  # GDAL's own beside it
     others = {
         f".out.tif.tileconv-{here}-{os.getpid()}-0a1b2c.tmp",  # of a process that is alive
         f".out.tif.tileconv-not-{here}-{dead.pid}-0a1b2c.tmp",  # of another machine
-        f".other.tif.tileconv-{here}-{dead.pid}-0a1b2c.tmp",  # of another output
+        f".other.tif.{of_the_dead}",  # of another output
     }
-    for name in (stale, *others):
-        (out.parent / name).touch()
-    run(small())
-    assert set(names(out.parent)) == {"out.tif", *others}
+    for name in (*stale, *others):
+        (out.parent / name).write_bytes(bytes(1000))
+    told = "4 files of 3.9 KiB that a killed run left: "
+    assert f"the run removes {told}" in str(tileconv.plan(job))
+    report = tileconv.run(job)
+    assert any(note.startswith(f"removed {told}") for note in report.warnings)
+    assert set(names(out.parent)) == {*written, *others}
 
 
 # ---- Memory

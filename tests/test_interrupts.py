@@ -152,6 +152,20 @@ def test_an_interrupt_is_quiet_and_leaves_nothing(moment, sent, begun):
     assert kept <= {run.target.name, run_folder(run.target).name}
 
 
+def test_what_a_killed_run_leaves_is_removed_by_the_next(begun, raster, tmp_path):
+    begun.wait_until(Run.computes)
+    os.killpg(begun.process.pid, signal.SIGKILL)
+    begun.process.communicate()
+    assert [*begun.temporary.glob("tileconv-*")]
+    assert run_folder(begun.target).is_dir()
+    command = [sys.executable, "-c", CLI, "run", str(tmp_path / "job.yaml"), "--resume"]
+    options = {"env": os.environ | {"TMPDIR": str(begun.temporary)}, "capture_output": True}
+    again = subprocess.run(command, text=True, timeout=120, check=False, **options)
+    assert again.returncode == 0, again.stderr
+    assert not [*begun.temporary.glob("tileconv-*")]
+    assert [path.name for path in begun.target.parent.iterdir()] == [begun.target.name]
+
+
 def test_work_that_is_not_to_be_interrupted_comes_to_its_end():
     done = []
 

@@ -75,6 +75,9 @@ print(json.dumps({"done": done, "seen": seen, "left": sorted(os.listdir(folder))
 """
 
 
+MIB = 1 << 20
+
+
 def soak(folder, count, first):
     done = subprocess.run(
         [sys.executable, "-c", SOAK, str(folder), str(count), str(first)],
@@ -89,11 +92,11 @@ def soak(folder, count, first):
     assert not [name for name in said["left"] if name.startswith(".")]
     descriptors, threads, memory = zip(*said["seen"], strict=True)
     assert max(descriptors) <= descriptors[0]
-    assert max(threads) <= threads[0]
+    half = len(threads) // 2  # zarr's pool of threads grows, up to its bound, as chance has it
+    assert max(threads[half:]) <= max(threads[:half]) <= threads[0] + 4
+    print(f"{count} jobs: {descriptors[-1]} descriptors, {threads[-1]} threads, memory", end=" ")
+    print([f"{(each - memory[0]) / MIB:+.1f}" for each in memory], "MiB")
     return max(memory) - memory[0]
-
-
-MIB = 1 << 20
 
 
 def test_a_hundred_jobs(tmp_path):

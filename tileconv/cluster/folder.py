@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from tileconv.bounded import open_regular, read_bounded
 from tileconv.errors import OutputError, OutputExistsError
 from tileconv.raster.durable import freed_aside
+from tileconv.raster.leftovers import remove
 from tileconv.raster.names import shortened
-from tileconv.raster.sink import remove
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,20 +8,26 @@ run that has started them, and it is not held up in the midst of starting or clo
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
+import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from multiprocessing import resource_tracker
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import dask
 import distributed
 from distributed.utils import LoopRunner, silence_logging_cmgr
+
+from tileconv.raster.leftovers import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +51,18 @@ LOOK_EVERY = 0.5
 """Seconds after which it is looked whether work has ended, should its word of it be lost."""
 
 
+def _scratch_folder() -> str:
+    """Make a folder whose name tells the process, and remove those of killed ones."""
+    above = Path(dask.config.get(FOLDER, None) or tempfile.gettempdir())
+    begins = f"tileconv-{socket.gethostname()}-"
+    with suppress(OSError):
+        for each in above.glob(f"{glob.escape(begins)}*"):
+            pid = each.name.removeprefix(begins).partition("-")[0]
+            if pid.isdecimal() and not is_alive(int(pid)):
+                shutil.rmtree(each, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{begins}{os.getpid()}-", dir=above)
+
+
 @contextmanager
 def start_processes(
     job: Job, connect: Callable[[Any], distributed.Client], *, calm: bool
@@ -55,7 +73,7 @@ def start_processes(
         runner = _deaf_loop(begun)
 
         def start() -> distributed.Client:
-            scratch = tempfile.mkdtemp(prefix="tileconv-", dir=dask.config.get(FOLDER, None))
+            scratch = _scratch_folder()
             begun.callback(shutil.rmtree, scratch, ignore_errors=True)
             with dask.config.set(CALM if calm else {}):
                 cluster = distributed.LocalCluster(

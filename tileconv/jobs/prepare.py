@@ -21,6 +21,7 @@ from tileconv.planning.describe import plural
 from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
+from tileconv.raster.leftovers import describe_left, remove_left
 from tileconv.raster.metadata import Header, Wanted, check_file, read_header
 from tileconv.raster.mosaic import read_mosaic
 from tileconv.raster.sink import OutputSpec
@@ -35,9 +36,24 @@ def plan_job(job: Job) -> Plan:
     plan = plan_header(job, header)
     if job.on_cluster:
         plan = cut_into_parts(plan, job.threads, part=job.part)
+    if (left := describe_left(target.path for target in job.targets)) is not None:
+        plan = replace(plan, notes=(*plan.notes, f"the run removes {left}"))
     if os.path.lexists(job.target) and not job.overwrite:
         plan = replace(plan, notes=(*plan.notes, "the output exists; run it with --overwrite"))
     return plan
+
+
+def remove_leftovers(job: Job) -> list[str]:
+    """Remove what killed runs left where ``job`` writes; returns a note of it."""
+    left = describe_left(target.path for target in job.targets)
+    if left is None:
+        return []
+    try:
+        for target in job.targets:
+            remove_left(target.path)
+    except OSError as error:
+        return [f"cannot remove {left}: {error.strerror}"]
+    return [f"removed {left}"]
 
 
 def read_source(job: Job) -> Header:

@@ -31,7 +31,13 @@ from tileconv.errors import (
 )
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job
-from tileconv.jobs.prepare import check_targets, output_spec, plan_header, read_source
+from tileconv.jobs.prepare import (
+    check_targets,
+    output_spec,
+    plan_header,
+    read_source,
+    remove_leftovers,
+)
 from tileconv.jobs.report import Report
 from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.describe import size
@@ -69,6 +75,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     check_targets(job)
     header = read_source(job)
     plan = plan_header(job, header)
+    removed = remove_leftovers(job)
     spec = output_spec(job, plan, header)
     started = time.perf_counter()
     source = open_source(header, plan.geometry, plan.tiles, handles=plan.threads)
@@ -89,7 +96,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
             ) from error
         source.check_unchanged()
         bytes_written = sink.commit()
-    warnings = [*plan.notes, *count_warnings(plan, counts)]
+    warnings = [*plan.notes, *removed, *count_warnings(plan, counts)]
     if picture is not None:
         try:
             picture.save(job.quicklook_target, spec.own)

@@ -121,10 +121,12 @@ class Work:
         return self.window_bytes(tile) + self.unpacking_bytes() + max(reading, computing)
 
     def unpacking_bytes(self) -> int:
-        """Bytes of a block as it is stored, and unpacked, that a thread holds."""
-        rows, columns = self.layout.largest_block
-        block = rows * columns * self.layout.decoded_pixel_bytes
-        return 2 * block if self.layout.direct else 0
+        """Bytes of a block as it is stored, and unpacked, that a thread holds.
+
+        GDAL has room for blocks in its cache, unless one is larger than that.
+        """
+        block = self.layout.largest_unpacked * self.layout.decoded_pixel_bytes
+        return 2 * block if self.layout.direct or block > GDAL_CACHE_BYTES else 0
 
     def kept_bytes(self, tiles: Tiles, threads: int = 1) -> int:
         """Blocks kept from one tile row to the next within a panel, and from tile to tile.

@@ -31,6 +31,8 @@ class Layout:
     """Dtype in the file, where pixels are scaled while they are read."""
     direct: bool = False
     """Blocks go straight into windows, through a buffer of the thread's, not GDAL's cache."""
+    unpacked: tuple[int, int] = (0, 0)
+    """What is unpacked of a block, if that is more: tiles may reach far over the raster's edge."""
     scenes: tuple[Scene, ...] = ()
     """The files of a mosaic, which have blocks of their own; ``block`` is then the smallest."""
 
@@ -76,6 +78,15 @@ class Layout:
             return self.block
         blocks = [scene.layout.block for scene in self.scenes]
         return max(rows for rows, _ in blocks), max(columns for _, columns in blocks)
+
+    @property
+    def largest_unpacked(self) -> int:
+        """Most pixels of a band that are unpacked at a time."""
+        layouts = [scene.layout for scene in self.scenes] or [self]
+        return max(
+            max(layout.block[0], layout.unpacked[0]) * max(layout.block[1], layout.unpacked[1])
+            for layout in layouts
+        )
 
     @property
     def overlap(self) -> float:

@@ -235,6 +235,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
             shape=(dataset.height, dataset.width),
             dtype=decoding.dtype,
             block=_block(dataset),
+            unpacked=_unpacked(dataset),
             bands=dataset.count,
             read_bands=len(bands),
             interleaved=dataset.count > 1 and dataset.profile.get("interleave") == "pixel",
@@ -382,3 +383,10 @@ def _block(dataset: DatasetReader) -> tuple[int, int]:
     """Return the storage block, cut to the raster: strips are declared taller than they are."""
     rows, columns = dataset.block_shapes[0]
     return min(rows, dataset.height), min(columns, dataset.width)
+
+
+def _unpacked(dataset: DatasetReader) -> tuple[int, int]:
+    """Return what is unpacked of a storage block: of tiles all, over the raster's edge too."""
+    rows, columns = dataset.block_shapes[0]
+    is_strip = columns == dataset.width
+    return _block(dataset) if is_strip else (rows, columns)

@@ -19,9 +19,10 @@ from tileconv.bounded import read_bounded
 from tileconv.errors import DamagedPartError, OutputError, OutputExistsError
 from tileconv.raster import gdal
 from tileconv.raster.durable import sync
+from tileconv.raster.leftovers import remove
 from tileconv.raster.overwrite import goes_through_double
 from tileconv.raster.parts import Stored, checksum
-from tileconv.raster.sink import Sink, remove
+from tileconv.raster.sink import Sink
 from tileconv.raster.structure import check_complete
 from tileconv.raster.targets import OwnFiles
 

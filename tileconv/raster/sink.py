@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import secrets
-import shutil
-import socket
 import threading
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -28,7 +23,7 @@ from tileconv.planning.describe import size
 from tileconv.raster import forks, gdal
 from tileconv.raster.carry import Metadata
 from tileconv.raster.durable import EarlySync, replace, sync
-from tileconv.raster.names import shortened
+from tileconv.raster.leftovers import remove, remove_left, temporary
 from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite, overwrite_nodata
 from tileconv.raster.structure import check_complete
 from tileconv.raster.targets import Kind, OwnFile, OwnFiles, Target
@@ -147,7 +142,7 @@ class Sink(ABC):
     def __init__(self, spec: OutputSpec) -> None:
         self.spec = spec
         self._lock = threading.Lock()
-        self._temporary = _temporary(spec.path)
+        self._temporary = temporary(spec.path)
 
     def __enter__(self) -> Self:
         spec = self.spec
@@ -156,7 +151,7 @@ class Sink(ABC):
             spec.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 os.lstat(spec.path)  # a name too long fails now, not after the last tile
-            remove_stale(spec.path)
+            remove_left(spec.path)
             self._create()
         except gdal.GDAL_ERRORS as error:
             self._discard()
@@ -324,42 +319,3 @@ def kind_of(driver: Driver, layout: Layout) -> Kind:
     if driver == "Zarr":
         return "Zarr store"
     return "VRT" if layout == "parts" else "TIFF file"
-
-
-def _temporary(path: Path) -> Path:
-    """Return a name beside ``path`` that tells which process writes it."""
-    mark = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    return path.with_name(f".{shortened(path.name)}.tileconv-{mark}.tmp")
-
-
-def remove_stale(path: Path) -> None:
-    """Remove what killed processes of this machine left of earlier writes of ``path``."""
-    host = re.escape(socket.gethostname())
-    name = rf"\.{re.escape(shortened(path.name))}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp"
-    pattern = re.compile(rf"{name}(\..*)?")  # GDAL adds endings of its own
-    for left in path.parent.iterdir():
-        match = pattern.fullmatch(left.name)
-        if match and not _alive(int(match[1])):
-            remove(left)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it."""
-    if not path.is_dir() or path.is_symlink():
-        path.unlink(missing_ok=True)
-        return
-    for _ in range(20):  # a thread that an interrupt has left behind may still write into it
-        shutil.rmtree(path, ignore_errors=True)
-        if not path.exists():
-            return
-        time.sleep(0.05)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

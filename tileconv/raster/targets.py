@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from typing import Literal
 from tileconv.bounded import read_start
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.raster.beside import names_beside, owners_of
-from tileconv.raster.names import PNG_START, TIFF_STARTS, shortened
+from tileconv.raster.leftovers import remove_left, temporary
+from tileconv.raster.names import PNG_START, TIFF_STARTS
 
 Kind = Literal["TIFF file", "VRT", "Zarr store", "PNG", "report of tileconv's", "page of HTML"]
 _START = 512
@@ -192,11 +192,12 @@ class Target:
 def put(target: Target, own: Iterable[OwnFile], write: Callable[[Path], None]) -> None:
     """Have ``write`` make a file beside a target's place, and rename it: whole, or not at all."""
     path = target.path
-    temporary = path.with_name(f".{shortened(path.name)}.{secrets.token_hex(6)}.tmp")
+    made = temporary(path)
     try:
-        write(temporary)
+        remove_left(path)
+        write(made)
         target.check(OwnFiles(own))
-        os.replace(temporary, path)
+        os.replace(made, path)
     except TileconvError:
         raise
     except (OSError, ValueError) as error:
@@ -204,4 +205,4 @@ def put(target: Target, own: Iterable[OwnFile], write: Callable[[Path], None]) -
         raise OutputError(f"{path}: {target.what} could not be written: {told}") from error
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            made.unlink(missing_ok=True)
