@@ -87,6 +87,25 @@ def test_one_bit_of_deflate_is_told(make_raster, tmp_path, rng, layout):
     assert told > 30
 
 
+@pytest.mark.parametrize("layout", [TILES, {"blockysize": 7}], ids=["tiles", "strips"])
+def test_one_bit_of_deflate_is_told_where_gdal_decodes(make_raster, tmp_path, rng, layout):
+    """GDAL alone passes over some of them, and gives what lay in memory."""
+    pytest.importorskip("imagecodecs")
+    pixels, shown = smooth(rng), np.full((SIDE, SIDE), 255, "uint8")
+    path = make_raster(pixels, compress="deflate", mask=shown, **layout)
+    assert find_stored(read_header(path, Wanted())) is None
+    assert (outcome(path, tmp_path / "out.tif") == pixels).all()
+    told = 0
+    for _ in flipped(path, rng, 100):
+        found = outcome(path, tmp_path / "out.tif")
+        if isinstance(found, str):
+            assert "cannot be decoded: its DEFLATE stream " in found
+            told += 1
+        else:
+            assert (found == pixels).all()
+    assert told > 80
+
+
 def test_a_bit_of_zstd_is_told_by_its_checksum(tmp_path, rng):
     pytest.importorskip("imagecodecs")
     numcodecs = pytest.importorskip("numcodecs")

@@ -112,6 +112,7 @@ import json, resource, shutil, subprocess, sys
 import numpy as np
 import rasterio
 import zarr as zarr_python
+from PIL import Image
 import tileconv
 
 mapping, reference, count, way, most_of_all = json.loads(sys.argv[1])
@@ -158,12 +159,30 @@ def state():
         return "old"
     return "whole" if np.array_equal(pixels(), reference) else "WRONG"
 
+beside = [job.quicklook_path] * job.quicklook + [job.report_path] * job.report
+
+def check_beside(report):
+    # what goes beside an output is whole, or absent and told
+    for path in beside:
+        if not path.exists():
+            assert report is None or any(path.name in told for told in report.warnings), path
+        elif path.suffix == ".png":
+            with Image.open(path) as picture:
+                picture.load()
+        else:
+            assert json.loads(path.read_text())["tileconv"]
+        if path.exists() and report is None:
+            raise AssertionError(f"{path} is there, and its output is not")
+        path.unlink(missing_ok=True)
+
 limit = {"files": limit_files, "disk": limit_disk}[way]
 if way == "disk":
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder)], check=True)
 if job.overwrite:
     put_old()
-size = tileconv.run(job).bytes_written
+done = tileconv.run(job)
+size = done.bytes_written
+check_beside(done)
 if zarr and way == "files":  # it is the largest file that counts
     size = max(path.stat().st_size for path in job.target.rglob("*") if path.is_file())
 attempts = []
@@ -172,8 +191,9 @@ for most in np.linspace(0, 1.2 * most_of_all * size, count).astype(int).tolist()
     if job.overwrite:
         put_old()
     limit(most)
+    done = None
     try:
-        tileconv.run(job)
+        done = tileconv.run(job)
         code = 0
     except tileconv.TileconvError as error:
         code = error.exit_code
@@ -181,6 +201,7 @@ for most in np.linspace(0, 1.2 * most_of_all * size, count).astype(int).tolist()
         code = repr(error)
     finally:
         limit(None)
+    check_beside(done)
     others = [path.name for path in folder.iterdir() if path != job.target]
     attempts.append((most, code, state(), others))
 print(json.dumps([size, attempts]))
@@ -249,6 +270,28 @@ def test_no_limit_of_hundreds_is_silent_for_other_formats(
 def test_no_limit_of_a_thousand_is_silent(compress, overwrite, small, expected, tmp_path):
     mapping = small(compress=compress, overwrite=overwrite)
     assert sweep(mapping, expected, tmp_path, count=1000) > 500
+
+
+ALL_ON = {"quicklook": True, "report": True}
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
+def test_a_full_disk_and_all_that_goes_beside_an_output(driver, small, expected, tmp_path):
+    mapping = small(driver=driver, **ALL_ON)
+    assert sweep(mapping, expected, tmp_path, count=16, most=FILES_ROOM.get(driver, 1)) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("compress", CODECS)
+@pytest.mark.parametrize(("driver", "count"), [("GTiff", 150), ("COG", 100), ("Zarr", 85)])
+def test_no_limit_of_two_thousand_is_silent_with_all_on(
+    driver, count, compress, overwrite, small, expected, tmp_path
+):
+    mapping = small(driver=driver, compress=compress, overwrite=overwrite, **ALL_ON)
+    failed = sweep(mapping, expected, tmp_path, count=count, most=FILES_ROOM.get(driver, 1))
+    print(f"{driver} {compress} overwrite {overwrite}: {count} limits, {failed} failed")
+    assert failed > count / 3
 
 
 @pytest.fixture

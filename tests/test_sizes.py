@@ -255,6 +255,26 @@ def test_blocks_of_a_wide_raster_are_not_all_counted_before_a_run(tmp_path):
     assert mebibytes < 2 * MOST_MIB
 
 
+@pytest.mark.parametrize("compress", ["deflate", "lzw"])
+def test_tiles_that_reach_far_over_the_edge_are_in_the_plan(make_raster, tmp_path, compress):
+    """What is unpacked is a whole tile, whatever of it lies in the raster."""
+    tall, wide = 16384, 8192
+    path = make_raster(
+        np.ones((1, 48, 64), "u1"), block=(tall, wide), compress=compress, sparse_ok=True
+    )
+    job = {
+        "input": {"path": str(path)},
+        "kernel": {"name": "box"},
+        "output": {"path": str(tmp_path / "out.tif")},
+        "compute": {"workers": 1},
+    }
+    plan = tileconv.plan(tileconv.load_job(job))
+    assert plan.peak_memory_bytes > 2 * tall * wide
+    small = job | {"compute": {"workers": 1, "memory_limit": "300 MiB"}}
+    with pytest.raises(tileconv.ConfigError, match="this job needs at least"):
+        tileconv.plan(tileconv.load_job(small))
+
+
 class Counted(tuple):
     """Bands that count how often all of them are looked at."""
 

@@ -94,6 +94,8 @@ def run_campaign(
     told = started
     for number, outcome in run_cases(make, asked, root, bounds=bounds, processes=processes):
         tally.add(number, outcome, f"{command} --case {number}")
+        if outcome.is_fault:  # now, for a campaign may be interrupted
+            print(f"{outcome.kind}: {command} --case {number}", file=sys.stderr, flush=True)
         if time.perf_counter() - told > 5:
             told = time.perf_counter()
             _tell_progress(tally, len(asked), told - started)

@@ -139,13 +139,13 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> str:
 @contextlib.contextmanager
 def decoded(way: str) -> Iterator[None]:
     """Leave all decoding to GDAL, where ``way`` says so."""
-    before = stored._library
+    before = stored.library
     if way == "gdal":
-        stored._library = lambda: None  # type: ignore[assignment]
+        stored.library = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        stored._library = before
+        stored.library = before
 
 
 class Rasters:

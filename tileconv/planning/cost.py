@@ -126,7 +126,8 @@ class Work:
         GDAL has room for blocks in its cache, unless one is larger than that.
         """
         block = self.layout.largest_unpacked * self.layout.decoded_pixel_bytes
-        return 2 * block if self.layout.direct or block > GDAL_CACHE_BYTES else 0
+        held = 4 if self.layout.dtype.kind == "f" else 2  # predictor 3 takes two more
+        return held * block if self.layout.direct or block > GDAL_CACHE_BYTES else 0
 
     def kept_bytes(self, tiles: Tiles, threads: int = 1) -> int:
         """Blocks kept from one tile row to the next within a panel, and from tile to tile.

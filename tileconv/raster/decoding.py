@@ -89,7 +89,7 @@ class Decoding:
 
         Pixels come from ``reader``, without ``dataset``, where GDAL need not read them.
         """
-        read = self._read_bands
+        read = self.read_bands
         straight = out is not None and self.alpha is None and self.dtype == self.stored
         if out is not None and straight:
             values = out[0]  # no copy of what needs no change
@@ -115,7 +115,7 @@ class Decoding:
         return Pixels(values, masked, (int(window.row_off), int(window.col_off)))
 
     @property
-    def _read_bands(self) -> tuple[int, ...]:
+    def read_bands(self) -> tuple[int, ...]:
         """Bands to read at one go: blocks that hold all bands are decoded once, alpha included."""
         return self.bands if self.alpha is None else (*self.bands, self.alpha)
 
@@ -155,7 +155,7 @@ class Decoding:
         self, *, interleaved: bool
     ) -> Iterator[tuple[str, Callable[[DatasetReader, Window], object]]]:
         """Yield what a block consists of, by name, and how to decode it alone."""
-        bands = self._read_bands
+        bands = self.read_bands
         for group in (bands,) if interleaved else tuple((band,) for band in bands):
             name = "all bands" if interleaved else f"band {group[0]}"
             yield name, partial(_read, group)

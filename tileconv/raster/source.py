@@ -22,6 +22,7 @@ from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_bloc
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
 from tileconv.raster.stored import Reader, StoredBlocks, UndecodableError, find_stored
+from tileconv.raster.streams import Streams, find_streams
 from tileconv.raster.uses import BlockUses
 
 if TYPE_CHECKING:
@@ -254,6 +255,8 @@ class RasterSource:
         try:
             if reader is not None:
                 return decoding.read(None, window, out, reader=reader)
+            if self._streams is not None:
+                self._streams.check(rectangle, decoding.read_bands)
             with gdal.strictly():
                 return decoding.read(self._dataset(), window, out)
         except UndecodableError as error:
@@ -276,6 +279,11 @@ class RasterSource:
     def _blocks(self) -> StoredBlocks | None:
         """What can be read without GDAL. Threads that look for it at once find the same."""
         return find_stored(self.header) if self.header.layout.direct else None
+
+    @cached_property
+    def _streams(self) -> Streams | None:
+        """What GDAL decodes and does not check."""
+        return find_streams(self.header) if self._blocks is None else None
 
     def _undecodable(self, error: UndecodableError) -> InputError:
         row, column = error.place

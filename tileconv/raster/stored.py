@@ -33,7 +33,8 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -84,7 +85,7 @@ class UndecodableError(Exception):
         return str(self.args[0])
 
 
-class _DamageError(Exception):
+class DamageError(Exception):
     """What is wrong with the bytes of a block."""
 
 
@@ -146,11 +147,11 @@ class Reader:
         """Of a row of a block."""
         self._native = blocks.dtype.newbyteorder("=")
         self._whole = np.dtype(f"u{blocks.dtype.itemsize}")
-        library = _library()
+        codecs = library()
         packed = blocks.codec != "none"
         self._codec = blocks.codec.upper()
-        self._decode = getattr(library, f"{blocks.codec}_decode") if packed else None
-        self._add_up = library.delta_decode if image.predictor == 2 else None
+        self._decode = getattr(codecs, f"{blocks.codec}_decode") if packed else None
+        self._add_up = codecs.delta_decode if image.predictor > 1 else None
         self._across = -(-image.shape[1] // image.block[1])
         self._grid = self._across * -(-image.shape[0] // image.block[0])
         self._rows: dict[tuple[int, bytes], np.ndarray] = {}
@@ -212,15 +213,15 @@ class Reader:
             else:
                 both = buffers.scratch("block", (size + count,), BYTE)
                 unpacked, packed = both[:size], both[size:]
-            self._fetch(packed, int(image.offsets[index]))
+            fetch(self._file, packed, int(image.offsets[index]))
             if self._decode is None:
                 return self._samples(unpacked, rows)
             again = count * PACKED_WELL <= size and rows > 1 and size <= rows * LONGEST_ROW
             known = (rows, packed.tobytes()) if again else None
             if known in self._rows:
                 return np.broadcast_to(self._rows[known], (rows, *self._row))
-            self._decompress(packed, unpacked)
-        except _DamageError as error:
+            decompress(self._decode, self._codec, packed, unpacked, tall * self._bytes)
+        except DamageError as error:
             part = "all bands" if image.interleaved else f"band {band}"
             raise UndecodableError(str(error), place, part) from error.__cause__
         samples = self._samples(unpacked, rows)
@@ -230,43 +231,35 @@ class Reader:
                 self._rows[known] = samples[:1].copy()
         return samples
 
-    def _fetch(self, packed: np.ndarray, offset: int) -> None:
-        """Read the bytes of a block as they are stored."""
-        try:
-            got = os.preadv(self._file, [packed.data], offset)
-        except OSError as error:
-            raise _DamageError(f"its bytes cannot be read: {error.strerror}") from error
-        if got != packed.size:
-            raise _DamageError(f"the file ends {packed.size - got} bytes before the block does")
-
-    def _decompress(self, packed: np.ndarray, unpacked: np.ndarray) -> None:
-        """Fill ``unpacked`` with the first bytes that a stream holds."""
-        assert self._decode is not None
-        try:
-            found = self._decode(packed, out=unpacked)
-        except (RuntimeError, ValueError):  # what its errors derive from
-            # too long, maybe: a whole block more is what a last strip can have
-            room = unpacked.size + self._image.block[0] * self._bytes + MOST_SURPLUS
-            try:
-                found = self._decode(packed, out=np.empty(room, np.uint8))
-            except (RuntimeError, ValueError) as error:
-                raise _DamageError(f"its {self._codec} stream is damaged: {error}") from error
-            unpacked[: found.size] = found[: unpacked.size]
-        if found.size < unpacked.size:
-            raise _DamageError(
-                f"its {self._codec} stream holds {found.size} bytes, not {unpacked.size}"
-            )
-
     def _samples(self, unpacked: np.ndarray, rows: int) -> np.ndarray:
         """Return bytes as samples of the machine's byte order."""
         samples = unpacked.view(self._dtype).reshape(rows, *self._row)
+        if self._image.predictor == 3:
+            return self._join_bytes(unpacked, samples.shape)
         if self._dtype.isnative:
             return samples
         return samples.byteswap(inplace=True).view(self._native)
 
+    def _join_bytes(self, unpacked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return floats of which a row's first bytes lie side by side, then the second ones, ...
+
+        These are differences, of bands each by itself. In three steps it takes a third of the time
+        of imagecodecs' own floatpred_decode.
+        """
+        assert self._add_up is not None
+        rows, size, bands = shape[0], self._native.itemsize, math.prod(shape[2:])
+        summed = buffers.scratch("sums", unpacked.shape, BYTE)
+        steps = (rows, -1, bands)
+        self._add_up(unpacked.reshape(steps), axis=1, out=summed.reshape(steps))
+        joined = buffers.scratch("floats", unpacked.shape, BYTE)
+        source, target = summed.reshape(rows, size, -1), joined.reshape(rows, -1, size)
+        for i in range(size):  # the first are the highest ones, whatever the file's byte order
+            target[:, :, size - 1 - i if sys.byteorder == "little" else i] = source[:, i]
+        return joined.view(self._native).reshape(shape)
+
     def _put(self, samples: np.ndarray, columns: slice, out: np.ndarray) -> None:
         """Put some columns of rows of one band of a block to their place."""
-        if self._add_up is None:
+        if self._image.predictor != 2 or self._add_up is None:
             out[...] = samples[:, columns]
             return
         # differences wrap around, those of floats too, as if they were whole numbers
@@ -278,13 +271,54 @@ class Reader:
             sums[...] = self._add_up(differences, axis=1)[:, columns]
 
 
-def _grid(block: tuple[int, int], shape: tuple[int, int]) -> list[int]:
+def fetch(file: int, packed: np.ndarray, offset: int) -> None:
+    """Read the bytes of a block as they are stored. Raises `DamageError`."""
+    try:
+        got = os.preadv(file, [packed.data], offset)
+    except OSError as error:
+        raise DamageError(f"its bytes cannot be read: {error.strerror}") from error
+    if got != packed.size:
+        raise DamageError(f"the file ends {packed.size - got} bytes before the block does")
+
+
+def decompress(
+    decode: Callable[..., np.ndarray],
+    codec: str,
+    packed: np.ndarray,
+    unpacked: np.ndarray,
+    surplus: int,
+) -> None:
+    """Fill ``unpacked`` with the first bytes that a stream holds; it may hold ``surplus`` more.
+
+    Raises `DamageError`.
+    """
+    try:
+        found = decode(packed, out=unpacked)
+    except (RuntimeError, ValueError):  # what its errors derive from
+        # too long, maybe: a whole block more is what a last strip can have
+        try:
+            found = decode(packed, out=np.empty(unpacked.size + surplus + MOST_SURPLUS, np.uint8))
+        except (RuntimeError, ValueError) as error:
+            raise DamageError(f"its {codec} stream is damaged: {error}") from error
+        unpacked[: found.size] = found[: unpacked.size]
+    if found.size < unpacked.size:
+        raise DamageError(f"its {codec} stream holds {found.size} bytes, not {unpacked.size}")
+
+
+def block_grid(block: tuple[int, int], shape: tuple[int, int]) -> list[int]:
     """Return how many blocks there are; GDAL cuts a single strip of thousands of rows."""
     return [-(-size // side) for size, side in zip(shape, block, strict=True)]
 
 
+def _predictors(codec: str, dtype: np.dtype) -> tuple[int, ...]:
+    """Return the predictors that are undone here."""
+    if codec == "none":
+        return (1,)
+    return (1, 2, 3) if dtype.kind == "f" else (1, 2)
+
+
 @cache
-def _library() -> Any:
+def library() -> Any:
     """Return imagecodecs, None if it is not installed."""
     try:
         return importlib.import_module("imagecodecs")
@@ -296,7 +330,7 @@ def find_stored(header: Header) -> StoredBlocks | None:
     """Return how the blocks of a raster are stored, None if GDAL must read them."""
     opening, layout, decoding = header.opening, header.layout, header.decoding
     local = opening.driver == "GTiff" and not opening.remote
-    if not local or decoding.mask is not None or _library() is None or not hasattr(os, "preadv"):
+    if not local or decoding.mask is not None or library() is None or not hasattr(os, "preadv"):
         return None
     path, image = opening.files[0], first_image(opening.files[0])
     if image is None or not image.plain:
@@ -305,11 +339,11 @@ def find_stored(header: Header) -> StoredBlocks | None:
     found = StoredBlocks(path, image, dtype, CODECS.get(image.compression, ""))
     plain = (
         found.codec
-        and image.predictor in ((1,) if found.codec == "none" else (1, 2))
+        and image.predictor in _predictors(found.codec, dtype)
         and image.photometric in PHOTOMETRIC
         and image.dtype == (FORMATS.get(dtype.kind), 8 * dtype.itemsize)
         and (image.bands, image.interleaved) == (layout.bands, layout.interleaved)
         and image.shape == layout.shape
-        and _grid(image.block, image.shape) == _grid(layout.block, image.shape)
+        and block_grid(image.block, image.shape) == block_grid(layout.block, image.shape)
     )
     return found if plain and found.is_whole else None
