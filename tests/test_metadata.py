@@ -500,7 +500,7 @@ def test_every_field_of_a_job_decides_on_values_or_does_not():
         "layout",
         "checksum",
     }
-    not_deciding |= {"scheduler", "cluster", "security", "part", "threads"}
+    not_deciding |= {"scheduler", "cluster", "security", "part", "threads", "workers"}
     not_deciding |= {"memory_limit", "memory_given", "tile"}
     not_deciding |= {"files"}
     not_deciding |= {"scenes", "root"}  # which pixels are read, not what is done with them

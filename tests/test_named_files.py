@@ -288,16 +288,16 @@ def test_bytes_that_are_no_text_on_the_command_line(folder):
 @pytest.mark.parametrize("path", ["\ud800.tif", "a/../\ud800/../b.tif", "\ud800/*.tif", "\0/*"])
 def test_letters_that_no_name_has_from_python(path):
     job = {"input": {"path": path}, "kernel": {"name": "box"}, "output": {"path": "o.tif"}}
-    with pytest.raises(InputError, match="no such file|no file matches"):
+    with pytest.raises((ConfigError, InputError), match="must be a path|no such file|no file"):
         tileconv.plan(tileconv.load_job(job))
-    with pytest.raises(ConfigError, match=r"output\.path: (is not text|needs a file name)"):
+    with pytest.raises(ConfigError, match=r"output\.path: (not a path|needs a file name)"):
         tileconv.load_job(job | {"input": {"path": "in.tif"}, "output": {"path": path}})
 
 
 @pytest.mark.parametrize("root", ["\ud800", "a\0b", "x" * 300, "none", "in.tif"])
 def test_a_root_is_a_folder(root):
     Path("m.vrt").write_text(VRT.format("in.tif"))
-    with pytest.raises(ConfigError, match="input.root: there is no such folder"):
+    with pytest.raises(ConfigError, match="input.root: (there is no such folder|not a path)"):
         tileconv.convolve_raster("m.vrt", "o.tif", "box", root=root)
 
 

@@ -184,8 +184,8 @@ with open("/proc/self/status") as file:  # getrusage tells what the parent took 
     print(next(int(line.split()[1]) >> 10 for line in file if line.startswith("VmHWM")))
 """
 MOST_MIB = 300
-SECONDS = 60
-"""Some hundred times what a plan takes, and a half of what it took."""
+SECONDS = 150
+"""Some hundred times what a plan takes; some took longer."""
 
 
 def planned(folder, *, width=None, run=False, **keys):

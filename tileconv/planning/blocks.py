@@ -48,7 +48,7 @@ def most_uses(axis: Axis, tiles: AxisTiles, block: int) -> Uses:
     What is touched is exact where fields lie closer than a block and padding holds no pixels.
 
     >>> most_uses(Axis(2**31 - 1, kernel=3), AxisTiles(2**31 - 3, 2**30), 256)
-    Uses(touched=8388608, total=8388609)
+    Uses(touched=8388608, total=8388610)
     """
     blocks = -(-axis.size // block)
     low, high = axis.reach(0, axis.out_size)
