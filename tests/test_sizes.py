@@ -5,10 +5,12 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import random_case
@@ -30,7 +32,7 @@ from tileconv.planning.blocks import (
 )
 from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
-from tileconv.raster import uses
+from tileconv.raster import metadata, uses
 from tileconv.raster.carry import Band, Metadata
 from tileconv.raster.follow import follow
 
@@ -255,13 +257,18 @@ def test_blocks_of_a_wide_raster_are_not_all_counted_before_a_run(tmp_path):
     assert mebibytes < 2 * MOST_MIB
 
 
+@pytest.mark.parametrize("through", ["TIFF", "VRT"])
 @pytest.mark.parametrize("compress", ["deflate", "lzw"])
-def test_tiles_that_reach_far_over_the_edge_are_in_the_plan(make_raster, tmp_path, compress):
+def test_tiles_that_reach_far_over_the_edge_are_in_the_plan(
+    make_raster, tmp_path, compress, through
+):
     """What is unpacked is a whole tile, whatever of it lies in the raster."""
     tall, wide = 16384, 8192
     path = make_raster(
         np.ones((1, 48, 64), "u1"), block=(tall, wide), compress=compress, sparse_ok=True
     )
+    if through == "VRT":
+        rasterio.shutil.copy(path, path := tmp_path / "in.vrt", driver="VRT")
     job = {
         "input": {"path": str(path)},
         "kernel": {"name": "box"},
@@ -299,3 +306,39 @@ def test_metadata_takes_time_with_the_bands_not_with_their_square():
         assert [band.scale for band in made.bands] == [0.5] * count
         looks.append(Counted.looks)
     assert looks[0] == looks[1]
+
+
+OF_ALL_BANDS = "dtypes scales offsets units descriptions nodatavals mask_flag_enums colorinterp"
+
+
+class Looks:
+    """A dataset that counts how often it is asked for something that it says of all bands."""
+
+    def __init__(self, dataset):
+        self.dataset, self.counts = dataset, Counter()
+
+    def __getattr__(self, name):
+        if name in OF_ALL_BANDS.split():
+            self.counts[name] += 1
+        return getattr(self.dataset, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.dataset.close()
+
+
+def test_a_header_is_asked_for_all_bands_a_few_times_only(make_raster, monkeypatch):
+    opened = []
+
+    def open_and_count(opening):
+        opened.append(Looks(rasterio.open(opening.name)))
+        return opened[-1]
+
+    monkeypatch.setattr(metadata.gdal, "open_dataset", open_and_count)
+    for count in (5, 60):
+        path = make_raster(np.ones((count, 16, 16), "u1"), nodata=3, photometric="MINISBLACK")
+        metadata.read_header(path, metadata.Wanted())
+    few, many = (looks.counts for looks in opened)
+    assert few == many

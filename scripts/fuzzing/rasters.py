@@ -26,6 +26,8 @@ WAYS = ("direct", "gdal", "both")
 """How blocks are decoded: without GDAL where that is possible, by GDAL, or one after the other."""
 LARGEST = 256
 """Tiles of a raster that is worth running: some say they have billions of pixels."""
+MOST_BANDS = 1000
+"""Of such a one: some say they have 65,535, each of which takes GDAL its time."""
 COMPARED = 1 << 20
 """Pixels of a raster that is compared."""
 WARM = 2
@@ -54,8 +56,9 @@ class RasterCase:
 
     def run(self, folder: Path) -> str:
         source = folder / "in" / self.source
-        tiles = tileconv.plan(self._job(source, folder / "out" / "planned.tif")).tiles.count
-        if tiles > LARGEST:
+        plan = tileconv.plan(self._job(source, folder / "out" / "planned.tif"))
+        tiles = plan.tiles.count
+        if tiles > LARGEST or plan.layout.bands > MOST_BANDS:
             self.notes.append("planned only")
             return f"{tiles} tiles"
         outputs = {way: folder / "out" / f"{way}.tif" for way in self.ways}

@@ -70,14 +70,15 @@ class Metadata:
         """Read what ``dataset`` says of the given bands (1-based); ``colours`` are of all bands."""
         texts = _Texts(dataset)
         descriptions, units = texts.of_bands("descriptions"), texts.of_bands("units")
+        scales, offsets = dataset.scales, dataset.offsets  # rasterio makes lists of all bands
         gcps, gcps_crs = dataset.gcps
         made = cls(
             bands=tuple(
                 Band(
                     description=descriptions[band - 1],
                     unit=units[band - 1] or None,
-                    scale=dataset.scales[band - 1],
-                    offset=dataset.offsets[band - 1],
+                    scale=scales[band - 1],
+                    offset=offsets[band - 1],
                     colour=colours[band - 1],
                     tags=texts.tags(band),
                 )

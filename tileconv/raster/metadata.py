@@ -31,7 +31,7 @@ from tileconv.raster.names import VRT, format_of
 from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
 from tileconv.raster.stored import find_stored
-from tileconv.raster.structure import sparse_blocks, stored_bytes
+from tileconv.raster.structure import sparse_blocks, stored_bytes, tile_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,7 +235,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
             shape=(dataset.height, dataset.width),
             dtype=decoding.dtype,
             block=_block(dataset),
-            unpacked=_unpacked(dataset),
+            unpacked=_unpacked(dataset, opening),
             bands=dataset.count,
             read_bands=len(bands),
             interleaved=dataset.count > 1 and dataset.profile.get("interleave") == "pixel",
@@ -299,7 +299,7 @@ def _decoding(
     notes: list[str],
 ) -> tuple[Nodata, Decoding]:
     """Return (nodata that tiles compare with, how stored values become pixels)."""
-    dtypes = {dataset.dtypes[band - 1] for band in dataset.indexes}
+    dtypes = {*dataset.dtypes}
     if len(dtypes) > 1:
         raise InputError(f"{path}: bands of different dtypes ({', '.join(sorted(dtypes))})")
     name = dtypes.pop()
@@ -385,8 +385,13 @@ def _block(dataset: DatasetReader) -> tuple[int, int]:
     return min(rows, dataset.height), min(columns, dataset.width)
 
 
-def _unpacked(dataset: DatasetReader) -> tuple[int, int]:
-    """Return what is unpacked of a storage block: of tiles all, over the raster's edge too."""
+def _unpacked(dataset: DatasetReader, opening: Opening) -> tuple[int, int]:
+    """Return what is unpacked of a storage block: of tiles all, over the raster's edge too.
+
+    Of a VRT that is the largest tile of its files.
+    """
+    if opening.driver == "VRT":
+        return max(map(tile_shape, opening.files), key=math.prod)
     rows, columns = dataset.block_shapes[0]
     is_strip = columns == dataset.width
     return _block(dataset) if is_strip else (rows, columns)

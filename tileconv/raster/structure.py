@@ -61,7 +61,7 @@ def first_image(path: Path) -> FirstImage | None:
         return None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _first_image(path: Path, length: int, *identity: int) -> FirstImage:
     """Parse a file once, for all who ask while it stays as it is."""
     del identity
@@ -113,6 +113,12 @@ def sparse_blocks(path: Path) -> tuple[int, int]:
     if image is None:
         return 0, 0
     return int(np.count_nonzero(image.counts == 0)), image.counts.size
+
+
+def tile_shape(path: Path) -> tuple[int, int]:
+    """Return rows and columns of the main image's tiles; (0, 0) if it has none."""
+    image = first_image(path)
+    return (0, 0) if image is None or not image.tiled else image.block
 
 
 def nodata_text(path: Path) -> str | None:
