@@ -88,6 +88,9 @@ def find_streams(header: Header) -> Streams | None:
     image = first_image(opening.files[0])
     if image is None or CODECS.get(image.compression) != "deflate":
         return None
+    numbers = (*image.block, *image.shape, image.bands, image.dtype[1])
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        return None  # a header that means nothing; GDAL may know better
     grid = block_grid(image.block, image.shape)
     planes = 1 if image.interleaved else image.bands
     size = image.block[0] * image.block[1] * image.bands * image.dtype[1] // 8
