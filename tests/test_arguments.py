@@ -826,3 +826,12 @@ def test_a_repr_is_short_whatever_it_is_of():
     assert len(short_repr("long " * 1000)) < 100
     assert len(short_repr([["long " * 1000] * 1000] * 1000)) < 5000
     assert "\n" not in short_repr(np.ones((9, 9)))
+
+
+def test_a_mapping_of_the_callers_stays_as_it_is(tmp_path, scene):
+    kernel = {"name": "box"}
+    tileconv.convolve_raster(scene, tmp_path / "out.tif", kernel, flip=True, bands=[1])
+    assert kernel == {"name": "box"}
+    strange = xr.Dataset({"name": ("x", [1])})
+    with pytest.raises(TileconvError):
+        tileconv.convolve_raster(scene, tmp_path / "other.tif", strange, flip=True)

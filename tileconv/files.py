@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from tileconv.arguments import check_dtype
+from tileconv.arguments import check_dtype, told
 from tileconv.convolution import check_weights
 from tileconv.errors import ConfigError
 from tileconv.jobs.config import option_places
+from tileconv.jobs.given import config_errors
 from tileconv.runs import load_job, run
 
 if TYPE_CHECKING:
@@ -122,7 +123,10 @@ def convolve_raster(
     weights: Any = kernel  # the keys of a job's kernel
     if issubclass(type(kernel), str):
         weights = {"name": kernel}
-    elif not issubclass(type(kernel), Mapping):
+    elif issubclass(type(kernel), Mapping):
+        with config_errors(), told("kernel"):
+            weights = dict(weights)  # options are put in beside
+    else:
         weights = {"weights": check_weights(weights)}
     job: dict[str, Any] = {
         "input": {"path": source, "bands": bands},
