@@ -67,6 +67,10 @@ def _first_image(path: Path, length: int, *identity: int) -> FirstImage:
     del identity
     with open_tiff(path) as tiff:
         page = tiff.pages.first
+        numbers = (page.imagelength, page.imagewidth, page.samplesperpixel, page.bitspersample)
+        sides = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip,)
+        if not all(isinstance(number, int) for number in (*numbers, *sides)):
+            raise ValueError("a tag that should be one number is something else")
         strip = min(page.rowsperstrip, page.imagelength), page.imagewidth
         nodata = page.tags.valueof("GDAL_NODATA")
         return FirstImage(
