@@ -28,6 +28,7 @@ from tileconv.errors import ConfigError, InputError, OutputError, OutputExistsEr
 from tileconv.jobs.prepare import plan_header, read_source
 from tileconv.raster.join import open_source
 from tileconv.raster.leftovers import remove
+from tileconv.raster.overwrite import overwrite_nodata, overwrite_room
 
 OLD = b"II*\0the old output"
 CODECS = ("none", "deflate", "zstd")
@@ -270,6 +271,15 @@ def test_no_limit_of_hundreds_is_silent_for_other_formats(
 def test_no_limit_of_a_thousand_is_silent(compress, overwrite, small, expected, tmp_path):
     mapping = small(compress=compress, overwrite=overwrite)
     assert sweep(mapping, expected, tmp_path, count=1000) > 500
+
+
+@pytest.mark.parametrize("length", [0, 8, 60])
+def test_texts_of_a_file_that_is_cut_short_are_not_looked_for_in_vain(small, out, length):
+    run(small())
+    out.write_bytes(out.read_bytes()[:length])
+    for overwrite in (lambda: overwrite_nodata(out, np.int64(5)), lambda: overwrite_room(out, out)):
+        with pytest.raises(OSError, match="the file that was written|tags of the file"):
+            overwrite()
 
 
 ALL_ON = {"quicklook": True, "report": True}

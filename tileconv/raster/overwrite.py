@@ -38,11 +38,7 @@ def nodata_to_overwrite(dtype: np.dtype) -> float:
 
 def overwrite_nodata(path: Path, nodata: np.generic) -> None:
     """Write an integer nodata of the first image with all its digits."""
-    with open_tiff(path) as tiff:
-        tag = tiff.pages.first.tags.get(GDAL_NODATA)
-        if tag is None:
-            raise OSError("the file that was written has no nodata tag")
-        offset, count = tag.valueoffset, tag.count
+    offset, count = _place_of(path, GDAL_NODATA)
     _overwrite(path, offset, count, str(nodata.item()).encode(), b"\0")
 
 
@@ -75,15 +71,29 @@ def overwrite_room(path: Path, source: Path) -> None:
 
 def _metadata(path: Path) -> tuple[tuple[int, int], ElementTree.Element]:
     """Return where GDAL's metadata of the first image lie (offset, bytes), and what they are."""
-    with open_tiff(path) as tiff:
-        tag = tiff.pages.first.tags.get(GDAL_METADATA)
-        if tag is None:
-            raise OSError("the file that was written has no tags")
-        place = tag.valueoffset, tag.count
+    place = _place_of(path, GDAL_METADATA)
     with path.open("rb") as file:
         file.seek(place[0])
         text = file.read(place[1])
-    return place, ElementTree.fromstring(text.rstrip(b"\0"))
+    try:
+        return place, ElementTree.fromstring(text.rstrip(b"\0"))
+    except ElementTree.ParseError as error:
+        raise OSError(f"the tags of the file that was written are cut: {error}") from error
+
+
+def _place_of(path: Path, code: int) -> tuple[int, int]:
+    """Return where a tag of the first image lies (offset, bytes).
+
+    Raises `OSError`, also for a file that did not reach the disk as a whole.
+    """
+    try:
+        with open_tiff(path) as tiff:
+            tag = tiff.pages.first.tags.get(code)
+    except Exception as error:  # whatever tifffile meets in half a header
+        raise OSError(f"the file that was written cannot be read back: {error}") from error
+    if tag is None:
+        raise OSError(f"the file that was written has no tag {code}")
+    return tag.valueoffset, tag.count
 
 
 def _overwrite(path: Path, offset: int, count: int, text: bytes, fill: bytes) -> None:
