@@ -136,8 +136,9 @@ def tiles_reaching(
     for start, stop in places:
         first = max(0, -(-(start + axis.before - axis.span + 1) // axis.stride))
         last = (stop - 1 + axis.before) // axis.stride
-        if start < stop and first <= last:
-            low, high = first // tiles.tile, last // tiles.tile
+        if start < stop and last >= 0 and first < tiles.total:
+            # between two fields, whose tile has both in its window, the last lies before the first
+            low, high = sorted((first // tiles.tile, last // tiles.tile))
             reaching.update(range(max(low, which.start), min(high + 1, which.stop)))
     return sorted(reaching)
 
