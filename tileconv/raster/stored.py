@@ -299,7 +299,8 @@ def decompress(
         try:
             found = decode(packed, out=np.empty(unpacked.size + surplus + MOST_SURPLUS, np.uint8))
         except (RuntimeError, ValueError) as error:
-            raise DamageError(f"its {codec} stream is damaged: {error}") from error
+            words = str(error).replace("'", "")  # newer releases of imagecodecs quote the code
+            raise DamageError(f"its {codec} stream is damaged: {words}") from error
         unpacked[: found.size] = found[: unpacked.size]
     if found.size < unpacked.size:
         raise DamageError(f"its {codec} stream holds {found.size} bytes, not {unpacked.size}")
