@@ -299,8 +299,9 @@ def decompress(
         try:
             found = decode(packed, out=np.empty(unpacked.size + surplus + MOST_SURPLUS, np.uint8))
         except (RuntimeError, ValueError) as error:
-            words = str(error).replace("'", "")  # newer releases of imagecodecs quote the code
-            raise DamageError(f"its {codec} stream is damaged: {words}") from error
+            # Newer releases of imagecodecs quote the code; the docs show one form.
+            words = str(error).replace("'", "")
+            raise DamageError(f"its {codec} stream is damaged: {words}") from None
         unpacked[: found.size] = found[: unpacked.size]
     if found.size < unpacked.size:
         raise DamageError(f"its {codec} stream holds {found.size} bytes, not {unpacked.size}")
