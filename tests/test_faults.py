@@ -304,6 +304,124 @@ def test_no_limit_of_two_thousand_is_silent_with_all_on(
     assert failed > count / 3
 
 
+# Workers of a cluster get the same limits as their client; what failed is resumed without one.
+CLUSTER_SWEEP = """
+import json, os, resource, shutil, sys
+from pathlib import Path
+import distributed
+import numpy as np
+import rasterio
+import zarr
+import tileconv
+
+def limit(most):
+    soft = resource.RLIM_INFINITY if most is None else most
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
+
+def files(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+def main():
+    mapping, reference, count = json.loads(sys.argv[1])
+    job = tileconv.load_job(mapping)
+    reference = np.load(reference)
+    folder = job.target.parent
+    folder.mkdir(exist_ok=True)
+    vrt = job.target.suffix == ".vrt"
+    OLD = b"<VRTDataset>the old output</VRTDataset>" if vrt else b"II*\\0the old output"
+
+    def empty():
+        shutil.rmtree(folder)
+        folder.mkdir()
+        if job.overwrite:
+            job.target.write_bytes(OLD)
+
+    def state():
+        if not job.target.exists():
+            return "absent"
+        if job.target.is_file() and job.target.read_bytes() == OLD:
+            return "old"
+        if job.driver == "Zarr":
+            found = zarr.open_group(job.target, mode="r")["band_data"][...]
+        else:
+            with rasterio.open(job.target) as dataset:
+                found = dataset.read()
+        return "whole" if np.array_equal(found, reference) else "WRONG"
+
+    options = {"processes": True, "dashboard_address": None, "local_directory": "workers"}
+    with distributed.LocalCluster(2, threads_per_worker=1, **options) as cluster:
+        with distributed.Client(cluster) as client:
+            empty()
+            tileconv.run(job, client=client)
+            whole = files(folder)
+            largest = max(path.stat().st_size for path in whole)
+            attempts = []
+            for most in np.linspace(0, 1.3 * largest, count).astype(int).tolist():
+                empty()
+                limit(most)
+                client.run(limit, most)
+                try:
+                    tileconv.run(job, client=client)
+                    code = 0
+                except tileconv.TileconvError as error:
+                    code = error.exit_code
+                except BaseException as error:
+                    code = repr(error)
+                finally:
+                    limit(None)
+                    client.run(limit, None)
+                found = state()
+                if code:
+                    tileconv.run(job, client=client, resume=True)
+                left = len(files(folder)) - len(whole)
+                attempts.append((most, code, found, state(), left))
+    print(json.dumps([largest, attempts]))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"overwrite": False},
+        {"overwrite": True},
+        {"overwrite": False, "layout": "parts"},
+        {"overwrite": True, "layout": "parts"},
+        {"overwrite": True, "driver": "COG"},
+        {"overwrite": False, "driver": "Zarr"},
+    ],
+    ids=lambda output: "-".join(map(str, output.values())),
+)
+def test_no_full_disk_is_silent_on_a_cluster(output, small, expected, tmp_path):
+    mapping = small(**ALL_ON, **output)
+    if "layout" in output:
+        mapping["output"]["path"] = str(tmp_path / "out" / "out.vrt")
+    del mapping["compute"]["workers"]
+    np.save(tmp_path / "expected.npy", expected)
+    script = tmp_path / "sweep.py"
+    script.write_text(CLUSTER_SWEEP)
+    arguments = json.dumps([mapping, str(tmp_path / "expected.npy"), 40])
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        cwd=tmp_path,
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    largest, attempts = json.loads(child.stdout)
+    before = "old" if output["overwrite"] else "absent"
+    fine = ([4, before, "whole", 0], [0, "whole", "whole", 0])
+    assert [a for a in attempts if a[1:] not in fine] == []
+    assert {code for limit, code, *_ in attempts if limit < 0.8 * largest} == {4}
+    failed = sum(code == 4 for _, code, *_ in attempts)
+    print(f"{output}: {len(attempts)} limits, {failed} failed")
+
+
 @pytest.fixture
 def own_mounts():
     """How to start a child that may mount a file system nobody else sees."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _KINDS = {
+    stat.S_IFDIR: "is a folder, not a file",
     stat.S_IFIFO: "is a named pipe, not a file",
     stat.S_IFCHR: "is a device, not a file",
     stat.S_IFBLK: "is a device, not a file",
@@ -42,7 +43,12 @@ def _check_mode(mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, _KINDS.get(stat.S_IFMT(mode), "is not a file"))
+        raise OSError(errno.EINVAL, kind_of(mode))
+
+
+def kind_of(mode: int) -> str:
+    """Return in words what a path that is no regular file leads to."""
+    return _KINDS.get(stat.S_IFMT(mode), "is not a file")
 
 
 @contextmanager

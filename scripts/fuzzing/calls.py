@@ -206,7 +206,21 @@ class Calls:
             told.append(f"{name}: {how}")
         if label == "convolve_raster":
             arguments.setdefault("scheduler", "synchronous")
+        if callable(arguments.get("progress")):
+            arguments["progress"] = _blamed(arguments["progress"])
         return CallCase(label, ", ".join(told), self.functions[label], arguments)
+
+
+def _blamed(progress: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a callback whose errors are its own: `len` is callable, and takes other arguments."""
+
+    def call(*arguments: Any) -> None:
+        try:
+            progress(*arguments)
+        except Exception as error:
+            raise OwnError("progress") from error
+
+    return call
 
 
 def _odd(random: Random) -> tuple[str, Any]:

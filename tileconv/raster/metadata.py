@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rasterio.enums import ColorInterp, MaskFlags
 
+from tileconv.bounded import kind_of
 from tileconv.dtypes import check_input, compute_dtype
 from tileconv.errors import InputError, TileconvError
 from tileconv.planning.layout import Layout
@@ -197,8 +198,9 @@ def check_file(path: Place) -> None:
         raise InputError(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(found.st_mode):
         store = (Path(path) / "zarr.json").exists() or (Path(path) / ".zgroup").exists()
-        kind = "a Zarr store; inputs are GeoTIFFs and VRTs of them" if store else "not a file"
-        raise InputError(f"{path}: {kind}")
+        if store:
+            raise InputError(f"{path}: a Zarr store; inputs are GeoTIFFs and VRTs of them")
+        raise InputError(f"{path}: {kind_of(found.st_mode)}")
     if found.st_size == 0:
         raise InputError(f"{path}: the file is empty")
     if not os.access(path, os.R_OK):
