@@ -104,7 +104,9 @@ def test_what_is_not_a_file(folder):
     refused(3, ["scenes: is a folder, not a file"], {"input__path": "scenes"})
     refused(3, [": is a folder, not a file"], {"input__path": ""})
     refused(3, ["Too many levels of symbolic links"], {"input__path": "loop.tif"})
-    refused(3, ["pipe.tif: is a named pipe, not a file"], {"input__path": "pipe.tif"})  # opening it would wait
+    refused(
+        3, ["pipe.tif: is a named pipe, not a file"], {"input__path": "pipe.tif"}
+    )  # opening it would wait
 
 
 def test_an_empty_file(folder):

@@ -106,6 +106,18 @@ def test_one_bit_of_deflate_is_told_where_gdal_decodes(make_raster, tmp_path, rn
     assert told > 80
 
 
+def test_a_stream_that_asks_for_much_memory_is_damaged(make_raster, tmp_path, rng):
+    """The words are about memory, and the machine has enough."""
+    shown = np.full((SIDE, SIDE), 255, "uint8")
+    path = make_raster(smooth(rng), compress="zstd", mask=shown, **TILES)
+    data, (offset, _) = bytearray(path.read_bytes()), table(path)[0]
+    data[offset + 4 : offset + 6] = b"\0\xff"  # a window of terabytes
+    path.write_bytes(data)
+    told = outcome(path, tmp_path / "out.tif")
+    assert "block (0, 0) of band 1" in told
+    assert "too much memory for decoding" in told
+
+
 def test_a_bit_of_zstd_is_told_by_its_checksum(tmp_path, rng):
     pytest.importorskip("imagecodecs")
     numcodecs = pytest.importorskip("numcodecs")
@@ -335,6 +347,24 @@ def test_what_gdal_warns_of_is_a_note(make_raster, tmp_path, rng, capfd):
     assert "tags are not sorted in ascending order" in note
     assert (outcome(path, tmp_path / "out.tif") == pixels).all()
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["all", "loggers", "levels"])
+def test_what_gdal_gets_over_is_told_to_who_wants_no_logs(jpegs, tmp_path, monkeypatch, how):
+    """logging.config.dictConfig disables all loggers that it does not name."""
+    names = ("rasterio._err", "rasterio._env")
+    if how == "all":
+        monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    for log in map(logging.getLogger, names) if how != "all" else ():
+        setting = ("disabled", True) if how == "loggers" else ("level", logging.CRITICAL)
+        monkeypatch.setattr(log, *setting)
+        log.manager._clear_cache()
+    try:
+        told = outcome(jpegs[1], tmp_path / "out.tif", stride=7)
+    finally:
+        monkeypatch.undo()
+        logging.root.manager._clear_cache()
+    assert f"b.tif: {WHERE}JPEGLib:Corrupt JPEG data" in told
 
 
 def test_logs_are_as_loud_as_they_were(jpegs, tmp_path, caplog):

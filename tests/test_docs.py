@@ -106,7 +106,7 @@ def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
     assert (tmp_path / "out" / "landsat8_crop_edges_quicklook.png").exists()
 
 
-@pytest.mark.parametrize("name", ["inputs.md", "xarray.md"])
+@pytest.mark.parametrize("name", ["inputs.md", "semantics.md", "xarray.md"])
 def test_the_code_of_a_page_says_what_it_gives(tmp_path, scene, monkeypatch, name):
     if name == "xarray.md":
         pytest.importorskip("xarray")

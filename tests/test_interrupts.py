@@ -9,12 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import rasterio
 
 from tileconv.cluster.folder import run_folder
-from tileconv.cluster.processes import uninterrupted
+from tileconv.cluster.processes import _scratch_folder, uninterrupted
+from tileconv.errors import ClusterError
 
 # A shell may start the tests with SIGINT ignored, and children inherit that.
 CLI = (
@@ -23,6 +25,17 @@ CLI = (
 )
 DASKS_OWN = ("global.lock", "purge.lock")
 """Files that every use of dask's workers on a machine leaves in its folder, one of each."""
+
+
+def test_the_folder_of_workers_is_made_or_told(tmp_path):
+    with dask.config.set({"temporary-directory": str(tmp_path / "not" / "yet")}):
+        assert Path(_scratch_folder()).parent == tmp_path / "not" / "yet"
+    (tmp_path / "file").write_text("")
+    with (
+        dask.config.set({"temporary-directory": str(tmp_path / "file")}),
+        pytest.raises(ClusterError, match="set dask's temporary-directory"),
+    ):
+        _scratch_folder()
 
 
 def processes(session):

@@ -122,6 +122,12 @@ def test_sizes_on_the_ground_follow_the_pixel(make_raster, tmp_path, rng):
         )
     )
     assert plan.convolution.kernel_shape == (6, 3)
+    keys["kernel"]["size"] = f"{'9' * 400} m"
+    with pytest.raises(ConfigError, match="size: 9+ m is more than a number can tell"):
+        tileconv.plan(
+            tileconv.load_job({"input": {"path": str(source)}, **keys, "output": {"path": "o.tif"}})
+        )
+    keys["kernel"]["size"] = "90 m"
     degrees = make_raster(array, "degrees.tif", crs="EPSG:4326")
     with pytest.raises(ConfigError, match="projected coordinate system; give pixels"):
         tileconv.plan(

@@ -104,6 +104,16 @@ def test_pipes_beside_an_input_are_not_opened():
     refused("in.tif.aux.xml beside it is not a file", 3)
 
 
+def test_what_else_lies_in_the_folder_does_not_matter():
+    Path("loop").symlink_to("loop")
+    os.mkfifo("in.tif.msk")
+    write_job()
+    refused("in.tif: in.tif.msk beside it is not a file", 3)
+    Path("in.tif.msk").unlink()
+    Path("in.tif.msk").symlink_to("in.tif.msk")
+    assert CliRunner().invoke(main, ["plan", "job.yaml"]).exit_code == 0
+
+
 def test_a_pipe_is_no_output_to_verify():
     os.mkfifo("out.tif")
     write_job()

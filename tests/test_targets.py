@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from click.testing import CliRunner
 from conftest import read
@@ -137,6 +138,48 @@ def test_a_job_does_not_replace_itself():
     result = CliRunner().invoke(main, ["run", "job"])
     assert (result.exit_code, "is the job file itself" in result.stderr) == (2, True)
     assert everything() == before
+
+
+BESIDE = ("out.tif.msk", "out.tif.ovr", "out.tif.aux.xml")
+
+
+def test_what_lies_beside_goes_with_the_output_that_is_replaced(make_raster):
+    """GDAL would take the old file's mask, overviews and statistics for the new one's."""
+    write_job()
+    assert invoke().exit_code == 0
+    hidden = np.zeros((5, 8), np.uint8)
+    outside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False)
+    with outside, rasterio.open("out.tif", "r+") as made:
+        made.write_mask(hidden)
+    metadata = "<Metadata><MDI key='a'>b</MDI></Metadata>"
+    Path("out.tif.aux.xml").write_text(f"<PAMDataset>{metadata}</PAMDataset>")
+    assert Path("out.tif.msk").exists()
+    write_job(overwrite=False)
+    result = invoke()
+    assert result.exit_code == 2
+    assert "out.tif: exists already" in result.output
+    write_job()
+    assert invoke("plan").exit_code == 0
+    assert Path("out.tif.msk").exists()
+    assert invoke().exit_code == 0
+    assert not [name for name in BESIDE if Path(name).exists()]
+    with rasterio.open("out.tif") as made:
+        assert made.read_masks(1).all()
+        assert "a" not in made.tags()
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_would_be_read_with_a_new_output_is_told(name):
+    Path(name).write_text("")
+    write_job(overwrite=False)
+    refused(f"{name}: would be read as a part of the output; remove it, or set", "run")
+    Path(name).unlink()
+    os.mkfifo(name)
+    write_job()
+    refused(f"{name}: would be read as a part of the output, and is not a file", "run")
+    Path(name).unlink()
+    os.link("in.tif", name)
+    refused(f"{name}: would be read as a part of the output, and is the input itself", "run")
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link, None])

@@ -31,6 +31,8 @@ class Tally:
     """Exit codes of what was refused."""
     notes: Counter[str] = field(default_factory=Counter)
     noise: Counter[str] = field(default_factory=Counter)
+    noisy: dict[str, int] = field(default_factory=dict)
+    """A case that made each noise."""
     faults: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By cause."""
     slowest: tuple[float, int] = (0.0, -1)
@@ -47,7 +49,9 @@ class Tally:
             self.codes[outcome.code] += 1
         if outcome.noise:
             self.notes["stderr noise"] += 1
-            self.noise[outcome.noise.strip().partition("\n")[0][:60]] += 1
+            words = outcome.noise.strip().partition("\n")[0][:60]
+            self.noise[words] += 1
+            self.noisy.setdefault(words, number)
         if outcome.is_fault:
             told = {
                 "reproduce": reproduce,
@@ -69,7 +73,10 @@ class Tally:
             "exit_codes": {str(code): count for code, count in sorted(self.codes.items())},
             "kinds": {kind: dict(count) for kind, count in sorted(self.kinds.items())},
             "notes": dict(self.notes),
-            "noise": dict(self.noise.most_common(30)),
+            "noise": {
+                words: {"count": count, "case": self.noisy[words]}
+                for words, count in self.noise.most_common(30)
+            },
             "slowest": {"seconds": self.slowest[0], "case": self.slowest[1]},
             "largest": {"mebibytes": self.largest[0], "case": self.largest[1]},
             "faults": [

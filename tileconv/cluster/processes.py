@@ -27,6 +27,7 @@ import dask
 import distributed
 from distributed.utils import LoopRunner, silence_logging_cmgr
 
+from tileconv.errors import ClusterError
 from tileconv.raster.leftovers import is_alive
 
 if TYPE_CHECKING:
@@ -60,7 +61,14 @@ def _scratch_folder() -> str:
             pid = each.name.removeprefix(begins).partition("-")[0]
             if pid.isdecimal() and not is_alive(int(pid)):
                 shutil.rmtree(each, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"{begins}{os.getpid()}-", dir=above)
+    try:
+        above.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix=f"{begins}{os.getpid()}-", dir=above)
+    except OSError as error:
+        raise ClusterError(
+            f"{above}: workers cannot keep there what does not fit into memory: {error.strerror}; "
+            f"set dask's {FOLDER}"
+        ) from error
 
 
 @contextmanager

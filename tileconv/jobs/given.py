@@ -59,7 +59,7 @@ def _plain(value: Any, path: KeyPath, above: dict[int, Any]) -> Any:
     if value is None or kind in (bool, int, float, str):
         return value
     if issubclass(kind, list | tuple | Mapping) or (
-        issubclass(kind, np.ndarray) and value.ndim and np.ma.getmask(value) is np.ma.nomask
+        issubclass(kind, np.ndarray) and value.ndim and not np.ma.is_masked(value)
     ):
         if id(value) in above or len(above) > DEEPEST:
             where = ".".join(map(str, path[:3]))

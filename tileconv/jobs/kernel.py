@@ -87,6 +87,8 @@ def _in_pixels(key: str, text: str, pixel: tuple[float, float] | None) -> list[A
             "give pixels instead"
         )
     lengths = [float(match[1]) * _METRES[match[2]] / side for side in pixel]
+    if not all(map(math.isfinite, lengths)):
+        raise ConfigError(f"{key}: {text} is more than a number can tell")
     if key not in kernels.PIXELS:
         return lengths
     return [max(1, math.floor(length + 0.5)) for length in lengths]

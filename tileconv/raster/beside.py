@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import lru_cache
+import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,14 +17,23 @@ INSTEAD = (".tfw", ".tifw", ".tiffw", ".wld", ".aux", ".rpb", ".imd", "_rpc.txt"
 """Of the suffix: where it lies, and what the sensor was."""
 
 
+def names_appended(name: str) -> Iterator[str]:
+    """Yield the names of files that belong to one raster alone.
+
+    >>> [*names_appended("a.tif")][:3]
+    ['a.tif.aux.xml', 'a.tif.msk', 'a.tif.ovr']
+    """
+    for end in (*APPENDED, ".msk.ovr", ".msk.aux.xml", ".ovr.aux.xml"):
+        yield f"{name}{end}"
+
+
 def names_beside(name: str) -> Iterator[str]:
     """Yield the names of files that GDAL may read with a raster.
 
     >>> [*names_beside("a.tif")][:4]
     ['a.tif.aux.xml', 'a.tif.msk', 'a.tif.ovr', 'a.tif.msk.ovr']
     """
-    for end in (*APPENDED, ".msk.ovr", ".msk.aux.xml", ".ovr.aux.xml"):
-        yield f"{name}{end}"
+    yield from names_appended(name)
     stem = name.rpartition(".")[0] or name
     for end in INSTEAD:
         yield from (f"{stem}{end}", f"{stem}{end.upper()}")
@@ -50,22 +59,11 @@ def check_beside(path: Path) -> None:
 
     GDAL opens whatever bears such a name, and would wait for what comes through a pipe.
     """
-    folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 - a Path each is slow
-    try:
-        odd = _not_files(folder, os.stat(folder).st_mtime_ns)
-    except OSError:  # GDAL cannot list it either
-        return
-    for each in names_beside(name) if odd else ():
-        if each in odd:
+    folder, name = os.path.split(path)
+    for each in names_beside(name):
+        try:
+            mode = os.stat(os.path.join(folder, each)).st_mode  # noqa: PTH118 - a Path is slow
+        except (OSError, ValueError):  # GDAL cannot open it either
+            continue
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise OSError(errno.EINVAL, f"{each} beside it is not a file")
-
-
-@lru_cache(maxsize=64)
-def _not_files(folder: str, changed: int) -> frozenset[str]:
-    """Return the names in a folder that are no files: one listing serves all scenes in it."""
-    with os.scandir(folder) as entries:
-        return frozenset(
-            entry.name
-            for entry in entries
-            if not entry.is_dir() and not entry.is_file() and os.path.exists(entry.path)  # noqa: PTH110
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,7 @@ class Metadata:
         texts = _Texts(dataset)
         descriptions, units = texts.of_bands("descriptions"), texts.of_bands("units")
         scales, offsets = dataset.scales, dataset.offsets  # rasterio makes lists of all bands
+        tags = texts.all_tags((band, "") for band in bands)
         gcps, gcps_crs = dataset.gcps
         made = cls(
             bands=tuple(
@@ -80,9 +81,9 @@ class Metadata:
                     scale=scales[band - 1],
                     offset=offsets[band - 1],
                     colour=colours[band - 1],
-                    tags=texts.tags(band),
+                    tags=tags_of_band,
                 )
-                for band in bands
+                for band, tags_of_band in zip(bands, tags, strict=True)
             ),
             tags={name: texts.tags(domain=name) for name in texts.domains()},
             gcps=tuple(gcps),
@@ -163,8 +164,15 @@ class _Texts:
 
     def tags(self, band: int = 0, domain: str = "") -> Tags:
         """Return the tags of a band, or of the dataset."""
+        (tags,) = self.all_tags([(band, domain)])
+        return tags
+
+    def all_tags(self, places: Iterable[tuple[int, str]]) -> list[Tags]:
+        """Return the tags of each (band, domain); to listen to the log once is enough."""
         with gdal.undecoded() as missed:
-            tags = dict(self._dataset.tags(band, ns=domain or None))
+            found: list[Tags] = [
+                dict(self._dataset.tags(band, ns=name or None)) for band, name in places
+            ]
         if missed:
             self.unreadable["tags"] = None
-        return tags
+        return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Nodata = float | int | None
 Mask = Literal["dataset", "bands"]
 """A mask of the whole dataset, or one for each band."""
+Flags = Sequence[Sequence[MaskFlags]]
+"""What GDAL says of the mask of each band."""
 
 NEARLY = 1 - 1e-5
 """How close to the largest number of its dtype a nodata value lies that was meant to be it."""
@@ -193,9 +195,14 @@ def _is_grey(dataset: DatasetReader, band: int) -> bool:
     return even and bool((colours[:, 3] == 255).all())
 
 
-def find_mask(dataset: DatasetReader, bands: tuple[int, ...], *, gdals: bool) -> Mask | None:
-    """Return what hides pixels beside nodata and alpha; with ``gdals`` what does for GDAL."""
-    every, values, dtypes = dataset.mask_flag_enums, dataset.nodatavals, dataset.dtypes
+def find_mask(
+    dataset: DatasetReader, bands: tuple[int, ...], every: Flags, *, gdals: bool
+) -> Mask | None:
+    """Return what hides pixels beside nodata and alpha; with ``gdals`` what does for GDAL.
+
+    ``every`` are the flags of all bands of the file.
+    """
+    values, dtypes = dataset.nodatavals, dataset.dtypes
     flags = [every[band - 1] for band in bands]
     if gdals:
         if all(MaskFlags.all_valid in f for f in flags):
@@ -214,6 +221,7 @@ def find_nodata(
     opening: Opening,
     dataset: DatasetReader,
     bands: tuple[int, ...],
+    flags: Flags,
     dtype: np.dtype,
     notes: list[str],
 ) -> tuple[Nodata, ...]:
@@ -222,7 +230,7 @@ def find_nodata(
     GDAL never matches a value that the dtype cannot hold.
     """
     found: list[Nodata] = []
-    given, flags = dataset.nodatavals, dataset.mask_flag_enums  # each look at one reads all bands
+    given = dataset.nodatavals  # each look at it reads all bands
     long = dtype.kind in "iu" and dtype.itemsize == 8  # rasterio passes nodata through a double
     written = opening.nodata_texts(dataset.count) if long else (None,) * dataset.count
     for band in bands:

@@ -129,21 +129,19 @@ def _band(
 ) -> Band:
     """Say what is true of an output band; ``of_sums`` are its scale and offset."""
     sources = [given.bands[i] for i in origin.sums]
-    made = Band(description=origin.description)
     if not sources:
-        return made
-    made = replace(made, unit=common([band.unit for band in sources]))
-    if len(sources) == 1:
-        colour = sources[0].colour
-        keep = origin.alone and colour not in NO_COLOURS
-        made = replace(
-            made,
-            tags=_still_true(sources[0].tags, geometry),
-            colour=colour if keep else ColorInterp.undefined,
-        )
-    if of_sums is not None:
-        made = replace(made, scale=of_sums[0], offset=of_sums[1])
-    return made
+        return Band(description=origin.description)
+    scale, offset = of_sums or (1.0, 0.0)
+    only = sources[0] if len(sources) == 1 else None
+    keeps_colour = only is not None and origin.alone and only.colour not in NO_COLOURS
+    return Band(
+        description=origin.description,
+        unit=common([band.unit for band in sources]),
+        scale=scale,
+        offset=offset,
+        colour=only.colour if only is not None and keeps_colour else ColorInterp.undefined,
+        tags={} if only is None else _still_true(only.tags, geometry),
+    )
 
 
 def _note_bands(

@@ -47,6 +47,9 @@ taller than the raster. Blocks as GDAL, tifffile and libtiff write them bring no
 blocks with a flipped bit bring them if anything is said at all.
 """
 
+_ASKED = re.compile(r"requires too much memory for decoding|memory usage limit")
+"""What ZSTD and LZMA say of a stream whose damaged header asks for more than they ever take."""
+
 
 class DamageError(RasterioError):  # type: ignore[misc]  # rasterio has no types
     """Pixels that GDAL read although their block is damaged; it went on where it could."""
@@ -62,29 +65,28 @@ class _FitToRead(logging.Filter):
         return True
 
 
-class _Ear(logging.Filter):
-    """Hears what GDAL says in a thread that listens.
+def _let_hear(log: logging.Logger) -> None:
+    """Have what rasterio logs of GDAL's words come to the thread that listens, in any case.
 
-    rasterio logs errors, which GDAL may get over by itself, below what is shown by default: the
-    log is made to let them come as far as this, and no farther than they would have come.
+    Errors, which GDAL may get over by itself, are logged below what is shown by default, and an
+    application may have raised the level, disabled the logger or all logging. Pixels must be right
+    all the same, and nobody else gets more to see than they asked for.
     """
+    is_enabled, handle = log.isEnabledFor, log.handle
 
-    def __init__(self, log: logging.Logger) -> None:
-        super().__init__()
-        self._log = log
-        if log.level == logging.NOTSET:
-            log.setLevel(_LOWEST)
+    def is_enabled_here(level: int) -> bool:
+        listens = getattr(_thread, "heard", None) is not None and level >= _LOWEST
+        return listens or is_enabled(level)
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass if its level is one that somebody asked for."""
+    def hear(record: logging.LogRecord) -> None:
         heard: dict[str, bool] | None = getattr(_thread, "heard", None)
-        spoken = _SPOKEN.match(record.getMessage())
-        if heard is not None and spoken is not None and record.levelno >= _LOWEST:
+        spoken = _SPOKEN.match(visible(without_secrets(record.getMessage())))
+        if heard is not None and spoken is not None:
             heard[spoken[1].strip("'\"\n ")] = record.levelno == logging.WARNING
-        above = self._log.parent
-        if self._log.level != _LOWEST or above is None:  # somebody has set it since
-            return True
-        return record.levelno >= above.getEffectiveLevel()
+        if is_enabled(record.levelno):
+            handle(record)
+
+    log.isEnabledFor, log.handle = is_enabled_here, hear  # type: ignore[method-assign]
 
 
 _LOWEST = logging.INFO
@@ -92,7 +94,7 @@ for _name in ("_base", "_env", "_err", "_filepath", "_io", "env", "session"):
     _log = logging.getLogger(f"rasterio.{_name}")
     _log.addFilter(_FitToRead())
     if _name in ("_env", "_err"):
-        _log.addFilter(_Ear(_log))
+        _let_hear(_log)
 
 _thread = threading.local()
 _OWN_THREADS = {"GDAL_NUM_THREADS": 1, "VRT_NUM_THREADS": 1}
@@ -241,6 +243,6 @@ def check_memory(error: BaseException) -> None:
     """Raise `MemoryError` if GDAL failed for want of memory: neither file is to blame."""
     if isinstance(error, MemoryError):
         raise error
-    text = cause(error).lower()
+    text = _ASKED.sub("", cause(error).lower())
     if any(word in text for word in ("memory", "allocat", "malloc")):
         raise MemoryError(cause(error)) from error

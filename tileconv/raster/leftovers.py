@@ -28,15 +28,14 @@ def temporary(path: Path) -> Path:
 
 def find_left(path: Path) -> list[Path]:
     """Return what killed processes of this machine left of earlier writes of ``path``."""
-    start, host = re.escape(shortened(path.name)), re.escape(_host())
-    name = rf"\.{start}\.tileconv-{host}-(\d+)-[0-9a-f]{{6}}\.tmp"
-    pattern = re.compile(rf"{name}(\..*)?")  # GDAL adds endings of its own
+    start = f".{shortened(path.name)}.tileconv-{_host()}-"
+    pattern = re.compile(r"(\d+)-[0-9a-f]{6}\.tmp(\..*)?")  # GDAL adds endings of its own
     left = []
     with contextlib.suppress(OSError):  # where there is no folder nothing is left in it
-        for each in path.parent.iterdir():
-            match = pattern.fullmatch(each.name)
+        for name in os.listdir(path.parent):  # noqa: PTH208 - a folder may hold 100,000 files
+            match = pattern.fullmatch(name, len(start)) if name.startswith(start) else None
             if match and not is_alive(int(match[1])):
-                left.append(each)
+                left.append(path.with_name(name))
     return sorted(left)
 
 

@@ -21,6 +21,8 @@ from tileconv.raster.beside import check_beside
 from tileconv.raster.carry import Metadata
 from tileconv.raster.decoding import (
     Decoding,
+    Flags,
+    Mask,
     Nodata,
     common_nodata,
     find_mask,
@@ -197,7 +199,8 @@ def check_file(path: Place) -> None:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(found.st_mode):
-        store = (Path(path) / "zarr.json").exists() or (Path(path) / ".zgroup").exists()
+        # os.path.exists says no where Path.exists raises: in folders that may not be entered
+        store = any(os.path.exists(Path(path) / name) for name in ("zarr.json", ".zgroup"))  # noqa: PTH110
         if store:
             raise InputError(f"{path}: a Zarr store; inputs are GeoTIFFs and VRTs of them")
         raise InputError(f"{path}: {kind_of(found.st_mode)}")
@@ -323,8 +326,13 @@ def _decoding(
         notes.append("there are no scale and offset tags to apply")
     hides = {"auto": ("nodata", "mask"), "nodata": ("nodata",), "dataset": ("mask",), "none": ()}
     by = hides[wanted.mask]
-    values = find_nodata(path, opening, dataset, bands, stored, notes) if "nodata" in by else ()
-    mask = find_mask(dataset, bands, gdals=wanted.mask == "dataset") if "mask" in by else None
+    values: tuple[Nodata, ...] = ()
+    mask: Mask | None = None
+    flags: Flags = dataset.mask_flag_enums if by else ()  # each look at them reads all bands
+    if "nodata" in by:
+        values = find_nodata(path, opening, dataset, bands, flags, stored, notes)
+    if "mask" in by:
+        mask = find_mask(dataset, bands, flags, gdals=wanted.mask == "dataset")
     transparent = wanted.mask == "auto" and bool(alpha) and alpha[0] not in bands
     _note_both(dataset, bands, values, notes, mask=mask == "dataset", alpha=transparent)
     same, nodata = common_nodata(values)

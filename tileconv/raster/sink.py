@@ -177,6 +177,7 @@ class Sink(ABC):
             self._complete()
             size = self._stored_bytes()
             self._check_target()
+            self.spec.target.remove_beside()
             self._rename()
             if self._durable:
                 with contextlib.suppress(OSError):  # the output is there, whatever the folder says

@@ -10,7 +10,8 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Literal
 
 from tileconv.bounded import read_start
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
-from tileconv.raster.beside import names_beside, owners_of
+from tileconv.raster.beside import names_appended, names_beside, owners_of
 from tileconv.raster.leftovers import remove_left, temporary
 from tileconv.raster.names import PNG_START, TIFF_STARTS
 
@@ -69,10 +70,10 @@ class OwnFiles:
         """Say which of them lies in a folder, or below it."""
         if not os.path.isdir(folder):  # noqa: PTH112 - says no where Path.is_dir raises
             return None
-        inside = str(folder) + os.sep
-        for path, what in self._files.items():
-            if os.path.realpath(path).startswith(inside):
-                return what
+        inside = f"{os.path.realpath(folder)}{os.sep}"
+        after = bisect_left(self._places, (inside, ""))
+        if after < len(self._places) and self._places[after][0].startswith(inside):
+            return self._places[after][1]
         return None
 
     def _owner(self, path: Path) -> str | None:
@@ -85,6 +86,11 @@ class OwnFiles:
             if (what := self._names.get((here, owner))) is not None:
                 return what
         return None
+
+    @cached_property
+    def _places(self) -> list[tuple[str, str]]:
+        """Where each really lies, and what it is, in order."""
+        return sorted((os.path.realpath(path), what) for path, what in self._files.items())
 
     @cached_property
     def _names(self) -> dict[tuple[str, str], str]:
@@ -145,6 +151,8 @@ class Target:
         self.check_distinct(own)
         if mode is not None:
             self._check_kind(mode)
+        for beside in self._beside():
+            self._check_beside(beside, own)
 
     def check_distinct(self, own: OwnFiles) -> None:
         """Check that the file does not take the place of one that the job needs."""
@@ -154,6 +162,33 @@ class Target:
             raise OutputExistsError(
                 f"{self.path}: {self.what} is a folder that holds {inside}; choose another path"
             )
+
+    def remove_beside(self) -> None:
+        """Remove what readers would take for a part of the new file: masks, overviews, statistics.
+
+        They are of the file that is replaced. Before it is, not after: a kill between the two
+        must not leave the new file with the old one's mask. Raises `OSError`.
+        """
+        for beside in self._beside():
+            beside.unlink(missing_ok=True)
+
+    def _beside(self) -> Iterator[Path]:
+        """Yield what lies beside the place and would be read with a raster there."""
+        if self.kind in ("TIFF file", "VRT"):
+            for name in names_appended(self.path.name):
+                if os.path.lexists(self.path.with_name(name)):
+                    yield self.path.with_name(name)
+
+    def _check_beside(self, path: Path, own: OwnFiles) -> None:
+        """Check that a file of the output that is replaced may be removed."""
+        reason = f"{path}: would be read as a part of {self.what}"
+        if not self.overwrite:
+            raise OutputExistsError(f"{reason}; remove it, or set output.overwrite (--overwrite)")
+        found = own.find(path)
+        if found is None and not os.path.isfile(path) and os.path.lexists(path):  # noqa: PTH113
+            found = "not a file"
+        if found is not None:
+            raise OutputExistsError(f"{reason}, and is {found}; choose another path")
 
     def _mode(self) -> int | None:
         """Return what the system says of what is there, None if there is nothing."""
@@ -167,7 +202,7 @@ class Target:
 
     def _check_kind(self, mode: int) -> None:
         if stat.S_ISDIR(mode):
-            if (self.path / "zarr.json").is_file():
+            if os.path.isfile(self.path / "zarr.json"):  # noqa: PTH113 - Path.is_file may raise
                 return
             raise self._refused("a folder that is no Zarr store")
         if not stat.S_ISREG(mode):
