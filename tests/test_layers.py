@@ -124,7 +124,9 @@ def test_no_import_cycle_inside_a_folder():
     graph = {}
     names = {name for _, name, _ in modules()}
     for _, name, tree in modules():
-        ours = (t for t in imported(tree, for_types=False) if t.startswith("tileconv."))
+        # planning still has a circle of types: the plan holds its parts, and draws its page
+        for_types = not name.startswith("planning.")
+        ours = (t for t in imported(tree, for_types=for_types) if t.startswith("tileconv."))
         targets = {t.removeprefix("tileconv.") for t in ours}
         graph[name] = {t for t in targets if t in names and t != name}
     done, path = set(), []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tileconv.raster.opening import Opening
     from tileconv.raster.remote import Place
-    from tileconv.raster.stored import Reader
 
 Nodata = float | int | None
 Mask = Literal["dataset", "bands"]
@@ -33,6 +32,13 @@ NEARLY = 1 - 1e-5
 """How close to the largest number of its dtype a nodata value lies that was meant to be it."""
 _EXACT_INTEGERS = 1 << 53
 """Beyond it a float no longer holds every integer."""
+
+
+class WindowReader(Protocol):
+    """Reads stored values without GDAL."""
+
+    def window(self, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
+        """Read ``bands`` (1-based) of a window into ``out`` (bands, h, w), of the native dtype."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Decoding:
         window: Window,
         out: tuple[np.ndarray, np.ndarray | None] | None = None,
         *,
-        reader: Reader | None = None,
+        reader: WindowReader | None = None,
     ) -> Pixels:
         """Read a window, into ``out`` (bands, marks) if given. Marks are (1 or B, h, w) or None.
 

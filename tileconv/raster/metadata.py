@@ -31,7 +31,7 @@ from tileconv.raster.decoding import (
 from tileconv.raster.names import VRT, format_of
 from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
-from tileconv.raster.stored import find_stored
+from tileconv.raster.stored import StoredBlocks, find_stored
 from tileconv.raster.structure import sparse_blocks, stored_bytes, tile_shape
 
 if TYPE_CHECKING:
@@ -113,6 +113,10 @@ class Header:
         metres = float(self.crs.linear_units_factor[1])
         return math.hypot(b, e) * metres, math.hypot(a, d) * metres
 
+    def find_stored(self) -> StoredBlocks | None:
+        """Return how the blocks are stored, None if GDAL must read them."""
+        return find_stored(self.opening, self.layout, self.decoding)
+
 
 def _files(path: Place, opening: Opening) -> tuple[Path, ...]:
     local = () if isinstance(path, Remote) else (path,)
@@ -157,7 +161,7 @@ def read_header(path: Place, wanted: Wanted) -> Header:
         raise
     except gdal.GDAL_ERRORS as error:
         cause = gdal.cause(error)
-        if opening.driver == "GTiff" and not opening.remote:
+        if opening.is_tiff_on_disk:
             if isinstance(path, Path) and (kind := format_of(path)) is not None:
                 raise InputError(
                     f"{path}: is a VRT; only one whose name ends in .vrt is read"
@@ -226,7 +230,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
     if dataset.subdatasets:
         notes.append(f"the file holds {len(dataset.subdatasets)} images; the first one is read")
     _note_sparse_blocks(dataset, opening, notes)
-    if opening.driver == "GTiff" and not opening.remote:  # GDAL would ask the server for each
+    if opening.is_tiff_on_disk:  # GDAL would ask the server for each
         beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
         notes += [f"{name} is read beside the raster" for name in beside]
     header = Header(
@@ -256,7 +260,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
         stored_bytes=_sampled_bytes(dataset) if opening.remote else _stored_bytes(opening),
         notes=tuple(notes),
     )
-    direct = find_stored(header) is not None
+    direct = header.find_stored() is not None
     return replace(header, layout=replace(header.layout, direct=direct))
 
 
@@ -392,7 +396,7 @@ def _unpacked(dataset: DatasetReader, opening: Opening) -> tuple[int, int]:
 
     Of a VRT that is the largest tile of its files.
     """
-    if opening.driver == "VRT":
+    if opening.is_vrt:
         return max(map(tile_shape, opening.files), key=math.prod)
     rows, columns = dataset.block_shapes[0]
     is_strip = columns == dataset.width

@@ -22,9 +22,19 @@ class Opening:
     """The TIFF files on disk that hold the pixels."""
     remote: bool = False
 
+    @property
+    def is_vrt(self) -> bool:
+        """The name is the XML of a VRT."""
+        return self.driver == "VRT"
+
+    @property
+    def is_tiff_on_disk(self) -> bool:
+        """The name is that of one file on disk, whose bytes may be looked at without GDAL."""
+        return not (self.is_vrt or self.remote)
+
     def nodata_texts(self, bands: int) -> tuple[str | None, ...]:
         """Return each band's nodata as it is written; None where that cannot be known."""
-        if self.driver == "VRT":
+        if self.is_vrt:
             root = ElementTree.fromstring(self.name)
             found = [band.findtext("NoDataValue") for band in root.iter("VRTRasterBand")]
             return tuple(text and text.strip() for text in found)

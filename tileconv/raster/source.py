@@ -21,7 +21,7 @@ from tileconv.raster.metadata import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
-from tileconv.raster.stored import Reader, StoredBlocks, UndecodableError, find_stored
+from tileconv.raster.stored import Reader, StoredBlocks, UndecodableError
 from tileconv.raster.streams import Streams, find_streams
 from tileconv.raster.uses import BlockUses
 
@@ -278,12 +278,14 @@ class RasterSource:
     @cached_property
     def _blocks(self) -> StoredBlocks | None:
         """What can be read without GDAL. Threads that look for it at once find the same."""
-        return find_stored(self.header) if self.header.layout.direct else None
+        return self.header.find_stored() if self.header.layout.direct else None
 
     @cached_property
     def _streams(self) -> Streams | None:
         """What GDAL decodes and does not check."""
-        return find_streams(self.header) if self._blocks is None else None
+        if self._blocks is not None:
+            return None
+        return find_streams(self.header.opening, self.header.layout)
 
     def _undecodable(self, error: UndecodableError) -> InputError:
         row, column = error.place
@@ -305,7 +307,7 @@ class RasterSource:
 
     def _damaged_source(self, rectangle: Rectangle) -> InputError | None:
         header = self.header
-        if header.opening.driver != "VRT":
+        if not header.opening.is_vrt:
             return None
         extent = rectangle.extent(header.layout.block, header.layout.shape)
         found = find_damage(header.opening, extent)

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 
     from rasterio.windows import Window
 
-    from tileconv.raster.metadata import Header
+    from tileconv.planning.layout import Layout
+    from tileconv.raster.decoding import Decoding
+    from tileconv.raster.opening import Opening
 
 CODECS = {1: "none", 8: "deflate", 32946: "deflate", 50000: "zstd"}
 """By TIFF's numbers. LZW has no checksum, and GDAL sees more of its errors."""
@@ -328,11 +330,14 @@ def library() -> Any:
         return None
 
 
-def find_stored(header: Header) -> StoredBlocks | None:
+def find_stored(opening: Opening, layout: Layout, decoding: Decoding) -> StoredBlocks | None:
     """Return how the blocks of a raster are stored, None if GDAL must read them."""
-    opening, layout, decoding = header.opening, header.layout, header.decoding
-    local = opening.driver == "GTiff" and not opening.remote
-    if not local or decoding.mask is not None or library() is None or not hasattr(os, "preadv"):
+    if (
+        not opening.is_tiff_on_disk
+        or decoding.mask is not None
+        or library() is None
+        or not hasattr(os, "preadv")
+    ):
         return None
     path, image = opening.files[0], first_image(opening.files[0])
     if image is None or not image.plain:
