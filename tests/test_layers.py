@@ -4,8 +4,11 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import tileconv
+from tileconv.jobs.config import OutputConfig
+from tileconv.raster.formats import FORMATS
 
 PACKAGE = Path(tileconv.__file__).parent
 
@@ -142,6 +145,28 @@ def test_no_import_cycle_inside_a_folder():
 
     for name in graph:
         visit(name)
+
+
+def test_formats_are_asked_and_not_compared():
+    """What depends on a format is a question to it, so that a new one changes nothing else."""
+    drivers = {"GTiff", "COG", "Zarr", "VRT"}
+    for _, name, tree in modules():
+        compared = {
+            leaf.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Compare | ast.MatchValue)
+            for leaf in ast.walk(node)
+            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+        }
+        # an opening is the one place that knows the formats of inputs
+        if name != "raster.opening":
+            assert not compared & drivers, name
+
+
+def test_a_job_can_name_every_format():
+    drivers = OutputConfig.model_fields["driver"].annotation
+    literal = next(each for each in get_args(drivers) if get_args(each))
+    assert get_args(literal) == tuple(FORMATS)
 
 
 def test_every_public_name_is_documented_by_example():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tileconv.jobs.metadata import DECIDING, config_hash
-from tileconv.raster.plain import gdal_version
+from tileconv.raster.gdal import gdal_version
 from tileconv.version import __version__
 
 if TYPE_CHECKING:

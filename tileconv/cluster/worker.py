@@ -20,11 +20,10 @@ from tileconv.errors import ClusterError, InputError, OutOfMemoryError, Tileconv
 from tileconv.jobs import quicklook
 from tileconv.jobs.schedule import convolve_tile
 from tileconv.planning.describe import size
-from tileconv.planning.tiles import Tile
+from tileconv.raster.formats import FORMATS
 from tileconv.raster.gdal import environment
 from tileconv.raster.join import open_source
 from tileconv.raster.metadata import Identity
-from tileconv.raster.parts import PartSink, part_spec
 from tileconv.tile import Counts, Recipe
 from tileconv.version import __version__
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from tileconv.raster.metadata import Header
     from tileconv.raster.sink import OutputSpec
     from tileconv.raster.source import Kept
-    from tileconv.raster.zarr_store import StorePart
-
 
 LARGEST_TOKEN = 1024
 PARTS_A_FOLDER = 1024
@@ -61,11 +58,6 @@ class PartWork:
         """How tiles are computed."""
         plan = self.plan
         return Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
-
-    @property
-    def store(self) -> Path:
-        """The Zarr store that is being written."""
-        return self.folder / "store"
 
     def part(self, number: int) -> Part:
         """Return a part by its number."""
@@ -188,15 +180,8 @@ def _run_part(
     source = open_source(work.header, plan.geometry, plan.tiles, part=part, following=following)
     if kept is not None:
         source.adopt(kept)
-    counts, corner = Counts(), (0, 0)
-    sink: PartSink | StorePart
-    if spec.driver == "Zarr":
-        from tileconv.raster.zarr_store import StorePart  # noqa: PLC0415 - an extra
-
-        sink = StorePart(spec, work.store, part)
-    else:
-        sink, corner = PartSink(part_spec(spec, part, work.path(number))), (part.y[0], part.x[0])
-    tiles = 0
+    sink = FORMATS[spec.driver].open_part(spec, part, work.folder, work.path(number))
+    counts, tiles = Counts(), 0
     sampler = quicklook.Sampler(plan) if work.looks else None
     samples = []
     try:
@@ -206,7 +191,7 @@ def _run_part(
                 if sampler is not None:
                     samples.append(sampler.take(tile, reads, window, output))
                 del window
-                sink.write(_moved(tile, corner), output)
+                sink.write(tile, output)
                 counts, tiles = counts.plus(met), tiles + 1
             source.check_unchanged()
             written = sink.entry()
@@ -241,13 +226,6 @@ def _begin(path: Path) -> int:
         file.write(b".")
         file.flush()
         return os.fstat(file.fileno()).st_size
-
-
-def _moved(tile: Tile, corner: tuple[int, int]) -> Tile:
-    """Return a tile as a part file counts its pixels."""
-    (y, end_y), (x, end_x) = tile.y, tile.x
-    top, left = corner
-    return tile._replace(y=(y - top, end_y - top), x=(x - left, end_x - left))
 
 
 def without_parts(work: PartWork) -> PartWork:

@@ -36,32 +36,14 @@ def output_metadata(job: Job, plan: Plan, header: Header) -> Metadata:
 def what_is_lost(job: Job, convolution: Convolution, header: Header) -> tuple[str, ...]:
     """Return a note for each thing that the input's file says and the output's cannot."""
     followed, notes = _follow(job, convolution, header)
-    if job.driver == "Zarr":
-        return notes + _what_a_store_drops(followed)
-    if header.crs is not None and storable_crs(header.crs) is None:
+    notes += job.format.losses(followed)
+    if header.crs is not None and job.format.storable_crs(header.crs) is None:
         notes = (
             *notes,
-            "a GeoTIFF cannot hold this coordinate system: the output has none, and the tag CRS "
-            "of the domain TILECONV keeps its text",
+            f"a {job.format.container} cannot hold this coordinate system: the output has none, "
+            "and the tag CRS of the domain TILECONV keeps its text",
         )
     return notes
-
-
-def _what_a_store_drops(metadata: Metadata) -> tuple[str, ...]:
-    """Return a note for each thing that a GeoTIFF would keep and a store does not."""
-    notes = []
-    if metadata.gcps:
-        notes.append("ground control points are dropped: a Zarr store has no place for them")
-    if metadata.rpcs is not None:
-        notes.append("RPCs are dropped: a Zarr store has no place for them")
-    if len({(band.unit, band.scale, band.offset) for band in metadata.bands}) > 1:
-        notes.append(
-            "units, scale and offset differ between bands and are dropped: "
-            "a Zarr store has one of each for all bands"
-        )
-    if any(band.tags for band in metadata.bands):
-        notes.append("tags of bands are dropped: a Zarr store has no place for them")
-    return tuple(notes)
 
 
 def config_hash(job: Job, convolution: Convolution) -> str:

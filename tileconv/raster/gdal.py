@@ -16,6 +16,7 @@ import rasterio
 from rasterio._err import CPLE_BaseError  # what GDAL's own errors come as, from a copy for one
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from tileconv.errors import InputError, TileconvError
 from tileconv.planning.cost import GDAL_CACHE_BYTES
 from tileconv.raster import forks, remote
 from tileconv.text import visible, without_secrets
@@ -229,6 +230,22 @@ def cause(error: BaseException) -> str:
             words.append(text)
         link = link.__cause__
     return "; ".join(reversed(words)) or type(error).__name__
+
+
+@contextlib.contextmanager
+def reading_errors(path: object) -> Iterator[None]:
+    """Raise what GDAL cannot read as `InputError`."""
+    try:
+        yield
+    except GDAL_ERRORS as error:
+        if isinstance(error, TileconvError):
+            raise
+        raise InputError(f"{path}: cannot be read: {cause(error)}") from told(error)
+
+
+def gdal_version() -> str:
+    """Return the version of GDAL, on which the bytes of compressed blocks depend."""
+    return str(rasterio.__gdal_version__)
 
 
 def told(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import rasterio
@@ -27,6 +27,8 @@ from tileconv.raster.structure import check_complete
 from tileconv.raster.targets import OwnFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from tileconv.planning.parts import Part
@@ -93,8 +95,9 @@ class AssembledVRT(Sink):
     def _put(self, tile: Tile, pixels: np.ndarray) -> None:
         raise NotImplementedError("parts are written by tasks")
 
-    def add(self, part: Part, path: Path, stored: Stored) -> None:
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
         """Take in a part file, if it is the one that was written; sync it."""
+        stored = Stored.of(entry)
         if checksum(path) != stored:
             raise DamagedPartError(f"the part {path} is not what was written")
         sync(path)

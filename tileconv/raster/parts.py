@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -22,8 +22,8 @@ import numpy as np
 from tileconv.errors import DamagedPartError, OutputError
 from tileconv.raster.carry import Metadata
 from tileconv.raster.cog import COGSink
-from tileconv.raster.durable import sync
-from tileconv.raster.sink import GeoTIFFSink, OutputSpec
+from tileconv.raster.geotiff import GeoTIFFSink
+from tileconv.raster.sink import OutputSpec
 from tileconv.raster.structure import block_table, check_complete, value_places
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tileconv.planning.parts import Part
+    from tileconv.planning.tiles import Tile
 
 COPY_BYTES = 8 << 20
 """Bytes of one step of copying."""
@@ -44,6 +45,11 @@ class Stored:
     checksum: int
     """CRC-32 of the file."""
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Stored:
+        """Return what the manifest says of a part."""
+        return cls(entry["bytes_written"], entry["crc32"])
+
 
 class PartSink(GeoTIFFSink):
     """A part file being written: whole, or absent, and the first one of its name stays.
@@ -53,6 +59,10 @@ class PartSink(GeoTIFFSink):
     """
 
     _durable = False
+
+    def __init__(self, spec: OutputSpec, part: Part, path: Path) -> None:
+        super().__init__(part_spec(spec, part, path))
+        self._corner = part.y[0], part.x[0]
 
     def __enter__(self) -> Self:
         try:
@@ -68,6 +78,11 @@ class PartSink(GeoTIFFSink):
         self.commit()
         stored = checksum(self.spec.path)
         return {"bytes_written": stored.bytes, "crc32": stored.checksum}
+
+    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
+        (y, end_y), (x, end_x), (top, left) = tile.y, tile.x, self._corner
+        here = tile._replace(y=(y - top, end_y - top), x=(x - left, end_x - left))
+        super()._put(here, pixels)
 
     def _check_target(self) -> None:
         """There may be one already: that of a twin."""
@@ -93,14 +108,11 @@ def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
         "shape": (spec.shape[0], *part.shape),
         "transform": None,
         "crs": None,
-        "driver": "GTiff",
         "metadata": Metadata(),
         "threads": 1,
         "layout": "single",
         "own": (),
     }
-    if spec.driver == "COG":
-        changed |= {"compress": "zstd", "level": 1}
     if spec.layout == "parts":  # they stay, and are rasters by themselves
         changed["crs"] = spec.crs
         changed["metadata"] = replace(spec.metadata, gcps=(), gcps_crs=None, rpcs=None)
@@ -130,6 +142,27 @@ def crc32() -> Callable[[bytes, int], int]:
     return zlib.crc32
 
 
+class PartWriter(Protocol):
+    """A part of an output being written by one task."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of everything."""
+
+    def write(self, tile: Tile, pixels: np.ndarray) -> None:
+        """Write one tile of the part."""
+
+    def entry(self) -> dict[str, Any]:
+        """Check what is written; return what the manifest says of it."""
+
+
 class Assembly(Protocol):
     """What makes one output of parts; without `commit` nothing is left of it."""
 
@@ -144,8 +177,11 @@ class Assembly(Protocol):
     ) -> None:
         """Let go of everything."""
 
-    def add(self, part: Part, path: Path, stored: Stored) -> None:
-        """Take in a part file; raise `DamagedPartError` if it is not the one that was written."""
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
+        """Take in a part by its file and its entry in the manifest.
+
+        Raises `DamagedPartError` if the file is not the one that was written.
+        """
 
     def commit(self) -> int:
         """Check the output, sync it and put it in its place; return its bytes."""
@@ -161,12 +197,12 @@ class _Assembly(GeoTIFFSink):
     def _creation_options(self) -> dict[str, Any]:
         return {**super()._creation_options(), "SPARSE_OK": True}
 
-    def add(self, part: Part, path: Path, stored: Stored) -> None:
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
         """Append the blocks of a part file, if it is the one that was written."""
         side, bands = self.spec.block, self.spec.shape[0]
         down, across = (-(-size // side) for size in part.shape)
         offsets, counts = block_table(path)
-        start = self._append(path, stored)
+        start = self._append(path, Stored.of(entry))
         with self._tables() as (all_offsets, all_counts):
             top, left = part.y[0] // side, part.x[0] // side
             where = np.s_[:, top : top + down, left : left + across]
@@ -218,14 +254,3 @@ class AssembledGeoTIFF(_Assembly):
 
 class AssembledCOG(_Assembly, COGSink):
     """A COG, copied from a GeoTIFF made of parts."""
-
-
-def open_assembly(spec: OutputSpec) -> Assembly:
-    """Return what puts the parts of ``spec`` together."""
-    return AssembledCOG(spec) if spec.driver == "COG" else AssembledGeoTIFF(spec)
-
-
-def settle(path: Path) -> None:
-    """Bring a folder to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        sync(path)

@@ -39,7 +39,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from zarr.core.buffer import Buffer
 
@@ -192,9 +192,10 @@ class SharedStore(ZarrSink):
             self._remove()
             super()._create()
 
-    def add(self, part: Part, checksums: bytes) -> None:
-        """Take in a part, all of whose chunks are there."""
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
+        """Take in the checksums of a part; its chunks are where they belong."""
         where = _chunks(self.spec, part.y, part.x)
+        checksums = bytes.fromhex(entry["crc32c"])
         shape = self._checksums[where].shape
         self._checksums[where] = np.frombuffer(checksums, CHECKSUM).reshape(shape)
 
