@@ -46,6 +46,10 @@ FLOORS = {
     "__init__": 13,
     "__main__": 14,
 }
+FACES = {  # the modules of a folder that others may import
+    "cluster": {"start"},
+    "raster": {"reading", "writing"},
+}
 KNOWS = {  # outside libraries, and the only places that may know them
     "dask": {"jobs", "arrays", "cluster"},
     "distributed": {"cluster"},
@@ -104,6 +108,15 @@ def test_imports_go_downwards():
             if other not in FLOORS or other == part:
                 continue
             assert FLOORS[other] < FLOORS[part], f"{name} imports {target}"
+
+
+def test_folders_are_entered_by_their_faces():
+    """What is behind a face may be renamed, split and joined without a word to anybody else."""
+    for part, name, tree in modules():
+        for target in imported(tree):
+            _, folder, module = f"{target}..".split(".")[:3]
+            if target.startswith("tileconv.") and folder in FACES and folder != part and module:
+                assert module in FACES[folder], f"{name} imports {target}"
 
 
 def test_raster_knows_no_convolution_and_arrays_know_no_files():

@@ -23,8 +23,7 @@ from tileconv.jobs.prepare import output_spec, plan_header, read_source
 from tileconv.jobs.sidecar import find_difference
 from tileconv.padding import OUTSIDE
 from tileconv.planning.describe import plural, shown
-from tileconv.raster.forks import with_own_connections
-from tileconv.raster.plain import read_pixels
+from tileconv.raster.reading import read_pixels, with_own_connections
 from tileconv.text import visible
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from tileconv.geometry import Axis
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
+    from tileconv.raster.reading import Header
 
 WINDOWS = 24
 MOST_WINDOWS = 1 << 20

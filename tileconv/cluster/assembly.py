@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tileconv.planning.parts import Part
-    from tileconv.raster.parts import Assembly
+    from tileconv.raster.writing import Assembly
 
 
 class Assembler:

@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tileconv.bounded import open_regular, read_bounded
 from tileconv.errors import OutputError, OutputExistsError
-from tileconv.raster.durable import freed_aside
-from tileconv.raster.leftovers import remove
-from tileconv.raster.names import shortened
+from tileconv.raster.writing import freed_aside, remove, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

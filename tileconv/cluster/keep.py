@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tileconv.raster.source import Kept
+    from tileconv.raster.reading import Kept
 
 
 class Keeper:

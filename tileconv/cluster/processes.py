@@ -27,7 +27,7 @@ import dask
 import distributed
 from distributed.utils import LoopRunner, silence_logging_cmgr
 
-from tileconv.raster.leftovers import is_alive
+from tileconv.raster.writing import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -44,8 +44,15 @@ from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.cost import BASE_BYTES, GDAL_CACHE_BYTES
 from tileconv.planning.describe import plural, size
 from tileconv.planning.parts import cut_into_parts
-from tileconv.raster.part_files import missing_parts, restore, stored_bytes
-from tileconv.raster.targets import HTML_PAGE, OwnFiles, Target
+from tileconv.raster.reading import Identity
+from tileconv.raster.writing import (
+    HTML_PAGE,
+    OwnFiles,
+    Target,
+    missing_parts,
+    restore,
+    stored_bytes,
+)
 from tileconv.tile import Counts
 from tileconv.version import __version__
 
@@ -58,8 +65,8 @@ if TYPE_CHECKING:
     from tileconv.cluster.progress import Progress
     from tileconv.jobs.job import Job
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
-    from tileconv.raster.sink import OutputSpec
+    from tileconv.raster.reading import Header
+    from tileconv.raster.writing import OutputSpec
 
 WORKER_SHARE = 0.6
 """Of a worker's memory that tasks may plan with: dask begins to spill and to pause above it."""
@@ -463,8 +470,6 @@ class _Run:
         return Assembler(made, lambda n: (work.part(n), work.path(n)))
 
     def _check_unchanged(self, scene: Header) -> None:
-        from tileconv.raster.metadata import Identity  # noqa: PLC0415
-
         if Identity.of(*scene.files) != scene.identity:
             raise ClusterError(f"{scene.path}: changed while it was being read; start anew")
 

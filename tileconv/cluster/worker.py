@@ -20,19 +20,16 @@ from tileconv.errors import ClusterError, InputError, OutOfMemoryError, Tileconv
 from tileconv.jobs import quicklook
 from tileconv.jobs.schedule import convolve_tile
 from tileconv.planning.describe import size
-from tileconv.raster.formats import FORMATS
-from tileconv.raster.gdal import environment
-from tileconv.raster.join import open_source
-from tileconv.raster.metadata import Identity
+from tileconv.raster.reading import Identity, environment, open_source
+from tileconv.raster.writing import FORMATS
 from tileconv.tile import Counts, Recipe
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from tileconv.planning.parts import Part
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
-    from tileconv.raster.sink import OutputSpec
-    from tileconv.raster.source import Kept
+    from tileconv.raster.reading import Header, Kept
+    from tileconv.raster.writing import OutputSpec
 
 LARGEST_TOKEN = 1024
 PARTS_A_FOLDER = 1024

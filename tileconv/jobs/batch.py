@@ -18,8 +18,8 @@ from tileconv.jobs.schedule import Progress, run_job
 from tileconv.jobs.table import table
 from tileconv.planning.describe import plural, shown, size
 from tileconv.planning.plan import Plan
-from tileconv.raster.targets import OwnFile, OwnFiles
-from tileconv.raster.vrt import check_vrt, is_vrt
+from tileconv.raster.reading import check_vrt, is_vrt
+from tileconv.raster.writing import OwnFile, OwnFiles
 from tileconv.text import visible
 
 if TYPE_CHECKING:

@@ -36,11 +36,21 @@ from tileconv.jobs.paths import (
     place,
 )
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, read_text
-from tileconv.raster.formats import FORMATS, IN_WORDS, Format, named_format, names_where
-from tileconv.raster.names import other_format_of
-from tileconv.raster.part_files import MARK, parts_folder
-from tileconv.raster.remote import Place
-from tileconv.raster.targets import PNG, REPORT, OwnFile, Target
+from tileconv.raster.reading import Place
+from tileconv.raster.writing import (
+    FORMATS,
+    FORMATS_IN_WORDS,
+    MARK,
+    PNG,
+    REPORT,
+    Format,
+    OwnFile,
+    Target,
+    named_format,
+    names_where,
+    other_format_of,
+    parts_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -435,7 +445,7 @@ def _unfit_name(path: Path, chosen: Format) -> str | None:
         )
     other = other_format_of(path)
     if other is not None:
-        return f"{path.name!r} is the name of {other}; outputs are {IN_WORDS}"
+        return f"{path.name!r} is the name of {other}; outputs are {FORMATS_IN_WORDS}"
     return None
 
 

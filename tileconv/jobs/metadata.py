@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tileconv.propagation import Origin
-from tileconv.raster.carry import Metadata
-from tileconv.raster.follow import follow, own_tags, storable_crs
+from tileconv.raster.writing import Metadata, follow, own_tags, storable_crs
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from tileconv.convolution import Convolution
     from tileconv.jobs.job import Job
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
+    from tileconv.raster.reading import Header
 
 SHORT_KERNEL = 81
 """Most weights that a tag spells out."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tileconv.errors import ConfigError, InputError
-from tileconv.raster.remote import Place, Remote, is_url, wrong_url
+from tileconv.raster.reading import Place, Remote, is_url, wrong_url
 from tileconv.text import shown_url
 
 LONGEST_NAME = 255

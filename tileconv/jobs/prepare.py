@@ -19,11 +19,8 @@ from tileconv.jobs.metadata import output_metadata, what_is_lost
 from tileconv.planning.describe import plural
 from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
-from tileconv.raster.leftovers import describe_left, remove_left
-from tileconv.raster.metadata import Header, Wanted, check_file, read_header
-from tileconv.raster.mosaic import read_mosaic
-from tileconv.raster.sink import OutputSpec
-from tileconv.raster.targets import OwnFile, OwnFiles
+from tileconv.raster.reading import Header, Wanted, check_file, read_header, read_mosaic
+from tileconv.raster.writing import OutputSpec, OwnFile, OwnFiles, describe_left, remove_left
 
 
 def plan_job(job: Job) -> Plan:

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tileconv.bounded import read_bounded
-from tileconv.raster.part_files import part_paths
-from tileconv.raster.targets import put
-from tileconv.raster.vrt import is_vrt
+from tileconv.raster.reading import is_vrt
+from tileconv.raster.writing import part_paths, put
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tileconv.jobs.report import Report
-    from tileconv.raster.targets import OwnFile, Target
+    from tileconv.raster.writing import OwnFile, Target
 
 LARGEST_REPORT = 1 << 28
 """Bytes, at the most: that of a run of a million parts on a cluster."""

@@ -338,7 +338,7 @@ def _store(folder: Path) -> Path:
 
 FORMATS: Mapping[str, Format] = {each.name: each for each in (GeoTIFF(), COG(), Zarr())}
 """By name; the first one is the default."""
-IN_WORDS = "GeoTIFFs (.tif), COGs (.tif, output.driver: COG) and Zarr stores (.zarr)"
+FORMATS_IN_WORDS = "GeoTIFFs (.tif), COGs (.tif, output.driver: COG) and Zarr stores (.zarr)"
 """All of them, for messages."""
 
 
