@@ -19,7 +19,7 @@ from test_vrt import vrt
 
 import tileconv
 from tileconv.raster import gdal
-from tileconv.raster.metadata import Wanted, read_header
+from tileconv.raster.header import Wanted, read_header
 from tileconv.raster.plain import read_pixels
 from tileconv.raster.stored import UndecodableError
 

@@ -32,7 +32,7 @@ from tileconv.planning.blocks import (
 )
 from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
-from tileconv.raster import metadata, uses
+from tileconv.raster import header, uses
 from tileconv.raster.carry import Band, Metadata
 from tileconv.raster.follow import follow
 
@@ -336,9 +336,9 @@ def test_a_header_is_asked_for_all_bands_a_few_times_only(make_raster, monkeypat
         opened.append(Looks(rasterio.open(opening.name)))
         return opened[-1]
 
-    monkeypatch.setattr(metadata.gdal, "open_dataset", open_and_count)
+    monkeypatch.setattr(header.gdal, "open_dataset", open_and_count)
     for count in (5, 60):
         path = make_raster(np.ones((count, 16, 16), "u1"), nodata=3, photometric="MINISBLACK")
-        metadata.read_header(path, metadata.Wanted())
+        header.read_header(path, header.Wanted())
     few, many = (looks.counts for looks in opened)
     assert few == many

@@ -10,7 +10,7 @@ from test_reading import LAYOUTS, OF_BYTES, SHAPE, TILED, pixels_for
 
 import tileconv
 from tileconv.raster import gdal, stored
-from tileconv.raster.metadata import Wanted, read_header
+from tileconv.raster.header import Wanted, read_header
 from tileconv.raster.stored import UndecodableError
 
 pytest.importorskip("imagecodecs")

@@ -13,7 +13,7 @@ from test_files import job_for
 
 import tileconv
 from tileconv.raster import gdal
-from tileconv.raster.metadata import Wanted, read_header
+from tileconv.raster.header import Wanted, read_header
 from tileconv.raster.stored import UndecodableError
 
 pytest.importorskip("imagecodecs")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileconv.jobs.metadata import DECIDING, config_hash
+from tileconv.jobs.output_metadata import DECIDING, config_hash
 from tileconv.raster.reading import gdal_version
 from tileconv.version import __version__
 

@@ -30,7 +30,7 @@ from tileconv.errors import (
     TileconvError,
 )
 from tileconv.jobs import quicklook
-from tileconv.jobs.metadata import config_hash
+from tileconv.jobs.output_metadata import config_hash
 from tileconv.jobs.prepare import (
     check_targets,
     output_spec,

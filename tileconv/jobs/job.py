@@ -81,7 +81,7 @@ class Job:
     """Keyword arguments of `Convolution.of` beside the kernel."""
     bands: tuple[int, ...] | None = None
     mask: Literal["auto", "nodata", "dataset", "none"] = "auto"
-    """What makes pixels missing, as `tileconv.raster.metadata.Wanted` has it."""
+    """What makes pixels missing, as `tileconv.raster.header.Wanted` has it."""
     scaled: bool = False
     """Scale and offset tags are applied."""
     palette: bool = False

@@ -15,7 +15,7 @@ from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.job import Job
-from tileconv.jobs.metadata import output_metadata, what_is_lost
+from tileconv.jobs.output_metadata import output_metadata, what_is_lost
 from tileconv.planning.describe import plural
 from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan

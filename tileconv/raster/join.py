@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tileconv.planning.parts import Part
     from tileconv.planning.scenes import Extent
     from tileconv.planning.tiles import Tiles
-    from tileconv.raster.metadata import Header
+    from tileconv.raster.header import Header
     from tileconv.raster.source import Kept
 
 MOST_OPEN = 32

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from tileconv.raster import gdal
 
 if TYPE_CHECKING:
-    from tileconv.raster.metadata import Header
+    from tileconv.raster.header import Header
 
 
 def read_pixels(

@@ -2,8 +2,8 @@
 
 from tileconv.raster.forks import with_own_connections
 from tileconv.raster.gdal import environment, gdal_version
+from tileconv.raster.header import Header, Identity, Wanted, check_file, read_header
 from tileconv.raster.join import MosaicSource, open_source
-from tileconv.raster.metadata import Header, Identity, Wanted, check_file, read_header
 from tileconv.raster.mosaic import read_mosaic
 from tileconv.raster.plain import read_pixels
 from tileconv.raster.remote import Place, Remote, is_url, wrong_url

@@ -17,7 +17,7 @@ from tileconv.errors import InputError
 from tileconv.planning.cost import READ_BYTES
 from tileconv.raster import gdal
 from tileconv.raster.blame import find_damage
-from tileconv.raster.metadata import Header, Identity
+from tileconv.raster.header import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
