@@ -33,8 +33,8 @@ from tileconv.planning.blocks import (
 from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
 from tileconv.raster import header, uses
-from tileconv.raster.carry import Band, Metadata
 from tileconv.raster.follow import follow
+from tileconv.raster.tag_model import Band, Metadata
 
 LARGEST = 2**31 - 1
 MODES = ("constant", "missing", "edge", "reflect", "symmetric", "wrap")

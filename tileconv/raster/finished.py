@@ -9,8 +9,8 @@ from rasterio.windows import Window
 
 from tileconv.bounded import check_regular
 from tileconv.raster import gdal
-from tileconv.raster.carry import DOMAIN
 from tileconv.raster.opening import Opening
+from tileconv.raster.tag_model import DOMAIN
 from tileconv.raster.vrt import is_vrt
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from tileconv.propagation import (
     scale_of_sums,
 )
 from tileconv.raster import gdal
-from tileconv.raster.carry import DOMAIN, NO_COLOURS, Band, Metadata, Tags
+from tileconv.raster.tag_model import DOMAIN, NO_COLOURS, Band, Metadata, Tags
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS

@@ -18,7 +18,6 @@ from tileconv.errors import InputError, TileconvError
 from tileconv.planning.layout import Layout
 from tileconv.raster import gdal
 from tileconv.raster.beside import check_beside
-from tileconv.raster.carry import Metadata
 from tileconv.raster.decoding import (
     Decoding,
     Nodata,
@@ -33,6 +32,7 @@ from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
 from tileconv.raster.stored import StoredBlocks, find_stored
 from tileconv.raster.structure import sparse_blocks, stored_bytes, tile_shape
+from tileconv.raster.tag_model import Metadata
 
 if TYPE_CHECKING:
     import numpy as np

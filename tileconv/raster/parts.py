@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from tileconv.errors import DamagedPartError, OutputError
-from tileconv.raster.carry import Metadata
 from tileconv.raster.cog import COGSink
 from tileconv.raster.geotiff import GeoTIFFSink
 from tileconv.raster.sink import OutputSpec
 from tileconv.raster.structure import block_table, check_complete, value_places
+from tileconv.raster.tag_model import Metadata
 
 if TYPE_CHECKING:
     from pathlib import Path

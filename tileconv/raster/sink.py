@@ -19,10 +19,10 @@ from rasterio.transform import Affine
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
 from tileconv.raster import gdal
-from tileconv.raster.carry import Metadata
 from tileconv.raster.durable import replace, sync
 from tileconv.raster.leftovers import remove, remove_left, temporary
 from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite
+from tileconv.raster.tag_model import Metadata
 from tileconv.raster.targets import TIFF_FILE, Kind, OwnFile, OwnFiles, Target
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """What the rest of tileconv writes files with; all other modules are raster's own."""
 
-from tileconv.raster.carry import Metadata
 from tileconv.raster.durable import freed_aside
 from tileconv.raster.follow import follow, own_tags, storable_crs
 from tileconv.raster.formats import FORMATS, FORMATS_IN_WORDS, Format, named_format, names_where
@@ -16,6 +15,7 @@ from tileconv.raster.part_files import (
 )
 from tileconv.raster.parts import Assembly
 from tileconv.raster.sink import OutputSpec, Sink
+from tileconv.raster.tag_model import Metadata
 from tileconv.raster.targets import HTML_PAGE, PNG, REPORT, OwnFile, OwnFiles, Target, put
 
 __all__ = [

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from tileconv.planning.parts import Part
     from tileconv.planning.tiles import Tile
-    from tileconv.raster.carry import Metadata
+    from tileconv.raster.tag_model import Metadata
 
 VARIABLE = "band_data"
 """What rioxarray calls the pixels of a raster."""
