@@ -33,8 +33,8 @@ from tileconv.planning.blocks import (
 from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
 from tileconv.raster import header, uses
-from tileconv.raster.follow import follow
 from tileconv.raster.tag_model import Band, Metadata
+from tileconv.raster.tag_propagation import propagate_tags
 
 LARGEST = 2**31 - 1
 MODES = ("constant", "missing", "edge", "reflect", "symmetric", "wrap")
@@ -300,7 +300,7 @@ def test_metadata_takes_time_with_the_bands_not_with_their_square():
         numbers = tuple(range(1, count + 1))
         origins = convolution.origins((None,) * count, numbers)
         given = Metadata(bands=Counted(Band(scale=0.5) for _ in numbers))
-        made, _ = follow(
+        made, _ = propagate_tags(
             given, convolution.geometry((9, 9)), origins, scaled=False, skips=False, placed=True
         )
         assert [band.scale for band in made.bands] == [0.5] * count

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tileconv.propagation import Origin
-from tileconv.raster.writing import Metadata, follow, own_tags, storable_crs
+from tileconv.raster.writing import Metadata, own_tags, propagate_tags, storable_crs
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ DECIDING = ("bands", "mask", "scaled", "palette", "dtype", "nodata", "valid_frac
 
 def output_metadata(job: Job, plan: Plan, header: Header) -> Metadata:
     """Return what the file that ``plan`` writes has to say."""
-    followed, _ = _follow(job, plan.convolution, header)
-    return own_tags(followed, f"tileconv {__version__}", _own_tags(job, plan, header))
+    propagated, _ = _propagate(job, plan.convolution, header)
+    return own_tags(propagated, f"tileconv {__version__}", _own_tags(job, plan, header))
 
 
 def what_is_lost(job: Job, convolution: Convolution, header: Header) -> tuple[str, ...]:
     """Return a note for each thing that the input's file says and the output's cannot."""
-    followed, notes = _follow(job, convolution, header)
-    notes += job.format.losses(followed)
+    propagated, notes = _propagate(job, convolution, header)
+    notes += job.format.losses(propagated)
     if header.crs is not None and job.format.storable_crs(header.crs) is None:
         notes = (
             *notes,
@@ -57,11 +57,13 @@ def config_hash(job: Job, convolution: Convolution) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _follow(job: Job, convolution: Convolution, header: Header) -> tuple[Metadata, tuple[str, ...]]:
+def _propagate(
+    job: Job, convolution: Convolution, header: Header
+) -> tuple[Metadata, tuple[str, ...]]:
     made = convolution.origins(header.descriptions, header.bands)
     if job.valid_fraction:
         made = (*made, Origin("valid fraction"))
-    return follow(
+    return propagate_tags(
         header.metadata,
         convolution.geometry(header.layout.shape),
         made,

@@ -18,13 +18,13 @@ from tileconv.bounded import read_bounded
 from tileconv.errors import TileconvError
 from tileconv.raster import finished, gdal
 from tileconv.raster.cog import COGSink, intermediate
-from tileconv.raster.follow import storable_crs
 from tileconv.raster.geotiff import GeoTIFFSink
 from tileconv.raster.part_files import AssembledVRT, check_parts
 from tileconv.raster.parts import AssembledCOG, AssembledGeoTIFF, Assembly, PartSink, PartWriter
 from tileconv.raster.sink import Layout, OutputSpec, Sink
 from tileconv.raster.structure import check_complete, check_pages
 from tileconv.raster.tag_model import DOMAIN, Metadata
+from tileconv.raster.tag_propagation import storable_crs
 from tileconv.raster.targets import TIFF_FILE, VRT_FILE, Kind
 
 if TYPE_CHECKING:

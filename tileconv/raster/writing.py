@@ -1,7 +1,6 @@
 """What the rest of tileconv writes files with; all other modules are raster's own."""
 
 from tileconv.raster.durable import freed_aside
-from tileconv.raster.follow import follow, own_tags, storable_crs
 from tileconv.raster.formats import FORMATS, FORMATS_IN_WORDS, Format, named_format, names_where
 from tileconv.raster.leftovers import describe_left, is_alive, remove, remove_left
 from tileconv.raster.names import other_format_of, shortened
@@ -16,6 +15,7 @@ from tileconv.raster.part_files import (
 from tileconv.raster.parts import Assembly
 from tileconv.raster.sink import OutputSpec, Sink
 from tileconv.raster.tag_model import Metadata
+from tileconv.raster.tag_propagation import own_tags, propagate_tags, storable_crs
 from tileconv.raster.targets import HTML_PAGE, PNG, REPORT, OwnFile, OwnFiles, Target, put
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "Sink",
     "Target",
     "describe_left",
-    "follow",
     "freed_aside",
     "is_alive",
     "missing_parts",
@@ -44,6 +43,7 @@ __all__ = [
     "own_tags",
     "part_paths",
     "parts_folder",
+    "propagate_tags",
     "put",
     "remove",
     "remove_left",
