@@ -19,8 +19,8 @@ from test_vrt import vrt
 
 import tileconv
 from tileconv.raster import gdal
+from tileconv.raster.direct_reads import read_pixels
 from tileconv.raster.header import Wanted, read_header
-from tileconv.raster.plain import read_pixels
 from tileconv.raster.stored import UndecodableError
 
 TILES = {"tiled": True, "blockxsize": 32, "blockysize": 32}

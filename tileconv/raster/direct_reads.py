@@ -1,4 +1,4 @@
-"""Plain reads for `tileconv verify`: no plan, no tiles, no store of blocks."""
+"""Direct reads of an input for `tileconv verify`: no plan, no tiles, no store of blocks."""
 
 from __future__ import annotations
 
