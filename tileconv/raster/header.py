@@ -27,10 +27,10 @@ from tileconv.raster.decoding import (
     in_dtype,
     true_colours,
 )
+from tileconv.raster.direct_tiff import DirectTIFF, find_direct_tiff
 from tileconv.raster.names import VRT, format_of
 from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
-from tileconv.raster.stored import StoredBlocks, find_stored
 from tileconv.raster.structure import sparse_blocks, stored_bytes, tile_shape
 from tileconv.raster.tag_model import Metadata
 
@@ -113,9 +113,9 @@ class Header:
         metres = float(self.crs.linear_units_factor[1])
         return math.hypot(b, e) * metres, math.hypot(a, d) * metres
 
-    def find_stored(self) -> StoredBlocks | None:
+    def find_direct_tiff(self) -> DirectTIFF | None:
         """Return how the blocks are stored, None if GDAL must read them."""
-        return find_stored(self.opening, self.layout, self.decoding)
+        return find_direct_tiff(self.opening, self.layout, self.decoding)
 
 
 def _files(path: Place, opening: Opening) -> tuple[Path, ...]:
@@ -260,7 +260,7 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
         stored_bytes=_sampled_bytes(dataset) if opening.remote else _stored_bytes(opening),
         notes=tuple(notes),
     )
-    direct = header.find_stored() is not None
+    direct = header.find_direct_tiff() is not None
     return replace(header, layout=replace(header.layout, direct=direct))
 
 

@@ -17,11 +17,11 @@ from tileconv.errors import InputError
 from tileconv.planning.cost import READ_BYTES
 from tileconv.raster import gdal
 from tileconv.raster.blame import find_damage
+from tileconv.raster.direct_tiff import DirectTIFF, Reader, UndecodableError
 from tileconv.raster.header import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
-from tileconv.raster.stored import Reader, StoredBlocks, UndecodableError
 from tileconv.raster.streams import Streams, find_streams
 from tileconv.raster.uses import BlockUses
 
@@ -276,9 +276,9 @@ class RasterSource:
             yield reader
 
     @cached_property
-    def _blocks(self) -> StoredBlocks | None:
+    def _blocks(self) -> DirectTIFF | None:
         """What can be read without GDAL. Threads that look for it at once find the same."""
-        return self.header.find_stored() if self.header.layout.direct else None
+        return self.header.find_direct_tiff() if self.header.layout.direct else None
 
     @cached_property
     def _streams(self) -> Streams | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tileconv import buffers
-from tileconv.raster.stored import (
+from tileconv.raster.direct_tiff import (
     BYTE,
     CODECS,
     LARGEST_BLOCK,

@@ -92,7 +92,7 @@ class DamageError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class StoredBlocks:
+class DirectTIFF:
     """Blocks of a TIFF that can be read without GDAL."""
 
     path: Path
@@ -140,7 +140,7 @@ class StoredBlocks:
 class Reader:
     """Reads blocks of an open file. Safe to use from many threads."""
 
-    def __init__(self, blocks: StoredBlocks, file: int) -> None:
+    def __init__(self, blocks: DirectTIFF, file: int) -> None:
         image = blocks.image
         self._file = file
         self._image, self._dtype = image, blocks.dtype
@@ -330,7 +330,7 @@ def library() -> Any:
         return None
 
 
-def find_stored(opening: Opening, layout: Layout, decoding: Decoding) -> StoredBlocks | None:
+def find_direct_tiff(opening: Opening, layout: Layout, decoding: Decoding) -> DirectTIFF | None:
     """Return how the blocks of a raster are stored, None if GDAL must read them."""
     if (
         not opening.is_tiff_on_disk
@@ -343,7 +343,7 @@ def find_stored(opening: Opening, layout: Layout, decoding: Decoding) -> StoredB
     if image is None or not image.plain:
         return None
     dtype = decoding.stored.newbyteorder(image.byteorder)
-    found = StoredBlocks(path, image, dtype, CODECS.get(image.compression, ""))
+    found = DirectTIFF(path, image, dtype, CODECS.get(image.compression, ""))
     plain = (
         found.codec
         and image.predictor in _predictors(found.codec, dtype)
