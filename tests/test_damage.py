@@ -161,7 +161,7 @@ def by_both_ways(path, shape):
     straight = np.zeros((1, *shape), "uint8")
     with header.find_direct_tiff().opened() as reader:
         reader.window(Window(0, 0, shape[1], shape[0]), [1], straight)
-    with gdal.environment(), gdal.open_dataset(header.opening) as dataset, gdal.strictly():
+    with gdal.environment(), gdal.open_dataset(header.spec) as dataset, gdal.strictly():
         return straight, dataset.read()
 
 
@@ -286,7 +286,7 @@ def test_no_pixels_come_with_a_decoders_complaint(make_raster, tmp_path, rng, co
     header = read_header(path, Wanted())
     silent = 0
     for _ in flipped(path, rng, 120):
-        with gdal.environment(), gdal.open_dataset(header.opening) as dataset:
+        with gdal.environment(), gdal.open_dataset(header.spec) as dataset:
             try:
                 with gdal._heard() as heard:
                     dataset.read()

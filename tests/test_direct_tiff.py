@@ -55,7 +55,7 @@ def test_any_window_holds_the_pixels_that_gdal_reads(make_raster, rng, name, dty
 
 
 def same_windows(header, blocks, rng, dtype):
-    with gdal.open_dataset(header.opening) as dataset:
+    with gdal.open_dataset(header.spec) as dataset:
         for _ in range(25):
             (top, bottom), (left, right) = (
                 sorted(rng.choice(n + 1, 2, replace=False).tolist()) for n in SHAPE[1:]
@@ -104,7 +104,7 @@ def test_masks_are_left_to_gdal(make_raster, rng):
 def test_halves_are_left_to_a_gdal_that_makes_them_float32(make_raster, rng):
     header = read_header(make_raster(numbers(rng, "float32"), **TILED, NBITS=16), Wanted())
     blocks = header.find_direct_tiff()
-    with gdal.open_dataset(header.opening) as dataset:
+    with gdal.open_dataset(header.spec) as dataset:
         dtype = dataset.dtypes[0]  # GDAL has a dtype for them from 3.11 on, rasterio from 1.5
     if dtype == "float32":
         assert blocks is None
@@ -118,7 +118,7 @@ def test_without_the_library_gdal_reads_the_same_bits(make_raster, tmp_path, rng
     assert tileconv.plan(job).layout.direct
     tileconv.run(job)
     made = read(tmp_path / "out.tif").tobytes()
-    monkeypatch.setattr(stored, "library", lambda: None)
+    monkeypatch.setattr(direct_tiff, "library", lambda: None)
     assert not tileconv.plan(job).layout.direct
     tileconv.run(job)
     assert read(tmp_path / "out.tif").tobytes() == made

@@ -332,8 +332,8 @@ class Looks:
 def test_a_header_is_asked_for_all_bands_a_few_times_only(make_raster, monkeypatch):
     opened = []
 
-    def open_and_count(opening):
-        opened.append(Looks(rasterio.open(opening.name)))
+    def open_and_count(spec):
+        opened.append(Looks(rasterio.open(spec.name)))
         return opened[-1]
 
     monkeypatch.setattr(header.gdal, "open_dataset", open_and_count)

@@ -137,7 +137,7 @@ def gdals(header):
     try:
         with (
             gdal.environment(),
-            gdal.open_dataset(header.opening) as dataset,
+            gdal.open_dataset(header.spec) as dataset,
             gdal.strictly(),
         ):
             return dataset.read(list(header.decoding.bands))

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tileconv.raster import gdal
-from tileconv.raster.opening import Opening
+from tileconv.raster.dataset_spec import DatasetSpec
 from tileconv.raster.vrt import SOURCES
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tileconv.raster.rectangles import Extent
 
 
-def find_damage(vrt: Opening, extent: Extent) -> tuple[str, BaseException] | None:
+def find_damage(vrt: DatasetSpec, extent: Extent) -> tuple[str, BaseException] | None:
     """Return (block of a file, error) of what cannot be decoded under a part of a VRT.
 
     Each file is opened anew: what GDAL has in its cache, it does not decode again.
     """
     for path, part in _sources(vrt.name, extent):
-        with gdal.open_dataset(Opening.of(path)) as dataset:
+        with gdal.open_dataset(DatasetSpec.of(path)) as dataset:
             for (row, column), window in dataset.block_windows(1):
                 top, left, bottom, right = part
                 if not (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from rasterio.windows import Window
 
-    from tileconv.raster.opening import Opening
+    from tileconv.raster.dataset_spec import DatasetSpec
     from tileconv.raster.remote import Place
 
 Nodata = float | int | None
@@ -217,7 +217,7 @@ def find_mask(dataset: DatasetReader, bands: tuple[int, ...], *, gdals: bool) ->
 
 def find_nodata(
     path: Place,
-    opening: Opening,
+    spec: DatasetSpec,
     dataset: DatasetReader,
     bands: tuple[int, ...],
     dtype: np.dtype,
@@ -230,7 +230,7 @@ def find_nodata(
     found: list[Nodata] = []
     given, flags = dataset.nodatavals, dataset.mask_flag_enums  # each look at one reads all bands
     long = dtype.kind in "iu" and dtype.itemsize == 8  # rasterio passes nodata through a double
-    written = opening.nodata_texts(dataset.count) if long else (None,) * dataset.count
+    written = spec.nodata_texts(dataset.count) if long else (None,) * dataset.count
     for band in bands:
         value, text = given[band - 1], written[band - 1]
         if value is not None and dtype == np.float32 and _is_half(dataset, band):

@@ -29,7 +29,7 @@ def read_pixels(
     with (
         gdal.reading_errors(header.path),
         gdal.environment(),
-        gdal.open_dataset(header.opening) as dataset,
+        gdal.open_dataset(header.spec) as dataset,
         gdal.strictly(),
     ):
         read = [

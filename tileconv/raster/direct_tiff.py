@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from rasterio.windows import Window
 
     from tileconv.planning.layout import Layout
+    from tileconv.raster.dataset_spec import DatasetSpec
     from tileconv.raster.decoding import Decoding
-    from tileconv.raster.opening import Opening
 
 CODECS = {1: "none", 8: "deflate", 32946: "deflate", 50000: "zstd"}
 """By TIFF's numbers. LZW has no checksum, and GDAL sees more of its errors."""
@@ -330,16 +330,16 @@ def library() -> Any:
         return None
 
 
-def find_direct_tiff(opening: Opening, layout: Layout, decoding: Decoding) -> DirectTIFF | None:
+def find_direct_tiff(spec: DatasetSpec, layout: Layout, decoding: Decoding) -> DirectTIFF | None:
     """Return how the blocks of a raster are stored, None if GDAL must read them."""
     if (
-        not opening.is_tiff_on_disk
+        not spec.is_tiff_on_disk
         or decoding.mask is not None
         or library() is None
         or not hasattr(os, "preadv")
     ):
         return None
-    path, image = opening.files[0], first_image(opening.files[0])
+    path, image = spec.files[0], first_image(spec.files[0])
     if image is None or not image.plain:
         return None
     dtype = decoding.stored.newbyteorder(image.byteorder)

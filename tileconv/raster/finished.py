@@ -9,7 +9,7 @@ from rasterio.windows import Window
 
 from tileconv.bounded import check_regular
 from tileconv.raster import gdal
-from tileconv.raster.opening import Opening
+from tileconv.raster.dataset_spec import DatasetSpec
 from tileconv.raster.tag_model import DOMAIN
 from tileconv.raster.vrt import is_vrt
 
@@ -35,7 +35,7 @@ def find_differences(spec: OutputSpec) -> list[str]:
     identity = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     nodata: object = None if spec.nodata is None else float(spec.nodata.item())
     if spec.dtype.itemsize == 8 and spec.dtype.kind in "iu":  # digit by digit
-        found["nodata"], nodata = str(Opening.of(spec.path).nodata_texts(1)[0]), spec.nodata
+        found["nodata"], nodata = str(DatasetSpec.of(spec.path).nodata_texts(1)[0]), spec.nodata
     expected = {
         "shape": spec.shape,
         "dtype": spec.dtype.name,

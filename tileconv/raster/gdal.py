@@ -24,7 +24,7 @@ from tileconv.text import visible, without_secrets
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-    from tileconv.raster.opening import Opening
+    from tileconv.raster.dataset_spec import DatasetSpec
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
@@ -139,16 +139,16 @@ def writing() -> rasterio.Env:
     return rasterio.Env(**settings, **forks.settings())
 
 
-def open_dataset(opening: Opening) -> DatasetReader:
+def open_dataset(spec: DatasetSpec) -> DatasetReader:
     """Open a raster for reading, with a handle of its own."""
     with quietly():
-        return open_scene(opening)
+        return open_scene(spec)
 
 
-def open_scene(opening: Opening) -> DatasetReader:
+def open_scene(spec: DatasetSpec) -> DatasetReader:
     """Open a raster that has a transform, from any thread."""
-    with rasterio.Env(**remote.OPENING) if opening.remote else contextlib.nullcontext():
-        return rasterio.open(opening.name, driver=opening.driver, sharing=False)
+    with rasterio.Env(**remote.OPENING) if spec.remote else contextlib.nullcontext():
+        return rasterio.open(spec.name, driver=spec.driver, sharing=False)
 
 
 @contextlib.contextmanager

@@ -253,7 +253,7 @@ class _Handles:
         if key not in mine:
             if len(mine) >= MOST_OPEN:
                 self._drop(mine.popitem(last=False)[1])
-            mine[key] = handle = gdal.open_scene(scene.opening)
+            mine[key] = handle = gdal.open_scene(scene.spec)
             with self._lock:
                 self._all.add(handle)
         mine.move_to_end(key)

@@ -285,7 +285,7 @@ class RasterSource:
         """What GDAL decodes and does not check."""
         if self._blocks is not None:
             return None
-        return find_streams(self.header.opening, self.header.layout)
+        return find_streams(self.header.spec, self.header.layout)
 
     def _undecodable(self, error: UndecodableError) -> InputError:
         row, column = error.place
@@ -301,16 +301,16 @@ class RasterSource:
                     if (found := self._damaged_source(rectangle)) is not None:
                         return found
                     # the cache of the other has what was decoded badly, and not a word of it
-                    anew = stack.enter_context(gdal.open_dataset(self.header.opening))
+                    anew = stack.enter_context(gdal.open_dataset(self.header.spec))
             found = self._damaged_in(rectangle, anew)
         return found or self._told(rectangle, "some band", error)
 
     def _damaged_source(self, rectangle: Rectangle) -> InputError | None:
         header = self.header
-        if not header.opening.is_vrt:
+        if not header.spec.is_vrt:
             return None
         extent = rectangle.extent(header.layout.block, header.layout.shape)
-        found = find_damage(header.opening, extent)
+        found = find_damage(header.spec, extent)
         if found is None:
             return None
         block, error = found
@@ -355,7 +355,7 @@ class RasterSource:
 
     def _open(self) -> DatasetReader:
         """Open a handle, which is closed in the end."""
-        return self._stack.enter_context(gdal.open_dataset(self.header.opening))
+        return self._stack.enter_context(gdal.open_dataset(self.header.spec))
 
 
 def _window(extent: Extent) -> Window:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tileconv.planning.layout import Layout
-    from tileconv.raster.opening import Opening
+    from tileconv.raster.dataset_spec import DatasetSpec
     from tileconv.raster.structure import FirstImage
 
 
@@ -81,11 +81,11 @@ class Streams:
             raise UndecodableError(str(error), place, part) from error.__cause__
 
 
-def find_streams(opening: Opening, layout: Layout) -> Streams | None:
+def find_streams(spec: DatasetSpec, layout: Layout) -> Streams | None:
     """Return the DEFLATE streams of a file that GDAL decodes, None if there is nothing to check."""
-    if not opening.is_tiff_on_disk or library() is None or not hasattr(os, "preadv"):
+    if not spec.is_tiff_on_disk or library() is None or not hasattr(os, "preadv"):
         return None
-    image = first_image(opening.files[0])
+    image = first_image(spec.files[0])
     if image is None or CODECS.get(image.compression) != "deflate":
         return None
     numbers = (*image.block, *image.shape, image.bands, image.dtype[1])
@@ -104,4 +104,4 @@ def find_streams(opening: Opening, layout: Layout) -> Streams | None:
         and bool((image.counts <= np.int64(2 * size + 1024)).all())
         and size <= 4 * LARGEST_BLOCK
     )
-    return Streams(opening.files[0], image) if known else None
+    return Streams(spec.files[0], image) if known else None

@@ -1,4 +1,4 @@
-"""What GDAL is told to open: never a name as it was given, always one driver."""
+"""What GDAL opens: never a name as it was given, always with one driver."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tileconv.raster.vrt import check_vrt, is_vrt
 
 
 @dataclass(frozen=True)
-class Opening:
-    """A raster as GDAL is given it."""
+class DatasetSpec:
+    """Name and driver with which GDAL opens a raster."""
 
     name: str
     """A file's path, GDAL's name for a URL, or the XML of a VRT."""
@@ -41,7 +41,7 @@ class Opening:
         return (None if self.remote else nodata_text(self.files[0]),) * bands
 
     @classmethod
-    def of(cls, path: Place, root: Path | None = None) -> Opening:
+    def of(cls, path: Place, root: Path | None = None) -> DatasetSpec:
         """Return how ``path`` is opened; files of a VRT must lie under ``root``.
 
         The driver is named because a guessed VRT reads other files and the network.
