@@ -4,8 +4,8 @@ from tileconv.raster.direct_reads import read_pixels
 from tileconv.raster.forks import with_own_connections
 from tileconv.raster.gdal import environment, gdal_version
 from tileconv.raster.header import Header, Identity, Wanted, check_file, read_header
-from tileconv.raster.join import MosaicSource, open_source
 from tileconv.raster.mosaic import read_mosaic
+from tileconv.raster.mosaic_reader import MosaicSource, open_source
 from tileconv.raster.remote import Place, Remote, is_url, wrong_url
 from tileconv.raster.source import Kept, RasterSource
 from tileconv.raster.store import Pixels
