@@ -8,7 +8,7 @@ from typing import Any
 import rasterio.shutil
 
 from tileconv.raster import forks, gdal
-from tileconv.raster.durable import sync
+from tileconv.raster.fsync import sync
 from tileconv.raster.geotiff import GeoTIFFSink, creation_options
 from tileconv.raster.overviews import spreads_nan, with_overviews
 from tileconv.raster.overwrite import ROOM, overwrite_room, room_for

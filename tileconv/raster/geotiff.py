@@ -10,7 +10,7 @@ from rasterio.windows import Window
 
 from tileconv.errors import OutputError
 from tileconv.raster import forks, gdal
-from tileconv.raster.durable import EarlySync
+from tileconv.raster.fsync import EarlySync
 from tileconv.raster.overwrite import goes_through_double, overwrite_nodata
 from tileconv.raster.sink import DEFAULT_LEVEL, LEVEL_OPTIONS, OutputSpec, Sink
 from tileconv.raster.structure import check_complete
@@ -48,7 +48,7 @@ class GeoTIFFSink(Sink):
                 **spec.profile(),
                 **self._creation_options(),
             )
-            self._sync = EarlySync(self._temporary) if self._durable else None
+            self._sync = EarlySync(self._temporary) if self._fsyncs else None
             spec.metadata.write(self._dataset)
 
     def _creation_options(self) -> dict[str, Any]:

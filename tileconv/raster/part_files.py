@@ -18,7 +18,7 @@ import rasterio
 from tileconv.bounded import read_bounded
 from tileconv.errors import DamagedPartError, OutputError, OutputExistsError
 from tileconv.raster import gdal
-from tileconv.raster.durable import sync
+from tileconv.raster.fsync import sync
 from tileconv.raster.leftovers import remove
 from tileconv.raster.overwrite import goes_through_double
 from tileconv.raster.parts import Stored, checksum

@@ -58,7 +58,7 @@ class PartSink(GeoTIFFSink):
     that a machine without power has lost is computed again.
     """
 
-    _durable = False
+    _fsyncs = False
 
     def __init__(self, spec: OutputSpec, part: Part, path: Path) -> None:
         super().__init__(part_spec(spec, part, path))

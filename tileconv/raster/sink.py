@@ -19,7 +19,7 @@ from rasterio.transform import Affine
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
 from tileconv.raster import gdal
-from tileconv.raster.durable import replace, sync
+from tileconv.raster.fsync import replace, sync
 from tileconv.raster.leftovers import remove, remove_left, temporary
 from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite
 from tileconv.raster.tag_model import Metadata
@@ -115,7 +115,7 @@ class Sink(ABC):
     Leaving the ``with`` block without `commit` leaves nothing behind.
     """
 
-    _durable = True
+    _fsyncs = True
     """What is committed is on the disk, not only with the system."""
 
     def __init__(self, spec: OutputSpec) -> None:
@@ -157,7 +157,7 @@ class Sink(ABC):
             size = self._stored_bytes()
             self._check_target()
             self._rename()
-            if self._durable:
+            if self._fsyncs:
                 with contextlib.suppress(OSError):  # the output is there, whatever the folder says
                     sync(self.spec.path.parent)
         except OutputExistsError:

@@ -1,7 +1,7 @@
 """What the rest of tileconv writes files with; all other modules are raster's own."""
 
-from tileconv.raster.durable import freed_aside
 from tileconv.raster.formats import FORMATS, FORMATS_IN_WORDS, Format, named_format, names_where
+from tileconv.raster.fsync import freed_aside
 from tileconv.raster.leftovers import describe_left, is_alive, remove, remove_left
 from tileconv.raster.names import other_format_of, shortened
 from tileconv.raster.part_files import (

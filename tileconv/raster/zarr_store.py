@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from tileconv.errors import ConfigError, OutputError
-from tileconv.raster.durable import sync
+from tileconv.raster.fsync import sync
 from tileconv.raster.sink import DEFAULT_LEVEL, OutputSpec, Sink
 
 try:
