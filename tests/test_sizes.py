@@ -32,7 +32,7 @@ from tileconv.planning.blocks import (
 )
 from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
-from tileconv.raster import header, uses
+from tileconv.raster import header, reference_counts
 from tileconv.raster.tag_model import Band, Metadata
 from tileconv.raster.tag_propagation import propagate_tags
 
@@ -59,7 +59,7 @@ def test_uses_that_are_looked_up_are_those_that_are_counted(parameters, mode, ti
     axis = Axis(**parameters, mode=mode)
     tiles = AxisTiles(axis.out_size, tile)
     counted = block_uses(axis, tiles, block)
-    looked_up = uses._LookedUp(axis, tiles, range(tiles.count), block)
+    looked_up = reference_counts._LookedUp(axis, tiles, range(tiles.count), block)
     assert [looked_up[i] for i in range(counted.size)] == counted.tolist()
     for i in range(counted.size):
         pixels = (i * block, min((i + 1) * block, axis.size))

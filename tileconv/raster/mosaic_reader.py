@@ -14,9 +14,9 @@ from tileconv import buffers
 from tileconv.planning.reads import PADDING, AxisRead
 from tileconv.planning.scenes import extents, scene_uses, used_index
 from tileconv.raster import gdal
+from tileconv.raster.reference_counts import ReferenceCounts, tile_rows
 from tileconv.raster.source import RasterSource
 from tileconv.raster.store import Decodings, Pixels
-from tileconv.raster.uses import BlockUses, tile_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,9 +53,9 @@ def open_source(
     if header.scenes:
         return MosaicSource(header, geometry, tiles, part, following)
     if part is not None:
-        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, following)
+        uses = ReferenceCounts.of_part(geometry, tiles, part, header.layout.block, following)
         return RasterSource(header, uses, handles=handles)
-    uses = BlockUses.of(geometry, tiles, header.layout.block)
+    uses = ReferenceCounts.of(geometry, tiles, header.layout.block)
     return RasterSource(header, uses, handles=handles)
 
 
@@ -102,7 +102,7 @@ class MosaicSource:
         self._scenes = [
             RasterSource(
                 scene,
-                BlockUses(rows[y], partial(of_panel, x)),
+                ReferenceCounts(rows[y], partial(of_panel, x)),
                 handles=0,
                 lend=partial(self._handles.lend, scene),
                 decodings=self._decodings,

@@ -20,10 +20,10 @@ from tileconv.raster.blame import find_damage
 from tileconv.raster.direct_tiff import DirectTIFF, Reader, UndecodableError
 from tileconv.raster.header import Header, Identity
 from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
+from tileconv.raster.reference_counts import ReferenceCounts
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
 from tileconv.raster.streams import Streams, find_streams
-from tileconv.raster.uses import BlockUses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ class _Request:
 
 
 class RasterSource:
-    """The pixels of a raster, for the tiles of one plan, which ``uses`` has counted.
+    """The pixels of a raster, for the tiles of one plan, whose block uses are ``counts``.
 
     Safe to use from many threads. ``handles`` is how many of them will read:
     each gets a handle of its own, opened and closed by the ``with`` block, unless
@@ -65,14 +65,14 @@ class RasterSource:
     def __init__(
         self,
         header: Header,
-        uses: BlockUses,
+        counts: ReferenceCounts,
         *,
         handles: int = 1,
         lend: Callable[[], DatasetReader] | None = None,
         decodings: Decodings | None = None,
     ) -> None:
         self.header = header
-        self._uses = uses
+        self._counts = counts
         self._lend = lend
         self._decodings = decodings or Decodings()
         self._store = BlockStore(self._decodings)
@@ -125,7 +125,7 @@ class RasterSource:
 
     def _uses_of(self, key: Key) -> int:
         """Return how many tiles use a block."""
-        return int(self._uses.rows[key.row] * self._uses.columns(key.panel)[key.column])
+        return int(self._counts.rows[key.row] * self._counts.columns(key.panel)[key.column])
 
     def check_unchanged(self) -> None:
         """Raise `InputError` if the file is no longer the one that was planned."""
@@ -154,9 +154,9 @@ class RasterSource:
             make((layout.read_bands, *shape), layout.dtype),
             np.zeros((layout.marks, *shape), bool) if layout.marks else None,
         )
-        uses_x = self._uses.columns(panel)
+        uses_x = self._counts.columns(panel)
         wanted = [
-            (Key(panel, row, column), int(self._uses.rows[row] * uses_x[column]))
+            (Key(panel, row, column), int(self._counts.rows[row] * uses_x[column]))
             for row in rows.blocks(layout.block[0]).tolist()
             for column in columns.blocks(layout.block[1]).tolist()
         ]
