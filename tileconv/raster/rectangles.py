@@ -74,23 +74,23 @@ def join_blocks(blocks: list[tuple[Key, int]], most: int) -> Iterator[Rectangle]
     yield from waiting.values()
 
 
-def make_lots(rectangles: Iterable[Rectangle], most: int) -> Iterator[list[Rectangle]]:
+def make_batches(rectangles: Iterable[Rectangle], most: int) -> Iterator[list[Rectangle]]:
     """Put small rectangles together, up to ``most`` blocks.
 
     >>> each = [Rectangle((0, 1), (column, column + 1)) for column in (0, 2, 4)]
-    >>> [len(lot) for lot in make_lots(each, most=2)]
+    >>> [len(batch) for batch in make_batches(each, most=2)]
     [2, 1]
     """
-    lot: list[Rectangle] = []
+    batch: list[Rectangle] = []
     blocks = 0
     for rectangle in rectangles:
-        if lot and blocks + len(rectangle) > most:
-            yield lot
-            lot, blocks = [], 0
-        lot.append(rectangle)
+        if batch and blocks + len(rectangle) > most:
+            yield batch
+            batch, blocks = [], 0
+        batch.append(rectangle)
         blocks += len(rectangle)
-    if lot:
-        yield lot
+    if batch:
+        yield batch
 
 
 def _runs(blocks: list[tuple[Key, int]], most: int) -> Iterator[Rectangle]:

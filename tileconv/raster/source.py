@@ -19,7 +19,7 @@ from tileconv.raster import gdal
 from tileconv.raster.blame import find_damage
 from tileconv.raster.direct_tiff import DirectTIFF, Reader, UndecodableError
 from tileconv.raster.header import Header, Identity
-from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
+from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_batches
 from tileconv.raster.reference_counts import ReferenceCounts
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tileconv.planning.reads import AxisRead
 
-LOT_BYTES = 1 << 20
+BATCH_BYTES = 1 << 20
 """Pixels that a thread decodes at a time, where blocks lie apart: to share out each costs more."""
 
 
@@ -48,7 +48,7 @@ class _Request:
     frame: Frame
     panel: int
     left: int = 0
-    """Lots that are not there yet."""
+    """Batches that are not there yet."""
     error: BaseException | None = None
 
 
@@ -164,9 +164,9 @@ class RasterSource:
         request = _Request(Frame(rows, columns, window), panel)
         try:
             rectangles = join_blocks(decode, self._blocks_in(READ_BYTES))
-            lots = list(make_lots(rectangles, self._blocks_in(LOT_BYTES)))
-            request.left = len(lots)
-            self._decodings.deal([partial(self._fill, request, lot) for lot in lots])
+            batches = list(make_batches(rectangles, self._blocks_in(BATCH_BYTES)))
+            request.left = len(batches)
+            self._decodings.submit([partial(self._fill, request, batch) for batch in batches])
             self._decodings.work_until(lambda: not request.left)
             if request.error is not None:
                 raise request.error
@@ -185,13 +185,13 @@ class RasterSource:
         """Let threads that help look again whether they are done."""
         self._decodings.wake()
 
-    def _fill(self, request: _Request, lot: list[Rectangle]) -> None:
+    def _fill(self, request: _Request, batch: list[Rectangle]) -> None:
         """Decode into the window of a request, and into the store what is shared."""
         try:
             with gdal.environment(), self._opened() as reader:
                 if reader is not None and self.header.decoding.plain:
-                    lot = self._read_blocks(request.frame, lot, reader)
-                for rectangle in lot:
+                    batch = self._read_blocks(request.frame, batch, reader)
+                for rectangle in batch:
                     if request.error is None:
                         self._decode_for(request, rectangle, reader)
         except BaseException as error:  # the thread that asked for the window raises it
@@ -199,7 +199,7 @@ class RasterSource:
         with self._lock:
             request.left -= 1
 
-    def _read_blocks(self, frame: Frame, lot: list[Rectangle], reader: Reader) -> list[Rectangle]:
+    def _read_blocks(self, frame: Frame, batch: list[Rectangle], reader: Reader) -> list[Rectangle]:
         """Decode blocks straight into a window; return those of which that is not possible.
 
         Blocks are few pixels and little time to decode: what is done for each one counts.
@@ -207,7 +207,7 @@ class RasterSource:
         layout, bands, out = self.header.layout, self.header.decoding.bands, frame.window.bands
         (tall, wide), (height, width) = layout.block, layout.shape
         left = []
-        for rectangle in lot:
+        for rectangle in batch:
             if rectangle.uses > 1:
                 left.append(rectangle)
                 continue
