@@ -24,9 +24,9 @@ from conftest import read
 
 import tileconv
 from tileconv.cluster import worker
+from tileconv.cluster.block_cache import BlockCache
 from tileconv.cluster.connect import connect, make_cluster
 from tileconv.cluster.folder import Manifest, run_folder
-from tileconv.cluster.keep import Keeper
 from tileconv.cluster.lanes import DOWN, UP, Lanes, Next, missing_ranges
 from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, InputError, OutputExistsError
@@ -560,12 +560,12 @@ def test_a_third_lane_joins_between_two():
 
 
 def test_what_is_kept_between_parts_is_bounded():
-    keeper = Keeper(threads=2)
+    cache = BlockCache(threads=2)
     for number in range(4):
-        with keeper.task(number) as kept:
-            assert kept is None
-            keeper.leave(number + 10, ({"some": "blocks"},))
-    with keeper.task(13) as first, keeper.task(20) as second, keeper.task(12) as third:
+        with cache.task(number) as handed:
+            assert handed is None
+            cache.put(number + 10, ({"some": "blocks"},))
+    with cache.task(13) as first, cache.task(20) as second, cache.task(12) as third:
         assert first is not None
         assert second is None
         assert third is None  # two tasks that run leave no room for what a third one would need

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tileconv.bounded import read_bounded
-from tileconv.cluster.keep import Keeper
+from tileconv.cluster.block_cache import BlockCache
 from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
 from tileconv.jobs import quicklook
 from tileconv.jobs.schedule import convolve_tile
@@ -28,7 +28,7 @@ from tileconv.version import __version__
 if TYPE_CHECKING:
     from tileconv.planning.parts import Part
     from tileconv.planning.plan import Plan
-    from tileconv.raster.reading import Header, Kept
+    from tileconv.raster.reading import CachedBlocks, Header
     from tileconv.raster.writing import OutputSpec
 
 LARGEST_TOKEN = 1024
@@ -108,7 +108,7 @@ class PartWork:
 
 _works: dict[str, PartWork] = {}
 _packed: dict[str, bytes] = {}
-_keepers: dict[str, Keeper] = {}
+_caches: dict[str, BlockCache] = {}
 _lock = threading.Lock()
 
 
@@ -116,13 +116,13 @@ def register(key: str, packed: bytes, threads: int = 1) -> None:
     """Take the pickled `PartWork` of a run, which the first task opens, for so many threads."""
     with _lock:
         _packed[key] = packed
-        _keepers[key] = Keeper(threads)
+        _caches[key] = BlockCache(threads)
 
 
 def forget(key: str) -> None:
     """Let go of a run."""
     with _lock:
-        for held in (_packed, _works, _keepers):
+        for held in (_packed, _works, _caches):
             held.pop(key, None)
 
 
@@ -155,17 +155,17 @@ def run_part(key: str, number: int, step: int) -> dict[str, Any]:
     The part that comes next at this thread is ``number + step``, if that one lies below or above.
     """
     work = find_work(key)
-    keeper = _keepers.get(key) or Keeper(1)
+    cache = _caches.get(key) or BlockCache(1)
     try:
-        with keeper.task(number) as kept:
-            return _run_part(work, number, step, keeper, kept)
+        with cache.task(number) as handed:
+            return _run_part(work, number, step, cache, handed)
     except TileconvError as error:
         told = type(error)(*error.args)
     raise told  # without its causes: GDAL's do not pickle, nor does what has one in its chain
 
 
 def _run_part(
-    work: PartWork, number: int, step: int, keeper: Keeper, kept: Kept | None
+    work: PartWork, number: int, step: int, cache: BlockCache, handed: CachedBlocks | None
 ) -> dict[str, Any]:
     work.check_place()
     started = time.perf_counter()
@@ -175,8 +175,8 @@ def _run_part(
     part = plan.parts[number]
     following = plan.parts.after(part) if step > 0 else plan.parts.before(part)
     source = open_source(work.header, plan.geometry, plan.tiles, part=part, following=following)
-    if kept is not None:
-        source.adopt(kept)
+    if handed is not None:
+        source.take_over(handed)
     sink = FORMATS[spec.driver].open_part(spec, part, work.folder, work.path(number))
     counts, tiles = Counts(), 0
     sampler = quicklook.Sampler(plan) if work.looks else None
@@ -193,7 +193,7 @@ def _run_part(
             source.check_unchanged()
             written = sink.entry()
             if following is not None:
-                keeper.leave(following.number, source.kept())
+                cache.put(following.number, source.hand_over())
     except MemoryError as error:
         if isinstance(error, TileconvError):
             raise

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tileconv.planning.scenes import Extent
     from tileconv.planning.tiles import Tiles
     from tileconv.raster.header import Header
-    from tileconv.raster.source import Kept
+    from tileconv.raster.source import CachedBlocks
 
 MOST_OPEN = 32
 """Scenes that a thread keeps open at a time: processes may hold few files."""
@@ -104,7 +104,7 @@ class MosaicSource:
                 scene,
                 ReferenceCounts(rows[y], partial(of_panel, x)),
                 handles=0,
-                lend=partial(self._handles.lend, scene),
+                handle_provider=partial(self._handles.provide, scene),
                 decodings=self._decodings,
             )
             for scene, y, x in zip(header.scenes, *every, strict=True)
@@ -127,14 +127,14 @@ class MosaicSource:
         """Storage blocks decoded so far, all scenes and bands."""
         return sum(scene.blocks_decoded for scene in self._scenes)
 
-    def kept(self) -> Kept:
+    def hand_over(self) -> CachedBlocks:
         """Return the decoded blocks of each scene that the next part of the run uses too."""
-        return tuple(kept for scene in self._scenes for kept in scene.kept())
+        return tuple(blocks for scene in self._scenes for blocks in scene.hand_over())
 
-    def adopt(self, kept: Kept) -> None:
-        """Take over what the part before has kept."""
-        for scene, blocks in zip(self._scenes, kept, strict=True):
-            scene.adopt((blocks,))
+    def take_over(self, handed: CachedBlocks) -> None:
+        """Take over what the part before hands over."""
+        for scene, blocks in zip(self._scenes, handed, strict=True):
+            scene.take_over((blocks,))
 
     def check_unchanged(self) -> None:
         """Raise `InputError` if a scene is no longer the one that was planned."""
@@ -244,7 +244,7 @@ class _Handles:
         self._all: set[DatasetReader] = set()
         self._lock = threading.Lock()
 
-    def lend(self, scene: Header) -> DatasetReader:
+    def provide(self, scene: Header) -> DatasetReader:
         """Return this thread's handle of a scene."""
         mine: OrderedDict[str, DatasetReader] = self._local.__dict__.setdefault(
             "handles", OrderedDict()

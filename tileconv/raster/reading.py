@@ -7,14 +7,14 @@ from tileconv.raster.header import Header, Identity, Wanted, check_file, read_he
 from tileconv.raster.mosaic import read_mosaic
 from tileconv.raster.mosaic_reader import MosaicSource, open_source
 from tileconv.raster.remote import Place, Remote, is_url, wrong_url
-from tileconv.raster.source import Kept, RasterSource
+from tileconv.raster.source import CachedBlocks, RasterSource
 from tileconv.raster.store import Pixels
 from tileconv.raster.vrt import check_vrt, is_vrt
 
 __all__ = [
+    "CachedBlocks",
     "Header",
     "Identity",
-    "Kept",
     "MosaicSource",
     "Pixels",
     "Place",

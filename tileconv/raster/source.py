@@ -37,7 +37,7 @@ BATCH_BYTES = 1 << 20
 """Pixels that a thread decodes at a time, where blocks lie apart: to share out each costs more."""
 
 
-Kept = tuple[dict[Key, Pixels], ...]
+CachedBlocks = tuple[dict[Key, Pixels], ...]
 """Decoded blocks that go from one part of a run to the next, for each file."""
 
 
@@ -58,7 +58,7 @@ class RasterSource:
     Safe to use from many threads. ``handles`` is how many of them will read:
     each gets a handle of its own, opened and closed by the ``with`` block, unless
     GDAL is not needed, and one open file serves all.
-    Whoever opens files otherwise gives ``lend``, which returns a thread's handle,
+    A caller that opens files itself gives ``handle_provider``, which returns a thread's handle,
     and ``decodings`` where threads decode for many sources.
     """
 
@@ -68,12 +68,12 @@ class RasterSource:
         counts: ReferenceCounts,
         *,
         handles: int = 1,
-        lend: Callable[[], DatasetReader] | None = None,
+        handle_provider: Callable[[], DatasetReader] | None = None,
         decodings: Decodings | None = None,
     ) -> None:
         self.header = header
         self._counts = counts
-        self._lend = lend
+        self._handle_provider = handle_provider
         self._decodings = decodings or Decodings()
         self._store = BlockStore(self._decodings)
         self._windows = buffers.Pool()
@@ -115,13 +115,13 @@ class RasterSource:
         """Storage blocks decoded so far, all bands."""
         return self._store.decoded * self.header.layout.planes
 
-    def kept(self) -> Kept:
+    def hand_over(self) -> CachedBlocks:
         """Return the decoded blocks that the next part of the run uses too, once all is read."""
-        return (self._store.kept(),)
+        return (self._store.hand_over(),)
 
-    def adopt(self, kept: Kept) -> None:
-        """Take over what the part before has kept, before anything is read."""
-        self._store.adopt(kept[0], self._uses_of)
+    def take_over(self, handed: CachedBlocks) -> None:
+        """Take over what the part before hands over, before anything is read."""
+        self._store.take_over(handed[0], self._uses_of)
 
     def _uses_of(self, key: Key) -> int:
         """Return how many tiles use a block."""
@@ -344,8 +344,8 @@ class RasterSource:
 
     def _dataset(self) -> DatasetReader:
         """Return this thread's own handle: GDAL's are not safe to share."""
-        if self._lend is not None:
-            return self._lend()
+        if self._handle_provider is not None:
+            return self._handle_provider()
         handle: DatasetReader | None = getattr(self._local, "handle", None)
         if handle is None:
             with self._lock:

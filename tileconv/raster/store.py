@@ -122,20 +122,20 @@ class BlockStore:
                 self._use(key)
             self._changed.notify_all()
 
-    def kept(self) -> dict[Key, Pixels]:
+    def hand_over(self) -> dict[Key, Pixels]:
         """Return the decoded blocks that somebody still wants to use."""
         with self._changed:
             entries = self._entries.items()
             return {key: entry.pixels for key, entry in entries if entry.pixels is not None}
 
-    def adopt(self, kept: dict[Key, Pixels], uses: Callable[[Key], int]) -> None:
-        """Take over blocks that another store has `kept`, as far as they are used here.
+    def take_over(self, handed: dict[Key, Pixels], uses: Callable[[Key], int]) -> None:
+        """Take over blocks that another store hands over, as far as they are used here.
 
-        ``kept`` is empty then: only this store holds them, and lets go of them.
+        ``handed`` is empty afterwards: only this store holds the blocks, and releases them.
         """
         with self._changed:
-            while kept:
-                key, pixels = kept.popitem()
+            while handed:
+                key, pixels = handed.popitem()
                 if count := uses(key):
                     self._entries[key] = _Entry(count, pixels)
 
