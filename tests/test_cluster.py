@@ -32,7 +32,7 @@ from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, InputError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
 from tileconv.planning.parts import SEAMS, cut_into_parts
-from tileconv.raster.parts import Stored, checksum, crc32
+from tileconv.raster.geotiff_parts import PartFile, crc32
 from tileconv.verify import verify
 
 distributed = pytest.importorskip("distributed")
@@ -491,9 +491,9 @@ def test_the_checksum_is_the_same_by_any_library(tmp_path, rng, monkeypatch):
         if library == "none":
             monkeypatch.setitem(sys.modules, "imagecodecs", None)
         crc32.cache_clear()
-        found.append(checksum(path))
+        found.append(PartFile.of(path))
     crc32.cache_clear()
-    assert found == [Stored(20 << 20, zlib.crc32(path.read_bytes()))] * 2
+    assert found == [PartFile(20 << 20, zlib.crc32(path.read_bytes()))] * 2
 
 
 DAMAGED = []

@@ -16,10 +16,10 @@ from tileconv.raster.vrt import SOURCES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tileconv.raster.rectangles import Extent
+    from tileconv.raster.rectangles import PixelBounds
 
 
-def find_damage(vrt: DatasetSpec, extent: Extent) -> tuple[str, BaseException] | None:
+def find_damage(vrt: DatasetSpec, extent: PixelBounds) -> tuple[str, BaseException] | None:
     """Return (block of a file, error) of what cannot be decoded under a part of a VRT.
 
     Each file is opened anew: what GDAL has in its cache, it does not decode again.
@@ -44,7 +44,7 @@ def find_damage(vrt: DatasetSpec, extent: Extent) -> tuple[str, BaseException] |
     return None
 
 
-def _sources(text: str, extent: Extent) -> Iterator[tuple[Path, tuple[float, ...]]]:
+def _sources(text: str, extent: PixelBounds) -> Iterator[tuple[Path, tuple[float, ...]]]:
     """Yield the files of a VRT that lie under a part of it, each with its own part there."""
     top, left, bottom, right = extent
     for source in ElementTree.fromstring(text).iter():

@@ -19,9 +19,15 @@ from tileconv.errors import TileconvError
 from tileconv.raster import finished, gdal
 from tileconv.raster.cog import COGSink, intermediate
 from tileconv.raster.geotiff import GeoTIFFSink
+from tileconv.raster.geotiff_parts import (
+    AssembledCOG,
+    AssembledGeoTIFF,
+    Assembly,
+    PartSink,
+    PartWriter,
+)
 from tileconv.raster.part_files import AssembledVRT, check_parts
-from tileconv.raster.parts import AssembledCOG, AssembledGeoTIFF, Assembly, PartSink, PartWriter
-from tileconv.raster.sink import Layout, OutputSpec, Sink
+from tileconv.raster.sink import OutputLayout, OutputSpec, Sink
 from tileconv.raster.structure import check_complete, check_pages
 from tileconv.raster.tag_model import DOMAIN, Metadata
 from tileconv.raster.tag_propagation import storable_crs
@@ -65,7 +71,7 @@ class Format(ABC):
     copy_bytes = 0
     """Memory that finishing takes after the tiles."""
 
-    def kind(self, layout: Layout) -> Kind:
+    def kind(self, layout: OutputLayout) -> Kind:
         """Return what an output is on the disk."""
         return TIFF_FILE
 
@@ -154,7 +160,7 @@ class GeoTIFF(Format):
     most_blocks = (2**31 - 1) // 8
     """GDAL refuses tables of more than 2 GiB, of 8 bytes a block."""
 
-    def kind(self, layout: Layout) -> Kind:
+    def kind(self, layout: OutputLayout) -> Kind:
         """Return what an output is on the disk."""
         return VRT_FILE if layout == "parts" else TIFF_FILE
 
@@ -254,7 +260,7 @@ class Zarr(Format):
     writer_bytes = 12 * _MIB
     """zarr's code."""
 
-    def kind(self, layout: Layout) -> Kind:
+    def kind(self, layout: OutputLayout) -> Kind:
         """Return what an output is on the disk."""
         return ZARR_STORE
 

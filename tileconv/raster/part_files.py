@@ -19,9 +19,9 @@ from tileconv.bounded import read_bounded
 from tileconv.errors import DamagedPartError, OutputError, OutputExistsError
 from tileconv.raster import gdal
 from tileconv.raster.fsync import sync
+from tileconv.raster.geotiff_parts import PartFile
 from tileconv.raster.leftovers import remove
 from tileconv.raster.overwrite import goes_through_double
-from tileconv.raster.parts import Stored, checksum
 from tileconv.raster.sink import Sink
 from tileconv.raster.structure import check_complete
 from tileconv.raster.targets import OwnFiles
@@ -97,8 +97,8 @@ class AssembledVRT(Sink):
 
     def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
         """Take in a part file, if it is the one that was written; sync it."""
-        stored = Stored.of(entry)
-        if checksum(path) != stored:
+        stored = PartFile.of_entry(entry)
+        if PartFile.of(path) != stored:
             raise DamagedPartError(f"the part {path} is not what was written")
         sync(path)
         self._parts[path.relative_to(self._folder).as_posix()] = part

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tileconv.planning.tiles import Tile
 
 
-Layout = Literal["single", "parts"]
+OutputLayout = Literal["single", "parts"]
 SMALLEST_COG_BLOCK = 128
 """Of the COG driver, in pixels."""
 LEVEL_OPTIONS = {"deflate": "ZLEVEL", "zstd": "ZSTD_LEVEL"}
@@ -69,7 +69,7 @@ class OutputSpec:
     overwrite: bool = False
     overviews: str = "average"
     """How a COG's overviews are resampled, or none."""
-    layout: Layout = "single"
+    layout: OutputLayout = "single"
     """One file, or a VRT over part files."""
     checksum: bool = False
     """Chunks of a Zarr store end with a checksum."""

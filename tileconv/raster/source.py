@@ -19,7 +19,14 @@ from tileconv.raster import gdal
 from tileconv.raster.blame import find_damage
 from tileconv.raster.direct_tiff import DirectTIFF, Reader, UndecodableError
 from tileconv.raster.header import Header, Identity
-from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_batches
+from tileconv.raster.rectangles import (
+    Frame,
+    PixelBounds,
+    Rectangle,
+    WindowPart,
+    join_blocks,
+    make_batches,
+)
 from tileconv.raster.reference_counts import ReferenceCounts
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
@@ -246,9 +253,9 @@ class RasterSource:
     def _decode(
         self,
         rectangle: Rectangle,
-        extent: Extent,
+        extent: PixelBounds,
         reader: Reader | None,
-        out: Part | None = None,
+        out: WindowPart | None = None,
     ) -> Pixels:
         """Read a part of a rectangle of blocks; an error names the block that cannot be decoded."""
         decoding, window = self.header.decoding, _window(extent)
@@ -358,6 +365,6 @@ class RasterSource:
         return self._stack.enter_context(gdal.open_dataset(self.header.spec))
 
 
-def _window(extent: Extent) -> Window:
+def _window(extent: PixelBounds) -> Window:
     top, left, bottom, right = extent
     return Window(left, top, right - left, bottom - top)

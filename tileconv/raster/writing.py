@@ -2,6 +2,7 @@
 
 from tileconv.raster.formats import FORMATS, FORMATS_IN_WORDS, Format, named_format, names_where
 from tileconv.raster.fsync import freed_aside
+from tileconv.raster.geotiff_parts import Assembly
 from tileconv.raster.leftovers import describe_left, is_alive, remove, remove_left
 from tileconv.raster.names import other_format_of, shortened
 from tileconv.raster.part_files import (
@@ -12,7 +13,6 @@ from tileconv.raster.part_files import (
     restore,
     stored_bytes,
 )
-from tileconv.raster.parts import Assembly
 from tileconv.raster.sink import OutputSpec, Sink
 from tileconv.raster.tag_model import Metadata
 from tileconv.raster.tag_propagation import own_tags, propagate_tags, storable_crs

@@ -38,7 +38,7 @@ COPY_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
-class Stored:
+class PartFile:
     """A finished part on the disk."""
 
     bytes: int
@@ -46,7 +46,17 @@ class Stored:
     """CRC-32 of the file."""
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Stored:
+    def of(cls, path: Path) -> PartFile:
+        """Look at a file."""
+        crc = size = 0
+        add_up = crc32()
+        with path.open("rb") as file:
+            while chunk := file.read(COPY_BYTES):
+                crc, size = add_up(chunk, crc), size + len(chunk)
+        return cls(size, crc)
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> PartFile:
         """Return what the manifest says of a part."""
         return cls(entry["bytes_written"], entry["crc32"])
 
@@ -76,7 +86,7 @@ class PartSink(GeoTIFFSink):
     def entry(self) -> dict[str, Any]:
         """Check the file and give it its name; return what the manifest tells of it."""
         self.commit()
-        stored = checksum(self.spec.path)
+        stored = PartFile.of(self.spec.path)
         return {"bytes_written": stored.bytes, "crc32": stored.checksum}
 
     def _put(self, tile: Tile, pixels: np.ndarray) -> None:
@@ -121,16 +131,6 @@ def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
             y, x = part.y[0], part.x[0]
             changed["transform"] = (a, b, a * x + b * y + c, d, e, d * x + e * y + f)
     return replace(spec, **changed)
-
-
-def checksum(path: Path) -> Stored:
-    """Return the size and the checksum of a file."""
-    crc = size = 0
-    add_up = crc32()
-    with path.open("rb") as file:
-        while chunk := file.read(COPY_BYTES):
-            crc, size = add_up(chunk, crc), size + len(chunk)
-    return Stored(size, crc)
 
 
 @cache
@@ -202,7 +202,7 @@ class _Assembly(GeoTIFFSink):
         side, bands = self.spec.block, self.spec.shape[0]
         down, across = (-(-size // side) for size in part.shape)
         offsets, counts = block_table(path)
-        start = self._append(path, Stored.of(entry))
+        start = self._append(path, PartFile.of_entry(entry))
         with self._tables() as (all_offsets, all_counts):
             top, left = part.y[0] // side, part.x[0] // side
             where = np.s_[:, top : top + down, left : left + across]
@@ -212,7 +212,7 @@ class _Assembly(GeoTIFFSink):
                     raise OutputError(f"{self.spec.path}: a table of {table.dtype} cannot hold it")
                 table[where] = values.reshape(bands, down, across)
 
-    def _append(self, path: Path, stored: Stored) -> int:
+    def _append(self, path: Path, stored: PartFile) -> int:
         """Copy a file behind what is there; return where it begins."""
         crc = size = 0
         add_up = crc32()
@@ -222,7 +222,7 @@ class _Assembly(GeoTIFFSink):
             while chunk := source.read(COPY_BYTES):
                 crc, size = add_up(chunk, crc), size + len(chunk)
                 target.write(chunk)
-            if Stored(size, crc) != stored:
+            if PartFile(size, crc) != stored:
                 target.truncate(start)
                 raise DamagedPartError(f"the part {path} is not what was written")
         if self._sync is not None:
