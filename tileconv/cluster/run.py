@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tileconv.cluster.assembly import Assembler
+from tileconv.cluster.assignments import missing_ranges
 from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
-from tileconv.cluster.lanes import missing_ranges
 from tileconv.cluster.plugin import RunPlugin
 from tileconv.cluster.submission import check_connected, lost_scheduler, submit_bounded
 from tileconv.cluster.worker import PartWork, forget, probe, run_part, without_parts
