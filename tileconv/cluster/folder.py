@@ -68,7 +68,7 @@ class Manifest:
         return True
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        """Make the folder anew."""
+        """Make the folder, empty."""
         try:
             remove(self.folder)
             self.folder.mkdir(parents=True)

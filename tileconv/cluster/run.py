@@ -390,9 +390,9 @@ class _Run:
                 self._leave_workers()
 
     def _leave_workers(self) -> None:
-        """Have workers let go of the run; meanwhile the output is finished."""
+        """Have workers release the run while the output is finished."""
         if self.client.status == "running":
-            with suppress(Exception):  # of a client that is closed meanwhile, for one
+            with suppress(Exception):  # for example, the client is closed in the meantime
                 self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
 
     def _compute_missing(self, output: Assembler, name: str) -> None:

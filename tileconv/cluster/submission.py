@@ -73,7 +73,7 @@ def submit_bounded(
     Parameters
     ----------
     task
-        Anything that pickles; its results should be small. It is told the step, 1 or -1, to the
+        Anything that pickles; its results should be small. It gets the step, 1 or -1, to the
         number that the same thread takes next if there is one.
     done
         Called with (number, result) in this thread as tasks end, in any order.
@@ -162,7 +162,7 @@ class _Submission:
             self._tell_look(len(workers), threads)
 
     def _free_stranded(self, workers: Mapping[str, int]) -> None:
-        """Submit tasks anew that wait for a worker that is gone.
+        """Submit again the tasks that wait for a worker that is gone.
 
         dask gives them to any other worker, but not if there was none at that moment: then they
         wait for the one they were meant for.
@@ -316,5 +316,5 @@ def cancel(client: Client, futures: list[Future[Any]]) -> None:
     if client.status == "running" and futures:
         try:
             client.cancel(futures, force=True, asynchronous=False)
-        except Exception:  # whatever went wrong before is what is told
+        except Exception:  # the error before this one is reported
             return

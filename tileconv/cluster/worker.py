@@ -226,5 +226,5 @@ def _begin(path: Path) -> int:
 
 
 def without_parts(work: PartWork) -> PartWork:
-    """Return a copy that pickles small: what a plan has worked out is worked out anew."""
+    """Return a copy that pickles small: the receiver computes again what a plan has cached."""
     return replace(work, plan=replace(work.plan))

@@ -248,7 +248,7 @@ def _own_files(batch: Batch) -> OwnFiles:
             what = f"the input {job.source}"
             files.append((job.source, what))
             if is_vrt(job.source):
-                with contextlib.suppress(InputError):  # told when its turn comes
+                with contextlib.suppress(InputError):  # reported when its turn comes
                     files += [(file, what) for file in check_vrt(job.source, job.root)[1]]
     return OwnFiles(files)
 

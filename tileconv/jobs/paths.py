@@ -131,7 +131,7 @@ def check_distinct_names(sources: Sequence[Place], targets: Sequence[Path]) -> N
                 "put {stem}, {name} or {parent} into the path"
             )
     if len(sources) == 1:
-        return  # told when the files are looked at
+        return  # reported when the files are looked at
     for source in sources:
         if isinstance(source, Path) and source in owner:
             raise ConfigError(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def find_damage(vrt: DatasetSpec, extent: PixelBounds) -> tuple[str, BaseException] | None:
     """Return (block of a file, error) of what cannot be decoded under a part of a VRT.
 
-    Each file is opened anew: what GDAL has in its cache, it does not decode again.
+    Each file is opened again: GDAL does not decode what it has in its cache.
     """
     for path, part in _sources(vrt.name, extent):
         with gdal.open_dataset(DatasetSpec.of(path)) as dataset:

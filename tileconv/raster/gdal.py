@@ -1,4 +1,4 @@
-"""How GDAL is set up, and how its errors are told."""
+"""How GDAL is set up, and how its errors are reported."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 MOST_WARNINGS = 3
-"""Of GDAL's that are told of one file; a damaged one gives any number."""
+"""Warnings of GDAL's that are reported of one file; a damaged one gives any number."""
 
 
 @dataclass(frozen=True)

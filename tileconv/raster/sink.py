@@ -93,7 +93,7 @@ class OutputSpec:
         return max(self.block, SMALLEST_COG_BLOCK)
 
     def profile(self) -> dict[str, Any]:
-        """Return what any driver of GDAL's is told of the raster."""
+        """Return what every driver of GDAL's needs to know of the raster."""
         bands, rows, columns = self.shape
         nodata = None if self.nodata is None else self.nodata.item()
         if not goes_through_double(self.nodata):
