@@ -9,7 +9,7 @@ import pytest
 from conftest import held_files
 
 from tileconv import buffers
-from tileconv.raster.durable import MOST_HELD, freed_aside, replace
+from tileconv.raster.fsync import MOST_HELD, freed_aside, replace
 
 
 def test_what_nobody_holds_is_taken_again_and_no_more_is_kept_than_was_held():

@@ -24,15 +24,15 @@ from conftest import read
 
 import tileconv
 from tileconv.cluster import worker
+from tileconv.cluster.assignments import DOWN, UP, Assignments, Next, missing_ranges
+from tileconv.cluster.block_cache import BlockCache
 from tileconv.cluster.connect import connect, make_cluster
 from tileconv.cluster.folder import Manifest, run_folder
-from tileconv.cluster.keep import Keeper
-from tileconv.cluster.lanes import DOWN, UP, Lanes, Next, missing_ranges
 from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, InputError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
 from tileconv.planning.parts import SEAMS, cut_into_parts
-from tileconv.raster.parts import Stored, checksum, crc32
+from tileconv.raster.geotiff_parts import PartFile, crc32
 from tileconv.verify import verify
 
 distributed = pytest.importorskip("distributed")
@@ -455,22 +455,22 @@ def test_a_run_decodes_what_the_plan_says(near, source, tmp_path, stride, part, 
     assert read(tmp_path / "b.tif").tobytes() == read(tmp_path / "a.tif").tobytes()
 
 
-class Upward(Lanes):
+class Upward(Assignments):
     """All parts of a run in the other order."""
 
-    def __init__(self, missing, lanes):
-        super().__init__(missing, lanes)
+    def __init__(self, missing, slots):
+        super().__init__(missing, slots)
         self.last = len(self) - 1
 
-    def next(self, lane):
-        found = super().next(lane)
+    def next(self, slot):
+        found = super().next(slot)
         return found and Next(self.last - found.number, UP)
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "COG", "Zarr"])
 @pytest.mark.parametrize(("stride", "part"), [(1, 64), (1, 192), (3, 64)])
 def test_a_run_upwards_decodes_as_much(near, source, tmp_path, monkeypatch, stride, part, driver):
-    monkeypatch.setattr("tileconv.cluster.submission.Lanes", Upward)
+    monkeypatch.setattr("tileconv.cluster.submission.Assignments", Upward)
     keys = {"stride": stride, "part": part, "driver": driver}
     end = "zarr" if driver == "Zarr" else "tif"
     report = run(describe(source, tmp_path / f"b.{end}", **keys) | {"padding": 3}, near)
@@ -491,9 +491,9 @@ def test_the_checksum_is_the_same_by_any_library(tmp_path, rng, monkeypatch):
         if library == "none":
             monkeypatch.setitem(sys.modules, "imagecodecs", None)
         crc32.cache_clear()
-        found.append(checksum(path))
+        found.append(PartFile.of(path))
     crc32.cache_clear()
-    assert found == [Stored(20 << 20, zlib.crc32(path.read_bytes()))] * 2
+    assert found == [PartFile(20 << 20, zlib.crc32(path.read_bytes()))] * 2
 
 
 DAMAGED = []
@@ -521,51 +521,55 @@ def test_a_damaged_part_is_computed_again(near, source, tmp_path, monkeypatch):
     assert read(tmp_path / "b.tif").tobytes() == read(tmp_path / "a.tif").tobytes()
 
 
-def test_lanes_lose_and_repeat_nothing(rng):
+def test_assignments_lose_and_repeat_nothing(rng):
     for _ in range(200):
         there = {*rng.integers(0, 60, rng.integers(0, 40)).tolist()}
         missing = missing_ranges(60, there)
-        lanes = list(range(int(rng.integers(1, 5))))
-        left, given = Lanes(missing, lanes), []
+        slots = list(range(int(rng.integers(1, 5))))
+        left, given = Assignments(missing, slots), []
         while len(left):
             if rng.random() < 0.2:  # workers come and go
-                lanes = [*{*rng.integers(0, 6, 3).tolist()}]
-                left.change(lanes)
-            given.append(left.next(int(rng.choice(lanes))).number)
+                slots = [*{*rng.integers(0, 6, 3).tolist()}]
+                left.change(slots)
+            given.append(left.next(int(rng.choice(slots))).number)
         assert sorted(given) == sorted({*range(60)} - there)
-        assert [left.next(lane) for lane in lanes] == [None] * len(lanes)
+        assert [left.next(slot) for slot in slots] == [None] * len(slots)
 
 
-def test_two_lanes_meet_anywhere(rng):
+def test_two_slots_meet_anywhere(rng):
     for _ in range(50):
-        lanes, speed = Lanes([range(100)], ["a", "b"]), rng.random()
+        assignments, speed = Assignments([range(100)], ["a", "b"]), rng.random()
         given = {"a": [], "b": []}
-        while len(lanes):
-            lane = "a" if rng.random() < speed else "b"
-            given[lane].append(lanes.next(lane))
+        while len(assignments):
+            slot = "a" if rng.random() < speed else "b"
+            given[slot].append(assignments.next(slot))
         met = len(given["a"])
         assert given["a"] == [(i, DOWN) for i in range(met)]
         assert given["b"] == [(i, UP) for i in range(99, met - 1, -1)]
 
 
-def test_a_third_lane_joins_between_two():
-    lanes = Lanes([range(100)], ["a", "b"])
-    lanes.change(["a", "b", "c"])
-    assert (lanes.next("a"), lanes.next("b")) == ((0, DOWN), (99, UP))
-    assert lanes.next("c") == (49, UP)  # towards a, which goes on where it was
-    assert (lanes.next("a"), lanes.next("b"), lanes.next("c")) == ((1, DOWN), (98, UP), (48, UP))
-    lanes.change(["b", "c", "d"])  # what a has left has a free end
-    assert lanes.next("d") == (50, DOWN)
-    assert len(lanes) == 93
+def test_a_third_slot_joins_between_two():
+    assignments = Assignments([range(100)], ["a", "b"])
+    assignments.change(["a", "b", "c"])
+    assert (assignments.next("a"), assignments.next("b")) == ((0, DOWN), (99, UP))
+    assert assignments.next("c") == (49, UP)  # towards a, which goes on where it was
+    assert (assignments.next("a"), assignments.next("b"), assignments.next("c")) == (
+        (1, DOWN),
+        (98, UP),
+        (48, UP),
+    )
+    assignments.change(["b", "c", "d"])  # what a has left has a free end
+    assert assignments.next("d") == (50, DOWN)
+    assert len(assignments) == 93
 
 
 def test_what_is_kept_between_parts_is_bounded():
-    keeper = Keeper(threads=2)
+    cache = BlockCache(threads=2)
     for number in range(4):
-        with keeper.task(number) as kept:
-            assert kept is None
-            keeper.leave(number + 10, ({"some": "blocks"},))
-    with keeper.task(13) as first, keeper.task(20) as second, keeper.task(12) as third:
+        with cache.task(number) as handed:
+            assert handed is None
+            cache.put(number + 10, ({"some": "blocks"},))
+    with cache.task(13) as first, cache.task(20) as second, cache.task(12) as third:
         assert first is not None
         assert second is None
         assert third is None  # two tasks that run leave no room for what a third one would need

@@ -19,9 +19,9 @@ from test_vrt import vrt
 
 import tileconv
 from tileconv.raster import gdal
-from tileconv.raster.metadata import Wanted, read_header
-from tileconv.raster.plain import read_pixels
-from tileconv.raster.stored import UndecodableError, find_stored
+from tileconv.raster.direct_reads import read_pixels
+from tileconv.raster.direct_tiff import UndecodableError
+from tileconv.raster.header import Wanted, read_header
 
 TILES = {"tiled": True, "blockxsize": 32, "blockysize": 32}
 SIDE = 96
@@ -93,7 +93,7 @@ def test_one_bit_of_deflate_is_told_where_gdal_decodes(make_raster, tmp_path, rn
     pytest.importorskip("imagecodecs")
     pixels, shown = smooth(rng), np.full((SIDE, SIDE), 255, "uint8")
     path = make_raster(pixels, compress="deflate", mask=shown, **layout)
-    assert find_stored(read_header(path, Wanted())) is None
+    assert read_header(path, Wanted()).find_direct_tiff() is None
     assert (outcome(path, tmp_path / "out.tif") == pixels).all()
     told = 0
     for _ in flipped(path, rng, 100):
@@ -171,9 +171,9 @@ def by_both_ways(path, shape):
     """Read a file without GDAL, and with it."""
     header = read_header(path, Wanted())
     straight = np.zeros((1, *shape), "uint8")
-    with find_stored(header).opened() as reader:
+    with header.find_direct_tiff().opened() as reader:
         reader.window(Window(0, 0, shape[1], shape[0]), [1], straight)
-    with gdal.environment(), gdal.open_dataset(header.opening) as dataset, gdal.strictly():
+    with gdal.environment(), gdal.open_dataset(header.spec) as dataset, gdal.strictly():
         return straight, dataset.read()
 
 
@@ -218,7 +218,7 @@ def test_a_longer_stream_counts_by_its_checksum(tmp_path, rng):
 def test_strips_that_are_too_short_are_left_to_gdal(tmp_path, rng):
     """libtiff has rules for byte counts of uncompressed strips that cannot be true."""
     packed_in_strips(tmp_path / "in.tif", [rng.bytes(256), rng.bytes(95)], 22, 16, 1)
-    assert find_stored(read_header(tmp_path / "in.tif", Wanted())) is None
+    assert read_header(tmp_path / "in.tif", Wanted()).find_direct_tiff() is None
     assert "cannot be decoded" in outcome(tmp_path / "in.tif", tmp_path / "out.tif")
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_is_cut_while_it_is_read(make_raster, rng):
     pytest.importorskip("imagecodecs")
     path = make_raster(smooth(rng), **TILES)
     last = table(path)[-1]
-    with find_stored(read_header(path, Wanted())).opened() as reader:
+    with read_header(path, Wanted()).find_direct_tiff().opened() as reader:
         path.write_bytes(path.read_bytes()[: sum(last) - 24])
         with pytest.raises(UndecodableError, match="the file ends 24 bytes before the block") as it:
             reader.window(Window(0, 0, SIDE, SIDE), [1], np.zeros((1, SIDE, SIDE), "uint8"))
@@ -298,7 +298,7 @@ def test_no_pixels_come_with_a_decoders_complaint(make_raster, tmp_path, rng, co
     header = read_header(path, Wanted())
     silent = 0
     for _ in flipped(path, rng, 120):
-        with gdal.environment(), gdal.open_dataset(header.opening) as dataset:
+        with gdal.environment(), gdal.open_dataset(header.spec) as dataset:
             try:
                 with gdal._heard() as heard:
                     dataset.read()

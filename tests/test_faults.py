@@ -26,8 +26,8 @@ from conftest import read
 import tileconv
 from tileconv.errors import ConfigError, InputError, OutputError, OutputExistsError
 from tileconv.jobs.prepare import plan_header, read_source
-from tileconv.raster.join import open_source
 from tileconv.raster.leftovers import remove
+from tileconv.raster.mosaic_reader import open_source
 from tileconv.raster.overwrite import overwrite_nodata, overwrite_room
 
 OLD = b"II*\0the old output"

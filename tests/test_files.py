@@ -21,7 +21,7 @@ from tileconv.jobs import prepare, schedule
 from tileconv.planning.layout import Layout
 from tileconv.planning.plan import make_plan
 from tileconv.raster import gdal
-from tileconv.raster.opening import Opening
+from tileconv.raster.dataset_spec import DatasetSpec
 
 DTYPES_IN_FILES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
@@ -413,12 +413,12 @@ def test_every_config_runs(config, tmp_path):
 def test_opening_in_many_threads_never_warns(make_raster):
     """Workers of a cluster open in threads of their own what has no transform."""
     with gdal.quietly():
-        opening = Opening.of(make_raster(np.ones((1, 8, 8), "uint8"), transform=None))
+        spec = DatasetSpec.of(make_raster(np.ones((1, 8, 8), "uint8"), transform=None))
     before = list(warnings.filters)
 
     def open_often(_):
         for _ in range(50):
-            gdal.open_dataset(opening).close()
+            gdal.open_dataset(spec).close()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(open_often, range(8)))

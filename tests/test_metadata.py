@@ -21,7 +21,7 @@ from test_files import apply, job_for
 
 import tileconv
 from tileconv.jobs.job import Job
-from tileconv.jobs.metadata import DECIDING, config_hash
+from tileconv.jobs.output_metadata import DECIDING, config_hash
 
 PIXELS = np.arange(3 * 40 * 50).reshape(3, 40, 50).astype("float32")
 KERNEL = np.arange(1.0, 21).reshape(4, 5)

@@ -32,9 +32,9 @@ from tileconv.planning.blocks import (
 )
 from tileconv.planning.reads import read_axis
 from tileconv.planning.tiles import AxisTiles
-from tileconv.raster import metadata, uses
-from tileconv.raster.carry import Band, Metadata
-from tileconv.raster.follow import follow
+from tileconv.raster import header, reference_counts
+from tileconv.raster.tag_model import Band, Metadata
+from tileconv.raster.tag_propagation import propagate_tags
 
 LARGEST = 2**31 - 1
 MODES = ("constant", "missing", "edge", "reflect", "symmetric", "wrap")
@@ -59,7 +59,7 @@ def test_uses_that_are_looked_up_are_those_that_are_counted(parameters, mode, ti
     axis = Axis(**parameters, mode=mode)
     tiles = AxisTiles(axis.out_size, tile)
     counted = block_uses(axis, tiles, block)
-    looked_up = uses._LookedUp(axis, tiles, range(tiles.count), block)
+    looked_up = reference_counts._LookedUp(axis, tiles, range(tiles.count), block)
     assert [looked_up[i] for i in range(counted.size)] == counted.tolist()
     for i in range(counted.size):
         pixels = (i * block, min((i + 1) * block, axis.size))
@@ -300,7 +300,7 @@ def test_metadata_takes_time_with_the_bands_not_with_their_square():
         numbers = tuple(range(1, count + 1))
         origins = convolution.origins((None,) * count, numbers)
         given = Metadata(bands=Counted(Band(scale=0.5) for _ in numbers))
-        made, _ = follow(
+        made, _ = propagate_tags(
             given, convolution.geometry((9, 9)), origins, scaled=False, skips=False, placed=True
         )
         assert [band.scale for band in made.bands] == [0.5] * count
@@ -332,13 +332,13 @@ class Looks:
 def test_a_header_is_asked_for_all_bands_a_few_times_only(make_raster, monkeypatch):
     opened = []
 
-    def open_and_count(opening):
-        opened.append(Looks(rasterio.open(opening.name)))
+    def open_and_count(spec):
+        opened.append(Looks(rasterio.open(spec.name)))
         return opened[-1]
 
-    monkeypatch.setattr(metadata.gdal, "open_dataset", open_and_count)
+    monkeypatch.setattr(header.gdal, "open_dataset", open_and_count)
     for count in (5, 60):
         path = make_raster(np.ones((count, 16, 16), "u1"), nodata=3, photometric="MINISBLACK")
-        metadata.read_header(path, metadata.Wanted())
+        header.read_header(path, header.Wanted())
     few, many = (looks.counts for looks in opened)
     assert few == many

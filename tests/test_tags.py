@@ -13,8 +13,8 @@ from test_files import job_for
 
 import tileconv
 from tileconv.raster import gdal
-from tileconv.raster.metadata import Wanted, read_header
-from tileconv.raster.stored import UndecodableError, find_stored
+from tileconv.raster.direct_tiff import UndecodableError
+from tileconv.raster.header import Wanted, read_header
 
 pytest.importorskip("imagecodecs")
 
@@ -137,7 +137,7 @@ def gdals(header):
     try:
         with (
             gdal.environment(),
-            gdal.open_dataset(header.opening) as dataset,
+            gdal.open_dataset(header.spec) as dataset,
             gdal.strictly(),
         ):
             return dataset.read(list(header.decoding.bands))
@@ -190,7 +190,7 @@ def test_pixels_are_gdals_or_there_are_none(whole, tmp_path_factory, name, steps
         return
     if np.prod(header.layout.shape, dtype=float) * header.layout.bands > LARGEST:
         return
-    blocks = find_stored(header)
+    blocks = header.find_direct_tiff()
     if blocks is not None:
         theirs, ours = gdals(header), straight(header, blocks)
         assert (ours is None) == (theirs is None)

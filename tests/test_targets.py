@@ -16,7 +16,7 @@ from conftest import read
 import tileconv
 from tileconv.cli import main
 from tileconv.errors import OutputExistsError
-from tileconv.raster.targets import OwnFiles, Target, put
+from tileconv.raster.targets import HTML_PAGE, PNG, TIFF_FILE, VRT_FILE, OwnFiles, Target, put
 
 PIXELS = np.arange(1, 41, dtype=np.uint8).reshape(5, 8)
 VRT = (
@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_made_leaves_nothing(folder):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    target = Target(folder / ("x" * 251 + ".png"), "PNG", "the quicklook")
+    target = Target(folder / ("x" * 251 + ".png"), PNG, "the quicklook")
     with pytest.raises(tileconv.OutputError, match="the quicklook could not be written: No space"):
         put(target, (), fail)
     assert [path.name for path in folder.iterdir()] == ["in.tif"]
@@ -278,13 +278,13 @@ def test_a_file_that_cannot_be_made_leaves_nothing(folder):
 @pytest.mark.parametrize(
     ("kind", "content", "fits"),
     [
-        ("VRT", b"<VRTDataset rasterXSize='1'>", True),
-        ("VRT", b"\xef\xbb\xbf<?xml version='1.0'?>\n<VRTDataset>", True),
-        ("VRT", b"<VRTDatasets>", False),
-        ("VRT", b"II*\0", False),
-        ("TIFF file", b"MM\0+\0", True),
-        ("page of HTML", b"\n\n<!DOCTYPE html>", True),
-        ("page of HTML", b"notes", False),
+        (VRT_FILE, b"<VRTDataset rasterXSize='1'>", True),
+        (VRT_FILE, b"\xef\xbb\xbf<?xml version='1.0'?>\n<VRTDataset>", True),
+        (VRT_FILE, b"<VRTDatasets>", False),
+        (VRT_FILE, b"II*\0", False),
+        (TIFF_FILE, b"MM\0+\0", True),
+        (HTML_PAGE, b"\n\n<!DOCTYPE html>", True),
+        (HTML_PAGE, b"notes", False),
     ],
 )
 def test_the_first_bytes_tell_what_a_file_is(kind, content, fits, folder):
@@ -293,5 +293,5 @@ def test_the_first_bytes_tell_what_a_file_is(kind, content, fits, folder):
     if fits:
         target.check(OwnFiles(()))
     else:
-        with pytest.raises(OutputExistsError, match=f"is no {kind}"):
+        with pytest.raises(OutputExistsError, match=f"is no {kind.name}"):
             target.check(OwnFiles(()))

@@ -306,11 +306,11 @@ def test_a_damaged_source_is_named(mosaic, tmp_path):
 
 
 def test_gdal_gets_what_was_checked_not_the_file(mosaic, tmp_path):
-    from tileconv.raster.opening import Opening
+    from tileconv.raster.dataset_spec import DatasetSpec
 
-    opening = Opening.of(mosaic[0])
-    assert opening.driver == "VRT"
-    assert [f.name for f in opening.files] == [f"{i}.tif" for i in range(4)]
+    spec = DatasetSpec.of(mosaic[0])
+    assert spec.driver == "VRT"
+    assert [f.name for f in spec.files] == [f"{i}.tif" for i in range(4)]
     Path(mosaic[0]).write_text(simple("/etc/passwd", 0))
-    with rasterio.open(opening.name, driver=opening.driver) as dataset:
+    with rasterio.open(spec.name, driver=spec.driver) as dataset:
         np.testing.assert_array_equal(dataset.read(), mosaic[1])

@@ -180,7 +180,7 @@ def rpc_offsets(rpcs: Mapping[str, Any], geometry: Geometry) -> dict[str, float]
     return moved
 
 
-def follow_tiff_tags(tags: dict[Any, Any], geometry: Geometry, notes: list[str]) -> None:
+def propagate_tiff_tags(tags: dict[Any, Any], geometry: Geometry, notes: list[str]) -> None:
     """Map TIFF's resolution, and drop descriptions of the input's layout, in place."""
     description = tags.get("TIFFTAG_IMAGEDESCRIPTION")
     if isinstance(description, str) and _LAYOUTS.match(description):

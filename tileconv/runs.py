@@ -13,13 +13,13 @@ from tileconv.jobs.given import check_path, config_errors
 from tileconv.jobs.job import Batch, Job, load_job
 from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.schedule import run_job
-from tileconv.raster.forks import with_own_connections
+from tileconv.raster.reading import with_own_connections
 
 if TYPE_CHECKING:
     from tileconv.jobs.batch import BatchPlan, BatchReport
     from tileconv.jobs.report import Report
     from tileconv.planning.plan import Plan
-    from tileconv.raster.remote import Place
+    from tileconv.raster.reading import Place
 
 __all__ = ["load_job", "plan", "run"]
 

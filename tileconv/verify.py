@@ -23,8 +23,7 @@ from tileconv.jobs.prepare import output_spec, plan_header, read_source
 from tileconv.jobs.sidecar import find_difference
 from tileconv.padding import OUTSIDE
 from tileconv.planning.describe import plural, shown
-from tileconv.raster.forks import with_own_connections
-from tileconv.raster.plain import Output, read_pixels
+from tileconv.raster.reading import read_pixels, with_own_connections
 from tileconv.text import visible
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     from tileconv.geometry import Axis
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
+    from tileconv.raster.reading import Header
 
 WINDOWS = 24
 MOST_WINDOWS = 1 << 20
@@ -99,14 +98,16 @@ def verify(job: Job, *, windows: int = WINDOWS, seed: int = 0) -> Verification:
 def _verify(job: Job, windows: int, seed: int) -> Verification:
     header = read_source(job)
     plan = plan_header(job, header)
-    output = Output.of(output_spec(job, plan, header), chosen=job.block is None)
-    faults = output.faults()
+    spec = output_spec(job, plan, header)
+    if job.block is None:
+        spec = job.format.with_its_blocks(spec)
+    faults = job.format.faults(spec)
     if job.report and not faults and (told := find_difference(job.report_path, job.target)):
         faults.append(told)
     compared = different = done = 0
     if not faults:
         for rows, columns in choose_windows(plan, windows, np.random.default_rng(seed)):
-            found = output.read(rows, columns)
+            found = job.format.read(job.target, rows, columns)
             expected = single_pass(plan, header, rows, columns)
             bad = int(np.count_nonzero(_bits(found) != _bits(expected)))
             done, compared, different = done + 1, compared + found.size, different + bad

@@ -20,7 +20,7 @@ from fuzzing.mutations import mutate, mutate_text
 from fuzzing.outcomes import FaultError
 from fuzzing.seeds import Seed, make_seeds
 from tileconv.jobs.config import option_places
-from tileconv.raster import stored
+from tileconv.raster import direct_tiff
 
 WAYS = ("direct", "gdal", "both")
 """How blocks are decoded: without GDAL where that is possible, by GDAL, or one after the other."""
@@ -142,13 +142,13 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> str:
 @contextlib.contextmanager
 def decoded(way: str) -> Iterator[None]:
     """Leave all decoding to GDAL, where ``way`` says so."""
-    before = stored.library
+    before = direct_tiff.library
     if way == "gdal":
-        stored.library = lambda: None  # type: ignore[assignment]
+        direct_tiff.library = lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        stored.library = before
+        direct_tiff.library = before
 
 
 class Rasters:

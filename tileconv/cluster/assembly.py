@@ -7,7 +7,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
 from tileconv.errors import DamagedPartError
-from tileconv.raster.parts import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tileconv.planning.parts import Part
-    from tileconv.raster.parts import Assembly
-    from tileconv.raster.sink import OutputSpec
+    from tileconv.raster.writing import Assembly
 
 
 class Assembler:
@@ -27,7 +25,9 @@ class Assembler:
 
     def __init__(self, output: Assembly, find: Callable[[int], tuple[Part, Path]]) -> None:
         self._output, self._find = output, find
-        self._waiting: SimpleQueue[tuple[int, Stored] | threading.Event | None] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[int, Mapping[str, Any]] | threading.Event | None] = (
+            SimpleQueue()
+        )
         self._damaged: list[int] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="tileconv-parts", daemon=True)
@@ -51,7 +51,7 @@ class Assembler:
     def add(self, number: int, entry: Mapping[str, Any]) -> None:
         """Hand in a part by its line of the manifest; raise what went wrong with an earlier one."""
         self._check()
-        self._waiting.put((number, Stored(entry["bytes_written"], entry["crc32"])))
+        self._waiting.put((number, entry))
 
     def settle(self) -> list[int]:
         """Wait until all parts are added; return those whose files are not what was written."""
@@ -77,43 +77,10 @@ class Assembler:
             elif self._error is None:
                 self._put(*item)
 
-    def _put(self, number: int, stored: Stored) -> None:
+    def _put(self, number: int, entry: Mapping[str, Any]) -> None:
         try:
-            self._output.add(*self._find(number), stored)
+            self._output.add(*self._find(number), entry)
         except DamagedPartError:
             self._damaged.append(number)
         except BaseException as error:  # the thread that hands in parts raises it
             self._error = error
-
-
-class StoreOutput:
-    """A Zarr store, whose chunks the workers write themselves; ``find`` tells a part."""
-
-    def __init__(self, spec: OutputSpec, folder: Path, find: Callable[[int], Part]) -> None:
-        from tileconv.raster.zarr_store import SharedStore  # noqa: PLC0415 - an extra
-
-        self._store, self._find = SharedStore(spec, folder), find
-
-    def __enter__(self) -> Self:
-        self._store.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._store.__exit__(kind, error, trace)
-
-    def add(self, number: int, entry: Mapping[str, Any]) -> None:
-        """Take in the checksums of a part; its chunks are where they belong."""
-        self._store.add(self._find(number), bytes.fromhex(entry["crc32c"]))
-
-    def settle(self) -> list[int]:
-        """Return no part: the store is checked when it is committed."""
-        return []
-
-    def commit(self) -> int:
-        """Check the store and put it in its place; return its bytes."""
-        return self._store.commit()

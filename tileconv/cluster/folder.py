@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tileconv.bounded import open_regular, read_bounded
 from tileconv.errors import OutputError, OutputExistsError
-from tileconv.raster.durable import freed_aside
-from tileconv.raster.leftovers import remove
-from tileconv.raster.names import shortened
+from tileconv.raster.writing import freed_aside, remove, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +68,7 @@ class Manifest:
         return True
 
     def begin(self, header: Mapping[str, Any]) -> None:
-        """Make the folder anew."""
+        """Make the folder, empty."""
         try:
             remove(self.folder)
             self.folder.mkdir(parents=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileconv.jobs.metadata import DECIDING, config_hash
-from tileconv.raster.plain import gdal_version
+from tileconv.jobs.output_metadata import DECIDING, config_hash
+from tileconv.raster.reading import gdal_version
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from tileconv.jobs.job import Job
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
-    from tileconv.raster.sink import OutputSpec
+    from tileconv.raster.reading import Header
+    from tileconv.raster.writing import OutputSpec
 
 WORDS = {"weights": "the kernel's weights", "dtype": "output.dtype", "nodata": "output.nodata"}
 STORED = ("driver", "compress", "predictor", "level", "overviews", "layout")

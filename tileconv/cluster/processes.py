@@ -28,7 +28,7 @@ import distributed
 from distributed.utils import LoopRunner, silence_logging_cmgr
 
 from tileconv.errors import ClusterError
-from tileconv.raster.leftovers import is_alive
+from tileconv.raster.writing import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +121,7 @@ def _deaf_loop(stack: ExitStack) -> LoopRunner:
 
     A process inherits which signals are blocked, so it does not hear them from its first moment.
     """
-    # a failed task is told by its error, and no traceback beside it
+    # a failed task is reported by its error, without a traceback
     stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
     runner = LoopRunner()
     stack.callback(runner.stop)

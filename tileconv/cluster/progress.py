@@ -1,4 +1,4 @@
-"""What is told while a run goes on."""
+"""What is reported while a run goes on."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from typing import Protocol
 class Progress(Protocol):
     """Called with (tiles done, tiles in all).
 
-    One that has a method ``detail`` is also told, in words, how fast the run is,
+    One that has a method ``detail`` also gets, in words, how fast the run is,
     by how many workers, and how many parts were begun again.
     """
 

@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tileconv.cluster.assembly import Assembler, StoreOutput
+from tileconv.cluster.assembly import Assembler
+from tileconv.cluster.assignments import missing_ranges
 from tileconv.cluster.connect import connect, wait_for_workers
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.identity import changes, grid_of, identity_of, key_of
-from tileconv.cluster.lanes import missing_ranges
 from tileconv.cluster.plugin import RunPlugin
 from tileconv.cluster.submission import check_connected, lost_scheduler, submit_bounded
 from tileconv.cluster.worker import PartWork, forget, probe, run_part, without_parts
@@ -30,7 +30,7 @@ from tileconv.errors import (
     TileconvError,
 )
 from tileconv.jobs import quicklook
-from tileconv.jobs.metadata import config_hash
+from tileconv.jobs.output_metadata import config_hash
 from tileconv.jobs.prepare import (
     check_targets,
     output_spec,
@@ -44,11 +44,15 @@ from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.cost import BASE_BYTES, GDAL_CACHE_BYTES
 from tileconv.planning.describe import plural, size
 from tileconv.planning.parts import cut_into_parts
-from tileconv.raster.part_files import AssembledVRT, missing_parts, restore, stored_bytes
-from tileconv.raster.parts import open_assembly
-from tileconv.raster.plain import stored_tags
-from tileconv.raster.structure import check_complete
-from tileconv.raster.targets import OwnFiles, Target
+from tileconv.raster.reading import Identity
+from tileconv.raster.writing import (
+    HTML_PAGE,
+    OwnFiles,
+    Target,
+    missing_parts,
+    restore,
+    stored_bytes,
+)
 from tileconv.tile import Counts
 from tileconv.version import __version__
 
@@ -61,8 +65,8 @@ if TYPE_CHECKING:
     from tileconv.cluster.progress import Progress
     from tileconv.jobs.job import Job
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
-    from tileconv.raster.sink import OutputSpec
+    from tileconv.raster.reading import Header
+    from tileconv.raster.writing import OutputSpec
 
 WORKER_SHARE = 0.6
 """Of a worker's memory that tasks may plan with: dask begins to spill and to pause above it."""
@@ -118,7 +122,7 @@ def _check_page(path: Path, job: Job, header: Header) -> None:
     place = Path(os.path.realpath(path))
     if place in job.written:
         raise OutputExistsError(f"{place}: the performance report would take an output's place")
-    Target(place, "page of HTML", "the performance report", overwrite=True).check(
+    Target(place, HTML_PAGE, "the performance report", overwrite=True).check(
         OwnFiles(own_files(job, header))
     )
 
@@ -151,7 +155,7 @@ def _finished(job: Job, header: Header) -> Report | None:
         return None
     plan = plan_header(job, header)
     wanted = {"CONFIG_SHA256": config_hash(job, plan.convolution), "VERSION": __version__}
-    tags = stored_tags(job.target, job.driver)
+    tags = job.format.tags(job.target)
     if {name: tags.get(name) for name in wanted} != wanted:
         if job.overwrite:
             return None
@@ -314,24 +318,12 @@ class _Run:
             key_of(self.identity, grid_of(self.plan)), self.plan, self.header, self.spec, folder, ""
         )
         for number in list(parts):
-            part = work.part(number)
+            part, path = work.part(number), work.path(number)
             try:
-                if self.spec.driver == "Zarr":
-                    from tileconv.raster.zarr_store import check_part  # noqa: PLC0415
-
-                    told = bytes.fromhex(parts[number]["crc32c"])
-                    check_part(work.store, self.spec, part, told)
-                    continue
-                path = work.path(number)
-                if path.stat().st_size != parts[number]["bytes_written"]:
-                    raise OSError("another size")
-                side, bands = self.spec.block, self.spec.shape[0]
-                down, across = (-(-n // side) for n in part.shape)
-                check_complete(path, bands * down * across)
+                self.job.format.check_part(self.spec, part, parts[number], folder, path)
             except (OSError, ValueError, KeyError, TypeError):
                 del parts[number]
-                if self.spec.driver != "Zarr":
-                    work.path(number).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     # tasks
 
@@ -370,7 +362,7 @@ class _Run:
             if trouble is not None:
                 raise ClusterError(f"{address}: {trouble}")
 
-    def _compute(self, output: Assembler | StoreOutput) -> None:
+    def _compute(self, output: Assembler) -> None:
         """Compute the parts that are missing, and those that turn out to be damaged."""
         entries = self.manifest.parts
         for number, entry in entries.items():
@@ -398,12 +390,12 @@ class _Run:
                 self._leave_workers()
 
     def _leave_workers(self) -> None:
-        """Have workers let go of the run; meanwhile the output is finished."""
+        """Have workers release the run while the output is finished."""
         if self.client.status == "running":
-            with suppress(Exception):  # of a client that is closed meanwhile, for one
+            with suppress(Exception):  # for example, the client is closed in the meantime
                 self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
 
-    def _compute_missing(self, output: Assembler | StoreOutput, name: str) -> None:
+    def _compute_missing(self, output: Assembler, name: str) -> None:
         assert self.plan.parts is not None
         submit_bounded(
             self.client,
@@ -416,7 +408,7 @@ class _Run:
             most=self.plan.parts.most_runs,
         )
 
-    def _done(self, output: Assembler | StoreOutput, number: int, entry: dict[str, Any]) -> None:
+    def _done(self, output: Assembler, number: int, entry: dict[str, Any]) -> None:
         self.manifest.add(entry)
         output.add(number, entry)
         self._tiles_done += entry["tiles"]
@@ -471,21 +463,13 @@ class _Run:
 
     # the output
 
-    def _output(self) -> Assembler | StoreOutput:
+    def _output(self) -> Assembler:
         """Return what makes one output of the parts, while others are still computed."""
         work = self.work
-        if self.spec.driver == "Zarr":
-            return StoreOutput(self.spec, work.store, work.part)
-        made = (
-            AssembledVRT(self.spec, work.folder / "parts", work.token)
-            if self.spec.layout == "parts"
-            else open_assembly(self.spec)
-        )
+        made = self.job.format.open_assembly(self.spec, work.folder, work.token)
         return Assembler(made, lambda n: (work.part(n), work.path(n)))
 
     def _check_unchanged(self, scene: Header) -> None:
-        from tileconv.raster.metadata import Identity  # noqa: PLC0415
-
         if Identity.of(*scene.files) != scene.identity:
             raise ClusterError(f"{scene.path}: changed while it was being read; start anew")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.scheduler import KilledWorker
 
-from tileconv.cluster.lanes import Lanes, Next
+from tileconv.cluster.assignments import Assignments, Next
 from tileconv.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ LONGEST_PAUSE = 0.05
 FETCH_AT_LEAST = 16
 """Results that wait to be fetched, beside one for each thread: then they are, in any case."""
 ANYWHERE = ""
-"""The worker of a lane of a cluster without workers."""
+"""The worker of a slot of a cluster without workers."""
 
 
-class Lane(NamedTuple):
+class Slot(NamedTuple):
     """A thread of the cluster."""
 
     thread: int
@@ -49,7 +49,7 @@ class Lane(NamedTuple):
 
 class _Task(NamedTuple):
     future: Future[Any]
-    lane: Lane
+    slot: Slot
     step: int
 
 
@@ -73,7 +73,7 @@ def submit_bounded(
     Parameters
     ----------
     task
-        Anything that pickles; its results should be small. It is told the step, 1 or -1, to the
+        Anything that pickles; its results should be small. It gets the step, 1 or -1, to the
         number that the same thread takes next if there is one.
     done
         Called with (number, result) in this thread as tasks end, in any order.
@@ -115,9 +115,9 @@ class _Submission:
         self._ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()
         self._pending: dict[int, _Task] = {}
         self._tries: Counter[int] = Counter()
-        self._busy: Counter[Lane] = Counter()
-        """Tasks in flight of each lane."""
-        self._lanes: list[Lane] = []
+        self._busy: Counter[Slot] = Counter()
+        """Tasks in flight of each slot."""
+        self._slots: list[Slot] = []
         self._ahead = AHEAD
         self._looked = 0.0
         self._ready: dict[int, _Task] = {}
@@ -127,16 +127,16 @@ class _Submission:
     def run(self, numbers: Iterable[range]) -> None:
         try:
             self._look()
-            left = Lanes(numbers, self._lanes)
-            self._fill(left, self._lanes)
+            left = Assignments(numbers, self._slots)
+            self._fill(left, self._slots)
             while self._pending or self._ready or len(left):
                 free = self._wait() if self._pending else []
                 if time.monotonic() - self._looked >= LOOK_EVERY or not (self._pending or free):
                     self._look()
-                    left.change(self._lanes)
-                    free = self._lanes
+                    left.change(self._slots)
+                    free = self._slots
                 self._fill(left, free)  # threads first, then what they have done
-                many = len(self._ready) >= FETCH_AT_LEAST + len(self._lanes)
+                many = len(self._ready) >= FETCH_AT_LEAST + len(self._slots)
                 if time.monotonic() >= self._fetch_at or many or not self._pending:
                     self._fetch()
         except BaseException:
@@ -145,29 +145,29 @@ class _Submission:
             raise
 
     def _look(self) -> None:
-        """Have a lane for each thread of the cluster, as many as may be busy."""
+        """Have a slot for each thread of the cluster, as many as may be busy."""
         self._looked = time.monotonic()
         workers = look_at_threads(self._client)
         threads = sum(workers.values())
         # one thread of each worker, then a second one of each, ...
-        lanes = sorted(Lane(i, w) for w, count in workers.items() for i in range(count))
-        if self._most is not None and self._most < len(lanes):
-            known = set(self._lanes)  # a lane stays where it is
-            lanes = sorted(lanes, key=lambda lane: lane not in known)[: self._most]
-        self._lanes = lanes or [Lane(0, ANYWHERE)]
+        slots = sorted(Slot(i, w) for w, count in workers.items() for i in range(count))
+        if self._most is not None and self._most < len(slots):
+            known = set(self._slots)  # a slot stays where it is
+            slots = sorted(slots, key=lambda slot: slot not in known)[: self._most]
+        self._slots = slots or [Slot(0, ANYWHERE)]
         self._free_stranded(workers)
         # Where threads are idle they would steal what waits at busy ones
-        self._ahead = AHEAD if len(self._lanes) == threads or not workers else 1
+        self._ahead = AHEAD if len(self._slots) == threads or not workers else 1
         if self._tell_look is not None:
             self._tell_look(len(workers), threads)
 
     def _free_stranded(self, workers: Mapping[str, int]) -> None:
-        """Submit tasks anew that wait for a worker that is gone.
+        """Submit again the tasks that wait for a worker that is gone.
 
         dask gives them to any other worker, but not if there was none at that moment: then they
         wait for the one they were meant for.
         """
-        gone = {n: t for n, t in self._pending.items() if t.lane.worker not in (*workers, ANYWHERE)}
+        gone = {n: t for n, t in self._pending.items() if t.slot.worker not in (*workers, ANYWHERE)}
         if not gone or not workers:
             return
         begun = {tuple(key) for keys in self._client.processing().values() for key in keys}
@@ -175,49 +175,49 @@ class _Submission:
             if task.future.status == "pending" and task.future.key not in begun:
                 self._tries[number] += 1
                 self._take_out(number).future.release()
-                self._submit([Next(number, task.step)], Lane(0, ANYWHERE))
+                self._submit([Next(number, task.step)], Slot(0, ANYWHERE))
 
     def _take_out(self, number: int) -> _Task:
         task = self._pending.pop(number)
-        self._busy[task.lane] -= 1
+        self._busy[task.slot] -= 1
         return task
 
-    def _fill(self, left: Lanes, lanes: Iterable[Lane]) -> None:
-        """Give lanes as many tasks as they may have, round after round."""
-        wanting = list(dict.fromkeys(lanes))
-        chosen: dict[Lane, list[Next]] = defaultdict(list)
+    def _fill(self, left: Assignments, slots: Iterable[Slot]) -> None:
+        """Give slots as many tasks as they may have, round after round."""
+        wanting = list(dict.fromkeys(slots))
+        chosen: dict[Slot, list[Next]] = defaultdict(list)
         while wanting:
-            for lane in wanting.copy():
-                # the last ones wait for whichever lane is idle first
-                ahead = self._ahead if len(left) >= len(self._lanes) else 1
-                full = self._busy[lane] + len(chosen[lane]) >= ahead
-                number = None if full else left.next(lane)
+            for slot in wanting.copy():
+                # the last ones wait for whichever slot is idle first
+                ahead = self._ahead if len(left) >= len(self._slots) else 1
+                full = self._busy[slot] + len(chosen[slot]) >= ahead
+                number = None if full else left.next(slot)
                 if number is None:
-                    wanting.remove(lane)
+                    wanting.remove(slot)
                 else:
-                    chosen[lane].append(number)
-        for lane, numbers in chosen.items():
-            self._submit(numbers, lane)
+                    chosen[slot].append(number)
+        for slot, numbers in chosen.items():
+            self._submit(numbers, slot)
 
-    def _submit(self, chosen: list[Next], lane: Lane) -> None:
+    def _submit(self, chosen: list[Next], slot: Slot) -> None:
         if not chosen:
             return
         tries, (numbers, steps) = self._tries, zip(*chosen, strict=True)
         keys = [(self._name, n, tries[n]) if n in tries else (self._name, n) for n in numbers]
         wish: dict[str, Any] = {}  # not an order: workers may die
-        if lane.worker != ANYWHERE:
-            wish = {"workers": [lane.worker], "allow_other_workers": True}
+        if slot.worker != ANYWHERE:
+            wish = {"workers": [slot.worker], "allow_other_workers": True}
         futures = self._client.map(self._task, numbers, steps, key=keys, pure=False, **wish)
         for (number, step), future in zip(chosen, futures, strict=True):
-            self._await(number, _Task(future, lane, step))
+            self._await(number, _Task(future, slot, step))
 
     def _await(self, number: int, task: _Task) -> None:
         self._pending[number] = task
-        self._busy[task.lane] += 1
+        self._busy[task.slot] += 1
         task.future.add_done_callback(lambda future: self._ended.put((number, future)))
 
-    def _wait(self) -> list[Lane]:
-        """Wait for tasks to end; return the lanes that have room now."""
+    def _wait(self) -> list[Slot]:
+        """Wait for tasks to end; return the slots that have room now."""
         seconds = LOOK_EVERY
         if self._ready:
             seconds = max(self._fetch_at - time.monotonic(), 0)
@@ -233,8 +233,8 @@ class _Submission:
             task = self._pending.get(number)
             if task is not None and task.future is future:  # and not one that was given up
                 self._ready[number] = self._take_out(number)
-                free.append(task.lane)
-        return [lane for lane in free if lane in self._lanes]
+                free.append(task.slot)
+        return [slot for slot in free if slot in self._slots]
 
     def _fetch(self) -> None:
         """Fetch the results of tasks that have ended, and tell of them."""
@@ -255,7 +255,7 @@ class _Submission:
                 self._tries.pop(number, None)
                 self._tell_done(number, result)
         now = time.monotonic()
-        busy = len(tasks) > len(self._lanes)  # tasks end faster than results are fetched
+        busy = len(tasks) > len(self._slots)  # tasks end faster than results are fetched
         self._fetch_at = now + min(FETCH_PAUSE * (now - began), LONGEST_PAUSE) * busy
 
     def _results(self, futures: list[Future[Any]]) -> list[_Outcome | None]:
@@ -283,7 +283,7 @@ class _Submission:
             raise error
         self._tell_killed(failed.number, error)
         self._tries[failed.number] += 1
-        self._submit([failed], Lane(0, ANYWHERE))
+        self._submit([failed], Slot(0, ANYWHERE))
 
 
 def look_at_threads(client: Client) -> dict[str, int]:
@@ -316,5 +316,5 @@ def cancel(client: Client, futures: list[Future[Any]]) -> None:
     if client.status == "running" and futures:
         try:
             client.cancel(futures, force=True, asynchronous=False)
-        except Exception:  # whatever went wrong before is what is told
+        except Exception:  # the error before this one is reported
             return

@@ -15,27 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tileconv.bounded import read_bounded
-from tileconv.cluster.keep import Keeper
+from tileconv.cluster.block_cache import BlockCache
 from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
 from tileconv.jobs import quicklook
 from tileconv.jobs.schedule import convolve_tile
 from tileconv.planning.describe import size
-from tileconv.planning.tiles import Tile
-from tileconv.raster.gdal import environment
-from tileconv.raster.join import open_source
-from tileconv.raster.metadata import Identity
-from tileconv.raster.parts import PartSink, part_spec
+from tileconv.raster.reading import Identity, environment, open_source
+from tileconv.raster.writing import FORMATS
 from tileconv.tile import Counts, Recipe
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from tileconv.planning.parts import Part
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
-    from tileconv.raster.sink import OutputSpec
-    from tileconv.raster.source import Kept
-    from tileconv.raster.zarr_store import StorePart
-
+    from tileconv.raster.reading import CachedBlocks, Header
+    from tileconv.raster.writing import OutputSpec
 
 LARGEST_TOKEN = 1024
 PARTS_A_FOLDER = 1024
@@ -61,11 +55,6 @@ class PartWork:
         """How tiles are computed."""
         plan = self.plan
         return Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
-
-    @property
-    def store(self) -> Path:
-        """The Zarr store that is being written."""
-        return self.folder / "store"
 
     def part(self, number: int) -> Part:
         """Return a part by its number."""
@@ -119,7 +108,7 @@ class PartWork:
 
 _works: dict[str, PartWork] = {}
 _packed: dict[str, bytes] = {}
-_keepers: dict[str, Keeper] = {}
+_caches: dict[str, BlockCache] = {}
 _lock = threading.Lock()
 
 
@@ -127,13 +116,13 @@ def register(key: str, packed: bytes, threads: int = 1) -> None:
     """Take the pickled `PartWork` of a run, which the first task opens, for so many threads."""
     with _lock:
         _packed[key] = packed
-        _keepers[key] = Keeper(threads)
+        _caches[key] = BlockCache(threads)
 
 
 def forget(key: str) -> None:
     """Let go of a run."""
     with _lock:
-        for held in (_packed, _works, _keepers):
+        for held in (_packed, _works, _caches):
             held.pop(key, None)
 
 
@@ -166,17 +155,17 @@ def run_part(key: str, number: int, step: int) -> dict[str, Any]:
     The part that comes next at this thread is ``number + step``, if that one lies below or above.
     """
     work = find_work(key)
-    keeper = _keepers.get(key) or Keeper(1)
+    cache = _caches.get(key) or BlockCache(1)
     try:
-        with keeper.task(number) as kept:
-            return _run_part(work, number, step, keeper, kept)
+        with cache.task(number) as handed:
+            return _run_part(work, number, step, cache, handed)
     except TileconvError as error:
         told = type(error)(*error.args)
     raise told  # without its causes: GDAL's do not pickle, nor does what has one in its chain
 
 
 def _run_part(
-    work: PartWork, number: int, step: int, keeper: Keeper, kept: Kept | None
+    work: PartWork, number: int, step: int, cache: BlockCache, handed: CachedBlocks | None
 ) -> dict[str, Any]:
     work.check_place()
     started = time.perf_counter()
@@ -186,17 +175,10 @@ def _run_part(
     part = plan.parts[number]
     following = plan.parts.after(part) if step > 0 else plan.parts.before(part)
     source = open_source(work.header, plan.geometry, plan.tiles, part=part, following=following)
-    if kept is not None:
-        source.adopt(kept)
-    counts, corner = Counts(), (0, 0)
-    sink: PartSink | StorePart
-    if spec.driver == "Zarr":
-        from tileconv.raster.zarr_store import StorePart  # noqa: PLC0415 - an extra
-
-        sink = StorePart(spec, work.store, part)
-    else:
-        sink, corner = PartSink(part_spec(spec, part, work.path(number))), (part.y[0], part.x[0])
-    tiles = 0
+    if handed is not None:
+        source.take_over(handed)
+    sink = FORMATS[spec.driver].open_part(spec, part, work.folder, work.path(number))
+    counts, tiles = Counts(), 0
     sampler = quicklook.Sampler(plan) if work.looks else None
     samples = []
     try:
@@ -206,12 +188,12 @@ def _run_part(
                 if sampler is not None:
                     samples.append(sampler.take(tile, reads, window, output))
                 del window
-                sink.write(_moved(tile, corner), output)
+                sink.write(tile, output)
                 counts, tiles = counts.plus(met), tiles + 1
             source.check_unchanged()
             written = sink.entry()
             if following is not None:
-                keeper.leave(following.number, source.kept())
+                cache.put(following.number, source.hand_over())
     except MemoryError as error:
         if isinstance(error, TileconvError):
             raise
@@ -243,13 +225,6 @@ def _begin(path: Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-def _moved(tile: Tile, corner: tuple[int, int]) -> Tile:
-    """Return a tile as a part file counts its pixels."""
-    (y, end_y), (x, end_x) = tile.y, tile.x
-    top, left = corner
-    return tile._replace(y=(y - top, end_y - top), x=(x - left, end_x - left))
-
-
 def without_parts(work: PartWork) -> PartWork:
-    """Return a copy that pickles small: what a plan has worked out is worked out anew."""
+    """Return a copy that pickles small: the receiver computes again what a plan has cached."""
     return replace(work, plan=replace(work.plan))

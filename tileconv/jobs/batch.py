@@ -18,8 +18,8 @@ from tileconv.jobs.schedule import Progress, run_job
 from tileconv.jobs.table import table
 from tileconv.planning.describe import plural, shown, size
 from tileconv.planning.plan import Plan
-from tileconv.raster.targets import OwnFile, OwnFiles
-from tileconv.raster.vrt import check_vrt, is_vrt
+from tileconv.raster.reading import check_vrt, is_vrt
+from tileconv.raster.writing import OwnFile, OwnFiles
 from tileconv.text import visible
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _own_files(batch: Batch) -> OwnFiles:
             what = f"the input {job.source}"
             files.append((job.source, what))
             if is_vrt(job.source):
-                with contextlib.suppress(InputError):  # told when its turn comes
+                with contextlib.suppress(InputError):  # reported when its turn comes
                     files += [(file, what) for file in check_vrt(job.source, job.root)[1]]
     return OwnFiles(files)
 

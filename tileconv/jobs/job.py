@@ -36,13 +36,21 @@ from tileconv.jobs.paths import (
     place,
 )
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, read_text
-from tileconv.raster.names import driver_of, other_format_of
-from tileconv.raster.part_files import MARK, parts_folder
-from tileconv.raster.remote import Place
-from tileconv.raster.sink import kind_of
-from tileconv.raster.targets import OwnFile, Target
-
-Driver = Literal["GTiff", "COG", "Zarr"]
+from tileconv.raster.reading import Place
+from tileconv.raster.writing import (
+    FORMATS,
+    FORMATS_IN_WORDS,
+    MARK,
+    PNG,
+    REPORT,
+    Format,
+    OwnFile,
+    Target,
+    named_format,
+    names_where,
+    other_format_of,
+    parts_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -73,14 +81,14 @@ class Job:
     """Keyword arguments of `Convolution.of` beside the kernel."""
     bands: tuple[int, ...] | None = None
     mask: Literal["auto", "nodata", "dataset", "none"] = "auto"
-    """What makes pixels missing, as `tileconv.raster.metadata.Wanted` has it."""
+    """What makes pixels missing, as `tileconv.raster.header.Wanted` has it."""
     scaled: bool = False
     """Scale and offset tags are applied."""
     palette: bool = False
     """Class codes of a band with a colour palette are taken as numbers."""
     dtype: np.dtype | None = None
     nodata: float | None = None
-    driver: Driver = "GTiff"
+    driver: str = "GTiff"
     overviews: str | None = None
     compress: str | None = "zstd"
     predictor: int | None = None
@@ -122,6 +130,11 @@ class Job:
         return self.scenes or (self.source,)
 
     @property
+    def format(self) -> Format:
+        """The format of the output."""
+        return FORMATS[self.driver]
+
+    @property
     def on_cluster(self) -> bool:
         """The job runs in processes of their own."""
         return self.cluster is not None or self.scheduler not in ("threads", "synchronous")
@@ -139,17 +152,17 @@ class Job:
     @property
     def quicklook_target(self) -> Target:
         """The place that the picture takes."""
-        return Target(self.quicklook_path, "PNG", "the quicklook", self.overwrite)
+        return Target(self.quicklook_path, PNG, "the quicklook", self.overwrite)
 
     @property
     def report_target(self) -> Target:
         """The place that the report takes."""
-        return Target(self.report_path, "report of tileconv's", "the report", self.overwrite)
+        return Target(self.report_path, REPORT, "the report", self.overwrite)
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """Every place that a run of the job takes."""
-        output = Target(self.target, kind_of(self.driver, self.layout), overwrite=self.overwrite)
+        output = Target(self.target, self.format.kind(self.layout), overwrite=self.overwrite)
         picture = (self.quicklook_target,) if self.quicklook else ()
         return (output, *picture, *((self.report_target,) if self.report else ()))
 
@@ -285,8 +298,8 @@ def _build(
         raise located(("input", "root"), absent)
     if wrong := _wrong_level(config.output.compress, config.output.level):
         raise located(("output", "level"), ConfigError(wrong))
-    driver = _driver(config.output)
-    if unfit := _unfit_for_driver(config.output, driver):
+    chosen = _format(config.output)
+    if unfit := _unfit_for_format(config.output, chosen):
         raise located(("output", unfit[0]), ConfigError(unfit[1]))
     if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
         raise located(("input", "bands"), ConfigError("a band is given twice"))
@@ -310,7 +323,7 @@ def _build(
         root=root,
         dtype=dtype,
         nodata=config.output.nodata,
-        driver=driver,
+        driver=chosen.name,
         overviews=config.output.overviews,
         compress=None if config.output.compress == "none" else config.output.compress,
         predictor=None if config.output.predictor == "auto" else config.output.predictor,
@@ -415,36 +428,36 @@ def _wrong_level(compress: str, level: int | None) -> str | None:
     )
 
 
-def _driver(output: OutputConfig) -> Driver:
-    """Return the driver that the job, or the name of the output, says."""
+def _format(output: OutputConfig) -> Format:
+    """Return the format that the job, or the name of the output, says."""
+    default = next(iter(FORMATS.values()))
     if output.driver is not None:
-        return output.driver
-    return "Zarr" if driver_of(Path(output.path)) == "Zarr" else "GTiff"
+        return FORMATS[output.driver]
+    return named_format(Path(output.path)) or default
 
 
-def _unfit_name(path: Path, driver: Driver) -> str | None:
+def _unfit_name(path: Path, chosen: Format) -> str | None:
     """Say what is wrong with the name of an output, if anything is."""
-    told, kind = driver_of(path), "Zarr" if driver == "Zarr" else "GTiff"
-    if told not in (None, "VRT", kind):
-        said = "Zarr store" if told == "Zarr" else "GeoTIFF"
-        return f"{path.name!r} is the name of a {said}, and output.driver is {driver}"
+    said = named_format(path)
+    if said is not None and said.container != chosen.container:
+        return (
+            f"{path.name!r} is the name of a {said.container}, and output.driver is {chosen.name}"
+        )
     other = other_format_of(path)
     if other is not None:
-        return (
-            f"{path.name!r} is the name of {other}; outputs are GeoTIFFs (.tif), COGs (.tif, "
-            "output.driver: COG) and Zarr stores (.zarr)"
-        )
+        return f"{path.name!r} is the name of {other}; outputs are {FORMATS_IN_WORDS}"
     return None
 
 
-def _unfit_for_driver(output: OutputConfig, driver: Driver) -> tuple[str, str] | None:
-    """Return (key, what is wrong) if a key does not go with the driver."""
-    if wrong := _unfit_name(Path(output.path), driver):
+def _unfit_for_format(output: OutputConfig, chosen: Format) -> tuple[str, str] | None:
+    """Return (key, what is wrong) if a key does not go with the format."""
+    if wrong := _unfit_name(Path(output.path), chosen):
         return "path", wrong
-    if output.checksum and driver != "Zarr":
-        return "checksum", f"goes with driver Zarr; the driver is {driver}"
-    if output.overviews is not None and driver != "COG":
-        return "overviews", f"go with driver COG; the driver is {driver}"
+    driver = f"the driver is {chosen.name}"
+    if output.checksum and not chosen.checksums:
+        return "checksum", f"goes with driver {names_where('checksums')}; {driver}"
+    if output.overviews is not None and not chosen.overviews:
+        return "overviews", f"go with driver {names_where('overviews')}; {driver}"
     if (output.layout == "parts") != (Path(output.path).suffix.lower() == ".vrt"):
         if output.layout == "parts":
             return (
@@ -452,12 +465,17 @@ def _unfit_for_driver(output: OutputConfig, driver: Driver) -> tuple[str, str] |
                 f"output.layout: parts makes a VRT: let it end in .vrt; got {output.path!r}",
             )
         return "path", f"{output.path!r} is a VRT's name: output.layout: parts makes one"
-    if output.layout == "parts" and driver != "GTiff":
-        return "layout", f"parts are GeoTIFFs, driver GTiff; the driver is {driver}"
-    if driver == "Zarr" and output.compress == "lzw":
-        return "compress", "Zarr stores are compressed with deflate, zstd or none; got 'lzw'"
-    if driver == "Zarr" and output.predictor != "auto":
-        return "predictor", "Zarr has none: with zstd its bytes are shuffled instead; leave it out"
+    if output.layout == "parts" and not chosen.parts:
+        return "layout", f"parts are GeoTIFFs, driver {names_where('parts')}; {driver}"
+    if output.compress not in chosen.compressions:
+        *most, last = chosen.compressions
+        return (
+            "compress",
+            f"{chosen.container}s are compressed with {', '.join(most)} or {last}; "
+            f"got {output.compress!r}",
+        )
+    if output.predictor != "auto" and chosen.no_predictor is not None:
+        return "predictor", chosen.no_predictor
     return None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tileconv.errors import ConfigError, InputError
-from tileconv.raster.remote import Place, Remote, is_url, wrong_url
+from tileconv.raster.reading import Place, Remote, is_url, wrong_url
 from tileconv.text import shown_url
 
 LONGEST_NAME = 255
@@ -131,7 +131,7 @@ def check_distinct_names(sources: Sequence[Place], targets: Sequence[Path]) -> N
                 "put {stem}, {name} or {parent} into the path"
             )
     if len(sources) == 1:
-        return  # told when the files are looked at
+        return  # reported when the files are looked at
     for source in sources:
         if isinstance(source, Path) and source in owner:
             raise ConfigError(

@@ -15,17 +15,12 @@ from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.job import Job
-from tileconv.jobs.metadata import output_metadata, what_is_lost
-from tileconv.planning.cost import COPY_BYTES, WRITER_BYTES
+from tileconv.jobs.output_metadata import output_metadata, what_is_lost
 from tileconv.planning.describe import plural
 from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
-from tileconv.raster.follow import storable_crs
-from tileconv.raster.leftovers import describe_left, remove_left
-from tileconv.raster.metadata import Header, Wanted, check_file, read_header
-from tileconv.raster.mosaic import read_mosaic
-from tileconv.raster.sink import OutputSpec
-from tileconv.raster.targets import OwnFile, OwnFiles
+from tileconv.raster.reading import Header, Wanted, check_file, read_header, read_mosaic
+from tileconv.raster.writing import OutputSpec, OwnFile, OwnFiles, describe_left, remove_left
 
 
 def plan_job(job: Job) -> Plan:
@@ -117,8 +112,8 @@ def plan_header(job: Job, header: Header) -> Plan:
             tile=job.tile,
             block=job.block,
             valid_fraction=job.valid_fraction,
-            writer_bytes=WRITER_BYTES[job.driver],
-            copy_bytes=COPY_BYTES[job.driver],
+            writer_bytes=job.format.writer_bytes,
+            copy_bytes=job.format.copy_bytes,
             transform=header.transform,
             source=str(job.source),
             target=str(job.target),
@@ -194,20 +189,19 @@ def _collisions(job: Job, convolution: Convolution, numbers: Numbers) -> Iterato
         yield f"a valid fraction of {fill:g} equals nodata, and will read as missing"
 
 
-MOST_BLOCKS = (2**31 - 1) // 8
-"""Of a GeoTIFF: GDAL refuses tables of more than 2 GiB, of 8 bytes a block."""
-
-
 def _check_table(job: Job, plan: Plan) -> None:
-    """Refuse a GeoTIFF of more blocks than one may have."""
+    """Refuse a file of more blocks than its format allows."""
+    most = job.format.most_blocks
+    if most is None or job.layout != "single":
+        return
     bands, rows, columns = plan.out_shape
     block = plan.choice.block
     blocks = bands * -(-rows // block) * -(-columns // block)
-    if job.driver != "Zarr" and job.layout == "single" and blocks > MOST_BLOCKS:
+    if blocks > most:
         raise ConfigError(
             f"output: {plural(blocks, 'block')} of {block} x {block} pixels are more than the "
-            f"{MOST_BLOCKS:,} that a GeoTIFF may have; use a larger stride, less padding or larger "
-            "blocks (output.blocksize)"
+            f"{most:,} that a {job.format.container} may have; use a larger stride, less padding "
+            "or larger blocks (output.blocksize)"
         )
 
 
@@ -232,9 +226,9 @@ def _fitting(value: float | int | None, dtype: np.dtype) -> int | None:
 def _details(job: Job, header: Header) -> dict[str, str]:
     codec = header.codec if header.codec == "uncompressed" else f"compressed with {header.codec}"
     compress = job.compress or "no compression"
-    name = {"GTiff": "GeoTIFF"}.get(job.driver, job.driver)
+    name = job.format.title
     if job.layout == "parts":
-        name = "part files and a VRT, GeoTIFF"
+        name = f"part files and a VRT, {name}"
     details = {"codec": codec, "driver": f"{name} with {compress}"}
     if header.crs is not None:
         name = header.crs.to_string()
@@ -253,8 +247,9 @@ def output_spec(job: Job, plan: Plan, header: Header) -> OutputSpec:
         nodata=plan.numbers.fill,
         block=plan.choice.block,
         transform=plan.out_transform,
-        crs=header.crs if job.driver == "Zarr" else storable_crs(header.crs),
+        crs=job.format.storable_crs(header.crs),
         driver=job.driver,
+        kind=job.format.kind(job.layout),
         overviews=job.overviews or "average",
         compress=job.compress,
         predictor=predictor if job.compress else 1,

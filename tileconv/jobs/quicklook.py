@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tileconv.errors import UnsupportedError
-from tileconv.raster.targets import put
+from tileconv.raster.writing import put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
     from tileconv.planning.reads import AxisRead
     from tileconv.planning.tiles import Tile
-    from tileconv.raster.store import Pixels
-    from tileconv.raster.targets import OwnFile, Target
+    from tileconv.raster.reading import Pixels
+    from tileconv.raster.writing import OwnFile, Target
 
 SIDE = 560
 """Longest side of each of the two pictures, in pixels."""

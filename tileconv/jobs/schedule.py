@@ -42,17 +42,14 @@ from tileconv.jobs.report import Report
 from tileconv.jobs.sidecar import write_sidecar
 from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
-from tileconv.raster.formats import open_sink
-from tileconv.raster.gdal import environment
-from tileconv.raster.join import MosaicSource, open_source
-from tileconv.raster.sink import Sink
+from tileconv.raster.reading import MosaicSource, environment, open_source
+from tileconv.raster.writing import Sink
 from tileconv.tile import Counts, Reads, Recipe, compute_tile
 
 if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
     from tileconv.planning.tiles import Tile
-    from tileconv.raster.source import RasterSource
-    from tileconv.raster.store import Pixels
+    from tileconv.raster.reading import Pixels, RasterSource
 
 Progress = Callable[[int, int], None]
 """Called with (tiles done, tiles in all) as tiles end, from any thread."""
@@ -80,7 +77,7 @@ def run_job(job: Job, *, progress: Progress | None = None) -> Report:
     started = time.perf_counter()
     source = open_source(header, plan.geometry, plan.tiles, handles=plan.threads)
     picture = quicklook.Quicklook(plan) if job.quicklook else None
-    with source, open_sink(spec) as sink:
+    with source, job.format.open_sink(spec) as sink:
         work = _Work(plan, source, sink, picture, progress)
         try:
             counts = _execute(work, job.scheduler)

@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tileconv.bounded import read_bounded
-from tileconv.raster.part_files import part_paths
-from tileconv.raster.targets import put
-from tileconv.raster.vrt import is_vrt
+from tileconv.raster.reading import is_vrt
+from tileconv.raster.writing import part_paths, put
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tileconv.jobs.report import Report
-    from tileconv.raster.targets import OwnFile, Target
+    from tileconv.raster.writing import OwnFile, Target
 
 LARGEST_REPORT = 1 << 28
 """Bytes, at the most: that of a run of a million parts on a cluster."""
 
 
-def checksum(output: Path) -> str:
+def sha256_of_output(output: Path) -> str:
     """Return the SHA-256 of a file; of many files, that of their names and SHA-256 in order."""
     if is_vrt(output):
         return _joined(output.parent, [output, *part_paths(output)])
@@ -46,7 +45,7 @@ def write_sidecar(target: Target, own: Iterable[OwnFile], report: Report) -> Non
     """Write a run's report and its output's checksum, whole or not at all."""
 
     def write(path: Path) -> None:
-        found = checksum(Path(report.target))
+        found = sha256_of_output(Path(report.target))
         content = {"tileconv": __version__, "sha256": found, **report.to_dict()}
         with path.open("x", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
@@ -61,7 +60,7 @@ def find_difference(path: Path, output: Path) -> str | None:
         told = json.loads(read_bounded(path, LARGEST_REPORT))["sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its report {path.name} cannot be read: {error}"
-    found = checksum(output)
+    found = sha256_of_output(output)
     if found == told:
         return None
     return f"its SHA-256 is {found[:16]}..., and its report says {str(told)[:16]}..."

@@ -32,10 +32,6 @@ GDAL_CACHE_BYTES = 64 * MIB
 """What the GDAL block cache is held to, once per process."""
 WRITTEN_BYTES = 16 * MIB
 """What it comes to hold of whole blocks that are written, where nothing is read through it."""
-WRITER_BYTES = {"GTiff": 0, "COG": 0, "Zarr": 12 * MIB}
-"""What a driver takes beside that: zarr's code."""
-COPY_BYTES = {"GTiff": 0, "COG": 130 * MIB, "Zarr": 0}
-"""What a driver takes after the tiles: GDAL's copy and its overviews."""
 READ_BYTES = 8 * MIB
 """Decoded pixels of one read, if a single block is not larger."""
 WINDOW_BYTES = 32 * MIB

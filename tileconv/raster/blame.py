@@ -10,22 +10,22 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tileconv.raster import gdal
-from tileconv.raster.opening import Opening
+from tileconv.raster.dataset_spec import DatasetSpec
 from tileconv.raster.vrt import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tileconv.raster.rectangles import Extent
+    from tileconv.raster.rectangles import PixelBounds
 
 
-def find_damage(vrt: Opening, extent: Extent) -> tuple[str, BaseException] | None:
+def find_damage(vrt: DatasetSpec, extent: PixelBounds) -> tuple[str, BaseException] | None:
     """Return (block of a file, error) of what cannot be decoded under a part of a VRT.
 
-    Each file is opened anew: what GDAL has in its cache, it does not decode again.
+    Each file is opened again: GDAL does not decode what it has in its cache.
     """
     for path, part in _sources(vrt.name, extent):
-        with gdal.open_dataset(Opening.of(path)) as dataset:
+        with gdal.open_dataset(DatasetSpec.of(path)) as dataset:
             for (row, column), window in dataset.block_windows(1):
                 top, left, bottom, right = part
                 if not (
@@ -44,7 +44,7 @@ def find_damage(vrt: Opening, extent: Extent) -> tuple[str, BaseException] | Non
     return None
 
 
-def _sources(text: str, extent: Extent) -> Iterator[tuple[Path, tuple[float, ...]]]:
+def _sources(text: str, extent: PixelBounds) -> Iterator[tuple[Path, tuple[float, ...]]]:
     """Yield the files of a VRT that lie under a part of it, each with its own part there."""
     top, left, bottom, right = extent
     for source in ElementTree.fromstring(text).iter():

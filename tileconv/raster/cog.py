@@ -8,11 +8,17 @@ from typing import Any
 import rasterio.shutil
 
 from tileconv.raster import forks, gdal
-from tileconv.raster.durable import sync
+from tileconv.raster.fsync import sync
+from tileconv.raster.geotiff import GeoTIFFSink, creation_options
 from tileconv.raster.overviews import spreads_nan, with_overviews
 from tileconv.raster.overwrite import ROOM, overwrite_room, room_for
-from tileconv.raster.sink import DEFAULT_LEVEL, LEVEL_OPTIONS, GeoTIFFSink, OutputSpec
+from tileconv.raster.sink import DEFAULT_LEVEL, LEVEL_OPTIONS, OutputSpec
 from tileconv.raster.structure import check_complete, check_pages
+
+
+def intermediate(spec: OutputSpec) -> OutputSpec:
+    """Return how the pixels are stored until they are copied: quickly, and smaller than raw."""
+    return replace(spec, compress="zstd", level=1)
 
 
 class COGSink(GeoTIFFSink):
@@ -32,8 +38,7 @@ class COGSink(GeoTIFFSink):
         super().__init__(replace(spec, metadata=metadata))
 
     def _creation_options(self) -> dict[str, Any]:
-        # The copy reads it once and throws it away: quick to write, and smaller than raw pixels.
-        return replace(self.spec, compress="zstd", level=1).creation_options()
+        return creation_options(intermediate(self.spec))
 
     def _complete(self) -> None:
         self._close()

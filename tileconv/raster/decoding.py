@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from rasterio.windows import Window
 
-    from tileconv.raster.opening import Opening
+    from tileconv.raster.dataset_spec import DatasetSpec
     from tileconv.raster.remote import Place
-    from tileconv.raster.stored import Reader
 
 Nodata = float | int | None
 Mask = Literal["dataset", "bands"]
@@ -35,6 +34,13 @@ NEARLY = 1 - 1e-5
 """How close to the largest number of its dtype a nodata value lies that was meant to be it."""
 _EXACT_INTEGERS = 1 << 53
 """Beyond it a float no longer holds every integer."""
+
+
+class WindowReader(Protocol):
+    """Reads stored values without GDAL."""
+
+    def window(self, window: Window, bands: Sequence[int], out: np.ndarray) -> None:
+        """Read ``bands`` (1-based) of a window into ``out`` (bands, h, w), of the native dtype."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Decoding:
         window: Window,
         out: tuple[np.ndarray, np.ndarray | None] | None = None,
         *,
-        reader: Reader | None = None,
+        reader: WindowReader | None = None,
     ) -> Pixels:
         """Read a window, into ``out`` (bands, marks) if given. Marks are (1 or B, h, w) or None.
 
@@ -218,7 +224,7 @@ def find_mask(
 
 def find_nodata(
     path: Place,
-    opening: Opening,
+    spec: DatasetSpec,
     dataset: DatasetReader,
     bands: tuple[int, ...],
     flags: Flags,
@@ -232,7 +238,7 @@ def find_nodata(
     found: list[Nodata] = []
     given = dataset.nodatavals  # each look at it reads all bands
     long = dtype.kind in "iu" and dtype.itemsize == 8  # rasterio passes nodata through a double
-    written = opening.nodata_texts(dataset.count) if long else (None,) * dataset.count
+    written = spec.nodata_texts(dataset.count) if long else (None,) * dataset.count
     for band in bands:
         value, text = given[band - 1], written[band - 1]
         if value is not None and dtype == np.float32 and _is_half(dataset, band):

@@ -1,4 +1,4 @@
-"""How GDAL is set up, and how its errors are told."""
+"""How GDAL is set up, and how its errors are reported."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import rasterio
 from rasterio._err import CPLE_BaseError  # what GDAL's own errors come as, from a copy for one
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from tileconv.errors import InputError, TileconvError
 from tileconv.planning.cost import GDAL_CACHE_BYTES
 from tileconv.raster import forks, remote
 from tileconv.text import visible, without_secrets
@@ -23,7 +24,7 @@ from tileconv.text import visible, without_secrets
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-    from tileconv.raster.opening import Opening
+    from tileconv.raster.dataset_spec import DatasetSpec
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError)
 """What rasterio raises when GDAL fails, depending on where it fails."""
@@ -140,16 +141,16 @@ def writing() -> rasterio.Env:
     return rasterio.Env(**settings, **forks.settings())
 
 
-def open_dataset(opening: Opening) -> DatasetReader:
+def open_dataset(spec: DatasetSpec) -> DatasetReader:
     """Open a raster for reading, with a handle of its own."""
     with quietly():
-        return open_scene(opening)
+        return open_scene(spec)
 
 
-def open_scene(opening: Opening) -> DatasetReader:
+def open_scene(spec: DatasetSpec) -> DatasetReader:
     """Open a raster that has a transform, from any thread."""
-    with rasterio.Env(**remote.OPENING) if opening.remote else contextlib.nullcontext():
-        return rasterio.open(opening.name, driver=opening.driver, sharing=False)
+    with rasterio.Env(**remote.OPENING) if spec.remote else contextlib.nullcontext():
+        return rasterio.open(spec.name, driver=spec.driver, sharing=False)
 
 
 @contextlib.contextmanager
@@ -231,6 +232,22 @@ def cause(error: BaseException) -> str:
             words.append(text)
         link = link.__cause__
     return "; ".join(reversed(words)) or type(error).__name__
+
+
+@contextlib.contextmanager
+def reading_errors(path: object) -> Iterator[None]:
+    """Raise what GDAL cannot read as `InputError`."""
+    try:
+        yield
+    except GDAL_ERRORS as error:
+        if isinstance(error, TileconvError):
+            raise
+        raise InputError(f"{path}: cannot be read: {cause(error)}") from told(error)
+
+
+def gdal_version() -> str:
+    """Return the version of GDAL, on which the bytes of compressed blocks depend."""
+    return str(rasterio.__gdal_version__)
 
 
 def told(error: BaseException) -> BaseException:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tileconv.errors import InputError
 from tileconv.planning.layout import Layout, Scene
-from tileconv.raster.metadata import Header, Wanted, read_header
+from tileconv.raster.header import Header, Wanted, read_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

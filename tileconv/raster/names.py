@@ -6,9 +6,6 @@ from pathlib import Path, PurePath
 
 from tileconv.bounded import read_start
 
-OWN_SUFFIXES = {".tif": "GTiff", ".tiff": "GTiff", ".zarr": "Zarr", ".vrt": "VRT"}
-"""Of what tileconv writes."""
-
 OTHER_SUFFIXES = {
     "a NetCDF": ".nc .nc4 .cdf",
     "an HDF5 file": ".h5 .hdf5 .he5",
@@ -77,15 +74,6 @@ def shortened(name: str, most: int = 128) -> str:
     (True, '\u00fc\u00fc')
     """
     return name.encode(errors="surrogateescape")[:most].decode(errors="ignore")
-
-
-def driver_of(name: PurePath) -> str | None:
-    """Return the driver that an output's name says, None if it says none.
-
-    >>> driver_of(PurePath("a/out.zarr")), driver_of(PurePath("out.TIF")), driver_of(PurePath("b"))
-    ('Zarr', 'GTiff', None)
-    """
-    return OWN_SUFFIXES.get(name.suffix.lower())
 
 
 def other_format_of(name: PurePath) -> str | None:

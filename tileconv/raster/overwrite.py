@@ -1,4 +1,4 @@
-"""Texts of a finished TIFF, overwritten where they lie: what GDAL cannot be told to write.
+"""Texts of a finished TIFF, overwritten where they lie: what GDAL cannot be made to write.
 
 Nothing else in the file moves, so that a COG stays one. A new text is as long as the old one at
 the most; what is left of the old one's place is filled with what readers skip.

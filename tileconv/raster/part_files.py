@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import rasterio
@@ -18,15 +18,17 @@ import rasterio
 from tileconv.bounded import read_bounded
 from tileconv.errors import DamagedPartError, OutputError, OutputExistsError
 from tileconv.raster import gdal
-from tileconv.raster.durable import sync
+from tileconv.raster.fsync import sync
+from tileconv.raster.geotiff_parts import PartFile
 from tileconv.raster.leftovers import remove
 from tileconv.raster.overwrite import goes_through_double
-from tileconv.raster.parts import Stored, checksum
 from tileconv.raster.sink import Sink
 from tileconv.raster.structure import check_complete
 from tileconv.raster.targets import OwnFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
 
     from tileconv.planning.parts import Part
@@ -93,9 +95,10 @@ class AssembledVRT(Sink):
     def _put(self, tile: Tile, pixels: np.ndarray) -> None:
         raise NotImplementedError("parts are written by tasks")
 
-    def add(self, part: Part, path: Path, stored: Stored) -> None:
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
         """Take in a part file, if it is the one that was written; sync it."""
-        if checksum(path) != stored:
+        stored = PartFile.of_entry(entry)
+        if PartFile.of(path) != stored:
             raise DamagedPartError(f"the part {path} is not what was written")
         sync(path)
         self._parts[path.relative_to(self._folder).as_posix()] = part

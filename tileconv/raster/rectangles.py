@@ -13,9 +13,9 @@ from tileconv.raster.store import Key, Pixels
 if TYPE_CHECKING:
     from tileconv.planning.reads import AxisRead
 
-Extent = tuple[int, int, int, int]
+PixelBounds = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels of the raster, half-open."""
-Part = tuple[np.ndarray, np.ndarray | None]
+WindowPart = tuple[np.ndarray, np.ndarray | None]
 """Bands and mask of a part of a window, to be overwritten."""
 
 
@@ -41,7 +41,7 @@ class Rectangle:
     def __len__(self) -> int:
         return (self.rows[1] - self.rows[0]) * (self.columns[1] - self.columns[0])
 
-    def extent(self, block: tuple[int, int], shape: tuple[int, int]) -> Extent:
+    def extent(self, block: tuple[int, int], shape: tuple[int, int]) -> PixelBounds:
         """Return the pixels of the blocks that lie in a raster of ``shape``."""
         return (
             self.rows[0] * block[0],
@@ -74,23 +74,23 @@ def join_blocks(blocks: list[tuple[Key, int]], most: int) -> Iterator[Rectangle]
     yield from waiting.values()
 
 
-def make_lots(rectangles: Iterable[Rectangle], most: int) -> Iterator[list[Rectangle]]:
+def make_batches(rectangles: Iterable[Rectangle], most: int) -> Iterator[list[Rectangle]]:
     """Put small rectangles together, up to ``most`` blocks.
 
     >>> each = [Rectangle((0, 1), (column, column + 1)) for column in (0, 2, 4)]
-    >>> [len(lot) for lot in make_lots(each, most=2)]
+    >>> [len(batch) for batch in make_batches(each, most=2)]
     [2, 1]
     """
-    lot: list[Rectangle] = []
+    batch: list[Rectangle] = []
     blocks = 0
     for rectangle in rectangles:
-        if lot and blocks + len(rectangle) > most:
-            yield lot
-            lot, blocks = [], 0
-        lot.append(rectangle)
+        if batch and blocks + len(rectangle) > most:
+            yield batch
+            batch, blocks = [], 0
+        batch.append(rectangle)
         blocks += len(rectangle)
-    if lot:
-        yield lot
+    if batch:
+        yield batch
 
 
 def _runs(blocks: list[tuple[Key, int]], most: int) -> Iterator[Rectangle]:
@@ -128,12 +128,12 @@ class Frame:
             found.append(pair)
         return found
 
-    def needed(self, extent: Extent) -> Extent:
+    def needed(self, extent: PixelBounds) -> PixelBounds:
         """Cut ``extent``, of blocks that the window touches, down to what it needs of them."""
         (top, bottom), (left, right) = (span.pixels for span in self._look(extent))
         return extent[0] + top, extent[1] + left, extent[0] + bottom, extent[1] + right
 
-    def part(self, extent: Extent) -> Part | None:
+    def part(self, extent: PixelBounds) -> WindowPart | None:
         """Return the part of the window that holds ``extent`` pixel for pixel, if one does."""
         y, x = self._look(extent)
         if not (y.plain and x.plain):
@@ -155,7 +155,7 @@ class Frame:
             else:
                 target[np.ix_(np.arange(target.shape[0]), _indices(y.to), _indices(x.to))] = picked
 
-    def _look(self, extent: Extent) -> tuple[_Span, _Span]:
+    def _look(self, extent: PixelBounds) -> tuple[_Span, _Span]:
         top, left, bottom, right = extent
         return self._span(0, top, bottom), self._span(1, left, right)
 

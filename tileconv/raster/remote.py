@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from tileconv.text import hide, shown_url
 
 SETTINGS: dict[str, Any] = {
-    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",  # what is closed is fetched anew
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/",  # what is closed is fetched again
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIRANGE": "YES",
     "GDAL_HTTP_MAX_RETRY": 3,
@@ -62,7 +62,7 @@ class Remote:
         hide(self.url)
 
     def __reduce__(self) -> tuple[type[Remote], tuple[str]]:
-        """Be made anew in other processes, so that these hide what is secret, too."""
+        """Construct it again in other processes, so that they hide secrets, too."""
         return Remote, (self.url,)
 
     @property
@@ -86,7 +86,7 @@ class Remote:
 
     @property
     def gdal_name(self) -> str:
-        """How GDAL is told to fetch it."""
+        """GDAL's name for it."""
         if urlsplit(self.url).scheme == "s3":
             return f"/vsis3/{self.url.removeprefix('s3://')}"
         return f"/vsicurl/{self.url}"

@@ -14,19 +14,16 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import rasterio
 from rasterio.transform import Affine
-from rasterio.windows import Window
 
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
 from tileconv.planning.describe import size
-from tileconv.raster import forks, gdal
-from tileconv.raster.carry import Metadata
-from tileconv.raster.durable import EarlySync, replace, sync
+from tileconv.raster import gdal
+from tileconv.raster.fsync import replace, sync
 from tileconv.raster.leftovers import remove, remove_left, temporary
-from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite, overwrite_nodata
-from tileconv.raster.structure import check_complete
-from tileconv.raster.targets import Kind, OwnFile, OwnFiles, Target
+from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite
+from tileconv.raster.tag_model import Metadata
+from tileconv.raster.targets import TIFF_FILE, Kind, OwnFile, OwnFiles, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,14 +31,12 @@ if TYPE_CHECKING:
 
     import numpy as np
     from rasterio.crs import CRS
-    from rasterio.io import DatasetWriter
 
     from tileconv.geometry import Transform
     from tileconv.planning.tiles import Tile
 
 
-Driver = Literal["GTiff", "COG", "Zarr"]
-Layout = Literal["single", "parts"]
+OutputLayout = Literal["single", "parts"]
 SMALLEST_COG_BLOCK = 128
 """Of the COG driver, in pixels."""
 LEVEL_OPTIONS = {"deflate": "ZLEVEL", "zstd": "ZSTD_LEVEL"}
@@ -62,7 +57,9 @@ class OutputSpec:
     """Side of a block in pixels, a multiple of 16."""
     transform: Transform | None = None
     crs: CRS | None = None
-    driver: Driver = "GTiff"
+    driver: str = "GTiff"
+    """The name of its format."""
+    kind: Kind = TIFF_FILE
     compress: str | None = "zstd"
     predictor: int = 1
     level: int | None = None
@@ -72,7 +69,7 @@ class OutputSpec:
     overwrite: bool = False
     overviews: str = "average"
     """How a COG's overviews are resampled, or none."""
-    layout: Layout = "single"
+    layout: OutputLayout = "single"
     """One file, or a VRT over part files."""
     checksum: bool = False
     """Chunks of a Zarr store end with a checksum."""
@@ -82,7 +79,7 @@ class OutputSpec:
     @property
     def target(self) -> Target:
         """The place that the output takes."""
-        return Target(self.path, kind_of(self.driver, self.layout), overwrite=self.overwrite)
+        return Target(self.path, self.kind, overwrite=self.overwrite)
 
     @property
     def blocks(self) -> int:
@@ -96,7 +93,7 @@ class OutputSpec:
         return max(self.block, SMALLEST_COG_BLOCK)
 
     def profile(self) -> dict[str, Any]:
-        """Return what any driver of GDAL's is told of the raster."""
+        """Return what every driver of GDAL's needs to know of the raster."""
         bands, rows, columns = self.shape
         nodata = None if self.nodata is None else self.nodata.item()
         if not goes_through_double(self.nodata):
@@ -111,24 +108,6 @@ class OutputSpec:
             "transform": None if self.transform is None else Affine(*self.transform),
         }
 
-    def creation_options(self) -> dict[str, Any]:
-        """Return GDAL's GeoTIFF creation options."""
-        options: dict[str, Any] = {
-            "tiled": True,
-            "blockxsize": self.block,
-            "blockysize": self.block,
-            "interleave": "band",
-            "photometric": self.metadata.photometric,
-            "BIGTIFF": "IF_SAFER",
-        }
-        if self.compress is not None:
-            options |= {"compress": self.compress, "NUM_THREADS": forks.threads(self.threads)}
-            if self.predictor != 1:
-                options["predictor"] = self.predictor
-            if self.compress in LEVEL_OPTIONS:
-                options[LEVEL_OPTIONS[self.compress]] = self.level or DEFAULT_LEVEL
-        return options
-
 
 class Sink(ABC):
     """An output being written by many threads, tile by tile.
@@ -136,7 +115,7 @@ class Sink(ABC):
     Leaving the ``with`` block without `commit` leaves nothing behind.
     """
 
-    _durable = True
+    _fsyncs = True
     """What is committed is on the disk, not only with the system."""
 
     def __init__(self, spec: OutputSpec) -> None:
@@ -179,7 +158,7 @@ class Sink(ABC):
             self._check_target()
             self.spec.target.remove_beside()
             self._rename()
-            if self._durable:
+            if self._fsyncs:
                 with contextlib.suppress(OSError):  # the output is there, whatever the folder says
                     sync(self.spec.path.parent)
         except OutputExistsError:
@@ -237,86 +216,3 @@ class Sink(ABC):
         return OutputError(
             f"{path}: could not be written{free}: {gdal.cause(error)}; no output is left behind"
         )
-
-
-_abandoned: list[DatasetWriter] = []
-"""Files given up where memory ended: GDAL crashes when it closes one without room for its blocks.
-
-They are closed with the process, when they have no name any more.
-"""
-
-
-class GeoTIFFSink(Sink):
-    """A GeoTIFF being written."""
-
-    def __init__(self, spec: OutputSpec) -> None:
-        super().__init__(spec)
-        self._dataset: DatasetWriter | None = None
-        self._sync: EarlySync | None = None
-
-    def _create(self) -> None:
-        spec = self.spec
-        with gdal.writing(), gdal.quietly():
-            self._dataset = rasterio.open(
-                self._temporary,
-                "w",
-                driver="GTiff",
-                **spec.profile(),
-                **self._creation_options(),
-            )
-            self._sync = EarlySync(self._temporary) if self._durable else None
-            spec.metadata.write(self._dataset)
-
-    def _creation_options(self) -> dict[str, Any]:
-        return self.spec.creation_options()
-
-    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
-        window = Window(tile.x[0], tile.y[0], pixels.shape[2], pixels.shape[1])
-        with self._lock, gdal.environment():
-            if self._dataset is None:
-                raise OutputError(f"{self.spec.path}: writing had already ended")
-            self._dataset.write(pixels, window=window)
-            if self._sync is not None:
-                self._sync.look()
-
-    def _complete(self) -> None:
-        self._close()
-        check_complete(self._temporary, self.spec.blocks)
-        if self._sync is not None:
-            self._sync.finish()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, MemoryError) and self._dataset is not None:
-            _abandoned.append(self._dataset)
-            self._dataset = None
-        self._discard()
-
-    def _close(self) -> None:
-        with self._lock, gdal.writing():
-            if self._dataset is not None:
-                dataset, self._dataset = self._dataset, None
-                dataset.close()
-                if self.spec.nodata is not None and not goes_through_double(self.spec.nodata):
-                    overwrite_nodata(self._temporary, self.spec.nodata)
-
-    def _discard(self) -> None:
-        try:
-            with contextlib.suppress(*gdal.GDAL_ERRORS):
-                self._close()
-        finally:
-            if self._sync is not None:
-                self._sync.close()
-                self._sync = None
-            self._remove()
-
-
-def kind_of(driver: Driver, layout: Layout) -> Kind:
-    """Return what an output is on the disk."""
-    if driver == "Zarr":
-        return "Zarr store"
-    return "VRT" if layout == "parts" else "TIFF file"

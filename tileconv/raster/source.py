@@ -17,13 +17,20 @@ from tileconv.errors import InputError
 from tileconv.planning.cost import READ_BYTES
 from tileconv.raster import gdal
 from tileconv.raster.blame import find_damage
-from tileconv.raster.metadata import Header, Identity
-from tileconv.raster.rectangles import Extent, Frame, Part, Rectangle, join_blocks, make_lots
+from tileconv.raster.direct_tiff import DirectTIFF, Reader, UndecodableError
+from tileconv.raster.header import Header, Identity
+from tileconv.raster.rectangles import (
+    Frame,
+    PixelBounds,
+    Rectangle,
+    WindowPart,
+    join_blocks,
+    make_batches,
+)
+from tileconv.raster.reference_counts import ReferenceCounts
 from tileconv.raster.remote import Remote
 from tileconv.raster.store import BlockStore, Decodings, Key, Pixels
-from tileconv.raster.stored import Reader, StoredBlocks, UndecodableError, find_stored
 from tileconv.raster.streams import Streams, find_streams
-from tileconv.raster.uses import BlockUses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,11 +40,11 @@ if TYPE_CHECKING:
 
     from tileconv.planning.reads import AxisRead
 
-LOT_BYTES = 1 << 20
+BATCH_BYTES = 1 << 20
 """Pixels that a thread decodes at a time, where blocks lie apart: to share out each costs more."""
 
 
-Kept = tuple[dict[Key, Pixels], ...]
+CachedBlocks = tuple[dict[Key, Pixels], ...]
 """Decoded blocks that go from one part of a run to the next, for each file."""
 
 
@@ -48,32 +55,32 @@ class _Request:
     frame: Frame
     panel: int
     left: int = 0
-    """Lots that are not there yet."""
+    """Batches that are not there yet."""
     error: BaseException | None = None
 
 
 class RasterSource:
-    """The pixels of a raster, for the tiles of one plan, which ``uses`` has counted.
+    """The pixels of a raster, for the tiles of one plan, whose block uses are ``counts``.
 
     Safe to use from many threads. ``handles`` is how many of them will read:
     each gets a handle of its own, opened and closed by the ``with`` block, unless
     GDAL is not needed, and one open file serves all.
-    Whoever opens files otherwise gives ``lend``, which returns a thread's handle,
+    A caller that opens files itself gives ``handle_provider``, which returns a thread's handle,
     and ``decodings`` where threads decode for many sources.
     """
 
     def __init__(
         self,
         header: Header,
-        uses: BlockUses,
+        counts: ReferenceCounts,
         *,
         handles: int = 1,
-        lend: Callable[[], DatasetReader] | None = None,
+        handle_provider: Callable[[], DatasetReader] | None = None,
         decodings: Decodings | None = None,
     ) -> None:
         self.header = header
-        self._uses = uses
-        self._lend = lend
+        self._counts = counts
+        self._handle_provider = handle_provider
         self._decodings = decodings or Decodings()
         self._store = BlockStore(self._decodings)
         self._windows = buffers.Pool()
@@ -115,17 +122,17 @@ class RasterSource:
         """Storage blocks decoded so far, all bands."""
         return self._store.decoded * self.header.layout.planes
 
-    def kept(self) -> Kept:
+    def hand_over(self) -> CachedBlocks:
         """Return the decoded blocks that the next part of the run uses too, once all is read."""
-        return (self._store.kept(),)
+        return (self._store.hand_over(),)
 
-    def adopt(self, kept: Kept) -> None:
-        """Take over what the part before has kept, before anything is read."""
-        self._store.adopt(kept[0], self._uses_of)
+    def take_over(self, handed: CachedBlocks) -> None:
+        """Take over what the part before hands over, before anything is read."""
+        self._store.take_over(handed[0], self._uses_of)
 
     def _uses_of(self, key: Key) -> int:
         """Return how many tiles use a block."""
-        return int(self._uses.rows[key.row] * self._uses.columns(key.panel)[key.column])
+        return int(self._counts.rows[key.row] * self._counts.columns(key.panel)[key.column])
 
     def check_unchanged(self) -> None:
         """Raise `InputError` if the file is no longer the one that was planned."""
@@ -154,9 +161,9 @@ class RasterSource:
             make((layout.read_bands, *shape), layout.dtype),
             np.zeros((layout.marks, *shape), bool) if layout.marks else None,
         )
-        uses_x = self._uses.columns(panel)
+        uses_x = self._counts.columns(panel)
         wanted = [
-            (Key(panel, row, column), int(self._uses.rows[row] * uses_x[column]))
+            (Key(panel, row, column), int(self._counts.rows[row] * uses_x[column]))
             for row in rows.blocks(layout.block[0]).tolist()
             for column in columns.blocks(layout.block[1]).tolist()
         ]
@@ -164,9 +171,9 @@ class RasterSource:
         request = _Request(Frame(rows, columns, window), panel)
         try:
             rectangles = join_blocks(decode, self._blocks_in(READ_BYTES))
-            lots = list(make_lots(rectangles, self._blocks_in(LOT_BYTES)))
-            request.left = len(lots)
-            self._decodings.deal([partial(self._fill, request, lot) for lot in lots])
+            batches = list(make_batches(rectangles, self._blocks_in(BATCH_BYTES)))
+            request.left = len(batches)
+            self._decodings.submit([partial(self._fill, request, batch) for batch in batches])
             self._decodings.work_until(lambda: not request.left)
             if request.error is not None:
                 raise request.error
@@ -185,13 +192,13 @@ class RasterSource:
         """Let threads that help look again whether they are done."""
         self._decodings.wake()
 
-    def _fill(self, request: _Request, lot: list[Rectangle]) -> None:
+    def _fill(self, request: _Request, batch: list[Rectangle]) -> None:
         """Decode into the window of a request, and into the store what is shared."""
         try:
             with gdal.environment(), self._opened() as reader:
                 if reader is not None and self.header.decoding.plain:
-                    lot = self._read_blocks(request.frame, lot, reader)
-                for rectangle in lot:
+                    batch = self._read_blocks(request.frame, batch, reader)
+                for rectangle in batch:
                     if request.error is None:
                         self._decode_for(request, rectangle, reader)
         except BaseException as error:  # the thread that asked for the window raises it
@@ -199,7 +206,7 @@ class RasterSource:
         with self._lock:
             request.left -= 1
 
-    def _read_blocks(self, frame: Frame, lot: list[Rectangle], reader: Reader) -> list[Rectangle]:
+    def _read_blocks(self, frame: Frame, batch: list[Rectangle], reader: Reader) -> list[Rectangle]:
         """Decode blocks straight into a window; return those of which that is not possible.
 
         Blocks are few pixels and little time to decode: what is done for each one counts.
@@ -207,7 +214,7 @@ class RasterSource:
         layout, bands, out = self.header.layout, self.header.decoding.bands, frame.window.bands
         (tall, wide), (height, width) = layout.block, layout.shape
         left = []
-        for rectangle in lot:
+        for rectangle in batch:
             if rectangle.uses > 1:
                 left.append(rectangle)
                 continue
@@ -246,9 +253,9 @@ class RasterSource:
     def _decode(
         self,
         rectangle: Rectangle,
-        extent: Extent,
+        extent: PixelBounds,
         reader: Reader | None,
-        out: Part | None = None,
+        out: WindowPart | None = None,
     ) -> Pixels:
         """Read a part of a rectangle of blocks; an error names the block that cannot be decoded."""
         decoding, window = self.header.decoding, _window(extent)
@@ -276,14 +283,16 @@ class RasterSource:
             yield reader
 
     @cached_property
-    def _blocks(self) -> StoredBlocks | None:
+    def _blocks(self) -> DirectTIFF | None:
         """What can be read without GDAL. Threads that look for it at once find the same."""
-        return find_stored(self.header) if self.header.layout.direct else None
+        return self.header.find_direct_tiff() if self.header.layout.direct else None
 
     @cached_property
     def _streams(self) -> Streams | None:
         """What GDAL decodes and does not check."""
-        return find_streams(self.header) if self._blocks is None else None
+        if self._blocks is not None:
+            return None
+        return find_streams(self.header.spec, self.header.layout)
 
     def _undecodable(self, error: UndecodableError) -> InputError:
         row, column = error.place
@@ -299,16 +308,16 @@ class RasterSource:
                     if (found := self._damaged_source(rectangle)) is not None:
                         return found
                     # the cache of the other has what was decoded badly, and not a word of it
-                    anew = stack.enter_context(gdal.open_dataset(self.header.opening))
+                    anew = stack.enter_context(gdal.open_dataset(self.header.spec))
             found = self._damaged_in(rectangle, anew)
         return found or self._told(rectangle, "some band", error)
 
     def _damaged_source(self, rectangle: Rectangle) -> InputError | None:
         header = self.header
-        if header.opening.driver != "VRT":
+        if not header.spec.is_vrt:
             return None
         extent = rectangle.extent(header.layout.block, header.layout.shape)
-        found = find_damage(header.opening, extent)
+        found = find_damage(header.spec, extent)
         if found is None:
             return None
         block, error = found
@@ -342,8 +351,8 @@ class RasterSource:
 
     def _dataset(self) -> DatasetReader:
         """Return this thread's own handle: GDAL's are not safe to share."""
-        if self._lend is not None:
-            return self._lend()
+        if self._handle_provider is not None:
+            return self._handle_provider()
         handle: DatasetReader | None = getattr(self._local, "handle", None)
         if handle is None:
             with self._lock:
@@ -353,9 +362,9 @@ class RasterSource:
 
     def _open(self) -> DatasetReader:
         """Open a handle, which is closed in the end."""
-        return self._stack.enter_context(gdal.open_dataset(self.header.opening))
+        return self._stack.enter_context(gdal.open_dataset(self.header.spec))
 
 
-def _window(extent: Extent) -> Window:
+def _window(extent: PixelBounds) -> Window:
     top, left, bottom, right = extent
     return Window(left, top, right - left, bottom - top)

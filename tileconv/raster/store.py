@@ -1,9 +1,9 @@
 """Decoded blocks, shared between tiles and threads until the last tile has used them.
 
 The plan says how many tiles touch each block. A block is decoded for the first
-tile that needs it; the last one lets go of it. Decoding is dealt out in small
-pieces that any thread takes: whoever waits for a block decodes another one
-meanwhile, so that all cores decode even if there is only one tile.
+tile that needs it; the last one lets go of it. Decodings are queued in small
+pieces that any thread takes: a thread that waits for a block decodes another one,
+so that all cores decode even if there is only one tile.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Decodings:
     """Held while anything is looked at or changed."""
     _waiting: deque[Callable[[], None]] = field(default_factory=deque)
 
-    def deal(self, tasks: Iterable[Callable[[], None]]) -> None:
+    def submit(self, tasks: Iterable[Callable[[], None]]) -> None:
         """Put decodings into the queue. A task must not raise, nor wait for another."""
         with self.changed:
             self._waiting.extend(tasks)
@@ -122,20 +122,20 @@ class BlockStore:
                 self._use(key)
             self._changed.notify_all()
 
-    def kept(self) -> dict[Key, Pixels]:
+    def hand_over(self) -> dict[Key, Pixels]:
         """Return the decoded blocks that somebody still wants to use."""
         with self._changed:
             entries = self._entries.items()
             return {key: entry.pixels for key, entry in entries if entry.pixels is not None}
 
-    def adopt(self, kept: dict[Key, Pixels], uses: Callable[[Key], int]) -> None:
-        """Take over blocks that another store has `kept`, as far as they are used here.
+    def take_over(self, handed: dict[Key, Pixels], uses: Callable[[Key], int]) -> None:
+        """Take over blocks that another store hands over, as far as they are used here.
 
-        ``kept`` is empty then: only this store holds them, and lets go of them.
+        ``handed`` is empty afterwards: only this store holds the blocks, and releases them.
         """
         with self._changed:
-            while kept:
-                key, pixels = kept.popitem()
+            while handed:
+                key, pixels = handed.popitem()
                 if count := uses(key):
                     self._entries[key] = _Entry(count, pixels)
 

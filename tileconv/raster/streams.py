@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tileconv import buffers
-from tileconv.raster.stored import (
+from tileconv.raster.direct_tiff import (
     BYTE,
     CODECS,
     LARGEST_BLOCK,
@@ -29,16 +29,18 @@ from tileconv.raster.structure import first_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
-    from tileconv.raster.metadata import Header
+    from tileconv.planning.layout import Layout
+    from tileconv.raster.dataset_spec import DatasetSpec
     from tileconv.raster.structure import FirstImage
 
 
 class Streams:
     """The streams of a file. Safe to use from many threads."""
 
-    def __init__(self, header: Header, image: FirstImage) -> None:
-        self._path, self._image = header.opening.files[0], image
+    def __init__(self, path: Path, image: FirstImage) -> None:
+        self._path, self._image = path, image
         bits = image.block[1] * (image.bands if image.interleaved else 1) * image.dtype[1]
         self._row = -(-bits // 8)
         """Bytes of a row of a block."""
@@ -79,13 +81,11 @@ class Streams:
             raise UndecodableError(str(error), place, part) from error.__cause__
 
 
-def find_streams(header: Header) -> Streams | None:
+def find_streams(spec: DatasetSpec, layout: Layout) -> Streams | None:
     """Return the DEFLATE streams of a file that GDAL decodes, None if there is nothing to check."""
-    opening, layout = header.opening, header.layout
-    local = opening.driver == "GTiff" and not opening.remote
-    if not local or library() is None or not hasattr(os, "preadv"):
+    if not spec.is_tiff_on_disk or library() is None or not hasattr(os, "preadv"):
         return None
-    image = first_image(opening.files[0])
+    image = first_image(spec.files[0])
     if image is None or CODECS.get(image.compression) != "deflate":
         return None
     numbers = (*image.block, *image.shape, image.bands, image.dtype[1])
@@ -104,4 +104,4 @@ def find_streams(header: Header) -> Streams | None:
         and bool((image.counts <= np.int64(2 * size + 1024)).all())
         and size <= 4 * LARGEST_BLOCK
     )
-    return Streams(header, image) if known else None
+    return Streams(spec.files[0], image) if known else None

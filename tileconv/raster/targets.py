@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from tileconv.bounded import read_start
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
@@ -23,16 +22,25 @@ from tileconv.raster.beside import names_appended, names_beside, owners_of
 from tileconv.raster.leftovers import remove_left, temporary
 from tileconv.raster.names import PNG_START, TIFF_STARTS
 
-Kind = Literal["TIFF file", "VRT", "Zarr store", "PNG", "report of tileconv's", "page of HTML"]
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file is; one that a run replaces must be of the same kind."""
+
+    name: str
+    start: re.Pattern[bytes] | None = None
+    """Matches the first bytes of a file of this kind."""
+    marker: str | None = None
+    """A file that every folder of this kind holds; None if this is no folder."""
+
+
+TIFF_FILE = Kind("TIFF file", re.compile(b"|".join(map(re.escape, TIFF_STARTS))))
+VRT_FILE = Kind("VRT", re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<VRTDataset[\s>]"))
+PNG = Kind("PNG", re.compile(re.escape(PNG_START)))
+REPORT = Kind("report of tileconv's", re.compile(rb'\s*{\s*"tileconv"\s*:'))
+HTML_PAGE = Kind("page of HTML", re.compile(rb"\s*<!doctype html", re.IGNORECASE))
 _START = 512
 """Bytes that tell what a file is."""
-_BEGINS = {
-    "TIFF file": re.compile(b"|".join(map(re.escape, TIFF_STARTS))),
-    "VRT": re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<VRTDataset[\s>]"),
-    "PNG": re.compile(re.escape(PNG_START)),
-    "report of tileconv's": re.compile(rb'\s*{\s*"tileconv"\s*:'),
-    "page of HTML": re.compile(rb"\s*<!doctype html", re.IGNORECASE),
-}
 _OTHER = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a named pipe",
@@ -141,7 +149,7 @@ class Target:
     def check(self, own: OwnFiles) -> None:
         """Check that the file may be put there, now."""
         path, mode = self.path, self._mode()
-        if mode is not None and stat.S_ISDIR(mode) and self.kind != "Zarr store":
+        if mode is not None and stat.S_ISDIR(mode) and self.kind.marker is None:
             raise OutputExistsError(f"{path}: is a folder; give {self.what} a file name")
         if mode is not None and not self.overwrite:
             raise OutputExistsError(
@@ -158,7 +166,7 @@ class Target:
         """Check that the file does not take the place of one that the job needs."""
         if (found := own.find(self.path)) is not None:
             raise OutputExistsError(f"{self.path}: {self.what} is {found}; choose another path")
-        if self.kind == "Zarr store" and (inside := own.find_within(self.path)) is not None:
+        if self.kind.marker is not None and (inside := own.find_within(self.path)) is not None:
             raise OutputExistsError(
                 f"{self.path}: {self.what} is a folder that holds {inside}; choose another path"
             )
@@ -174,7 +182,7 @@ class Target:
 
     def _beside(self) -> Iterator[Path]:
         """Yield what lies beside the place and would be read with a raster there."""
-        if self.kind in ("TIFF file", "VRT"):
+        if self.kind in (TIFF_FILE, VRT_FILE):
             for name in names_appended(self.path.name):
                 if os.path.lexists(self.path.with_name(name)):
                     yield self.path.with_name(name)
@@ -202,21 +210,22 @@ class Target:
 
     def _check_kind(self, mode: int) -> None:
         if stat.S_ISDIR(mode):
-            if os.path.isfile(self.path / "zarr.json"):  # noqa: PTH113 - Path.is_file may raise
+            marker = self.kind.marker
+            if marker is not None and os.path.isfile(self.path / marker):  # noqa: PTH113
                 return
-            raise self._refused("a folder that is no Zarr store")
+            raise self._refused(f"a folder that is no {self.kind.name}")
         if not stat.S_ISREG(mode):
             raise self._refused(_OTHER.get(stat.S_IFMT(mode), "not a file"))
-        if self.kind == "Zarr store":
-            raise self._refused("a file, and a Zarr store is a folder")
+        if self.kind.start is None:
+            raise self._refused(f"a file, and a {self.kind.name} is a folder")
         try:
             start = read_start(self.path, _START)
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be read, so it is not replaced: {error.strerror}"
             ) from error
-        if start and not _BEGINS[self.kind].match(start):
-            raise self._refused(f"no {self.kind}")
+        if start and not self.kind.start.match(start):
+            raise self._refused(f"no {self.kind.name}")
 
     def _refused(self, what: str) -> OutputExistsError:
         return OutputExistsError(

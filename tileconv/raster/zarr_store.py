@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from tileconv.errors import ConfigError, OutputError
-from tileconv.raster.durable import sync
+from tileconv.raster.fsync import sync
 from tileconv.raster.sink import DEFAULT_LEVEL, OutputSpec, Sink
 
 try:
@@ -39,13 +39,13 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from zarr.core.buffer import Buffer
 
     from tileconv.planning.parts import Part
     from tileconv.planning.tiles import Tile
-    from tileconv.raster.carry import Metadata
+    from tileconv.raster.tag_model import Metadata
 
 VARIABLE = "band_data"
 """What rioxarray calls the pixels of a raster."""
@@ -192,9 +192,10 @@ class SharedStore(ZarrSink):
             self._remove()
             super()._create()
 
-    def add(self, part: Part, checksums: bytes) -> None:
-        """Take in a part, all of whose chunks are there."""
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
+        """Take in the checksums of a part; its chunks are where they belong."""
         where = _chunks(self.spec, part.y, part.x)
+        checksums = bytes.fromhex(entry["crc32c"])
         shape = self._checksums[where].shape
         self._checksums[where] = np.frombuffer(checksums, CHECKSUM).reshape(shape)
 

@@ -31,7 +31,7 @@ from tileconv.arrays.labelled.missing import (
 from tileconv.convolution import Convolution
 from tileconv.errors import ConvolutionError
 from tileconv.geometry import Axis, Geometry
-from tileconv.propagation import POINTS_OF_AREAS, follow_tiff_tags
+from tileconv.propagation import POINTS_OF_AREAS, propagate_tiff_tags
 
 Compute = Callable[[Any, float | None, float | None], Any]
 """(numpy or dask array (..., H, W), nodata, what missing integers hold) -> its convolution."""
@@ -373,7 +373,7 @@ def _follow_place(attrs: dict[Hashable, Any], grid: Grid, notes: Notes) -> None:
     if has_gcps and attrs.get("AREA_OR_POINT") == "Point":
         attrs["AREA_OR_POINT"] = "Area"
         notes.notes.append(POINTS_OF_AREAS)
-    follow_tiff_tags(attrs, grid.geometry, notes.notes)
+    propagate_tiff_tags(attrs, grid.geometry, notes.notes)
     drop_untrue(attrs, notes.attributes)
 
 

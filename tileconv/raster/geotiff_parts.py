@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -20,29 +20,45 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from tileconv.errors import DamagedPartError, OutputError
-from tileconv.raster.carry import Metadata
 from tileconv.raster.cog import COGSink
-from tileconv.raster.durable import sync
-from tileconv.raster.sink import GeoTIFFSink, OutputSpec
+from tileconv.raster.geotiff import GeoTIFFSink
+from tileconv.raster.sink import OutputSpec
 from tileconv.raster.structure import block_table, check_complete, value_places
+from tileconv.raster.tag_model import Metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
     from tileconv.planning.parts import Part
+    from tileconv.planning.tiles import Tile
 
 COPY_BYTES = 8 << 20
 """Bytes of one step of copying."""
 
 
 @dataclass(frozen=True)
-class Stored:
+class PartFile:
     """A finished part on the disk."""
 
     bytes: int
     checksum: int
     """CRC-32 of the file."""
+
+    @classmethod
+    def of(cls, path: Path) -> PartFile:
+        """Look at a file."""
+        crc = size = 0
+        add_up = crc32()
+        with path.open("rb") as file:
+            while chunk := file.read(COPY_BYTES):
+                crc, size = add_up(chunk, crc), size + len(chunk)
+        return cls(size, crc)
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> PartFile:
+        """Return what the manifest says of a part."""
+        return cls(entry["bytes_written"], entry["crc32"])
 
 
 class PartSink(GeoTIFFSink):
@@ -52,7 +68,11 @@ class PartSink(GeoTIFFSink):
     that a machine without power has lost is computed again.
     """
 
-    _durable = False
+    _fsyncs = False
+
+    def __init__(self, spec: OutputSpec, part: Part, path: Path) -> None:
+        super().__init__(part_spec(spec, part, path))
+        self._corner = part.y[0], part.x[0]
 
     def __enter__(self) -> Self:
         try:
@@ -66,8 +86,13 @@ class PartSink(GeoTIFFSink):
     def entry(self) -> dict[str, Any]:
         """Check the file and give it its name; return what the manifest tells of it."""
         self.commit()
-        stored = checksum(self.spec.path)
+        stored = PartFile.of(self.spec.path)
         return {"bytes_written": stored.bytes, "crc32": stored.checksum}
+
+    def _put(self, tile: Tile, pixels: np.ndarray) -> None:
+        (y, end_y), (x, end_x), (top, left) = tile.y, tile.x, self._corner
+        here = tile._replace(y=(y - top, end_y - top), x=(x - left, end_x - left))
+        super()._put(here, pixels)
 
     def _check_target(self) -> None:
         """There may be one already: that of a twin."""
@@ -93,14 +118,11 @@ def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
         "shape": (spec.shape[0], *part.shape),
         "transform": None,
         "crs": None,
-        "driver": "GTiff",
         "metadata": Metadata(),
         "threads": 1,
         "layout": "single",
         "own": (),
     }
-    if spec.driver == "COG":
-        changed |= {"compress": "zstd", "level": 1}
     if spec.layout == "parts":  # they stay, and are rasters by themselves
         changed["crs"] = spec.crs
         changed["metadata"] = replace(spec.metadata, gcps=(), gcps_crs=None, rpcs=None)
@@ -111,16 +133,6 @@ def part_spec(spec: OutputSpec, part: Part, path: Path) -> OutputSpec:
     return replace(spec, **changed)
 
 
-def checksum(path: Path) -> Stored:
-    """Return the size and the checksum of a file."""
-    crc = size = 0
-    add_up = crc32()
-    with path.open("rb") as file:
-        while chunk := file.read(COPY_BYTES):
-            crc, size = add_up(chunk, crc), size + len(chunk)
-    return Stored(size, crc)
-
-
 @cache
 def crc32() -> Callable[[bytes, int], int]:
     """Return zlib's checksum (of bytes, going on from another one), from the fastest library."""
@@ -128,6 +140,27 @@ def crc32() -> Callable[[bytes, int], int]:
         found: Callable[[bytes, int], int] = importlib.import_module("imagecodecs").deflate_crc32
         return found  # a quarter of the time
     return zlib.crc32
+
+
+class PartWriter(Protocol):
+    """A part of an output being written by one task."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of everything."""
+
+    def write(self, tile: Tile, pixels: np.ndarray) -> None:
+        """Write one tile of the part."""
+
+    def entry(self) -> dict[str, Any]:
+        """Check what is written; return what the manifest says of it."""
 
 
 class Assembly(Protocol):
@@ -144,8 +177,11 @@ class Assembly(Protocol):
     ) -> None:
         """Let go of everything."""
 
-    def add(self, part: Part, path: Path, stored: Stored) -> None:
-        """Take in a part file; raise `DamagedPartError` if it is not the one that was written."""
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
+        """Take in a part by its file and its entry in the manifest.
+
+        Raises `DamagedPartError` if the file is not the one that was written.
+        """
 
     def commit(self) -> int:
         """Check the output, sync it and put it in its place; return its bytes."""
@@ -161,12 +197,12 @@ class _Assembly(GeoTIFFSink):
     def _creation_options(self) -> dict[str, Any]:
         return {**super()._creation_options(), "SPARSE_OK": True}
 
-    def add(self, part: Part, path: Path, stored: Stored) -> None:
+    def add(self, part: Part, path: Path, entry: Mapping[str, Any]) -> None:
         """Append the blocks of a part file, if it is the one that was written."""
         side, bands = self.spec.block, self.spec.shape[0]
         down, across = (-(-size // side) for size in part.shape)
         offsets, counts = block_table(path)
-        start = self._append(path, stored)
+        start = self._append(path, PartFile.of_entry(entry))
         with self._tables() as (all_offsets, all_counts):
             top, left = part.y[0] // side, part.x[0] // side
             where = np.s_[:, top : top + down, left : left + across]
@@ -176,7 +212,7 @@ class _Assembly(GeoTIFFSink):
                     raise OutputError(f"{self.spec.path}: a table of {table.dtype} cannot hold it")
                 table[where] = values.reshape(bands, down, across)
 
-    def _append(self, path: Path, stored: Stored) -> int:
+    def _append(self, path: Path, stored: PartFile) -> int:
         """Copy a file behind what is there; return where it begins."""
         crc = size = 0
         add_up = crc32()
@@ -186,7 +222,7 @@ class _Assembly(GeoTIFFSink):
             while chunk := source.read(COPY_BYTES):
                 crc, size = add_up(chunk, crc), size + len(chunk)
                 target.write(chunk)
-            if Stored(size, crc) != stored:
+            if PartFile(size, crc) != stored:
                 target.truncate(start)
                 raise DamagedPartError(f"the part {path} is not what was written")
         if self._sync is not None:
@@ -218,14 +254,3 @@ class AssembledGeoTIFF(_Assembly):
 
 class AssembledCOG(_Assembly, COGSink):
     """A COG, copied from a GeoTIFF made of parts."""
-
-
-def open_assembly(spec: OutputSpec) -> Assembly:
-    """Return what puts the parts of ``spec`` together."""
-    return AssembledCOG(spec) if spec.driver == "COG" else AssembledGeoTIFF(spec)
-
-
-def settle(path: Path) -> None:
-    """Bring a folder to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        sync(path)

@@ -18,7 +18,7 @@ from tileconv.errors import InputError, TileconvError
 from tileconv.planning.layout import Layout
 from tileconv.raster import gdal
 from tileconv.raster.beside import check_beside
-from tileconv.raster.carry import Metadata
+from tileconv.raster.dataset_spec import DatasetSpec
 from tileconv.raster.decoding import (
     Decoding,
     Flags,
@@ -30,11 +30,11 @@ from tileconv.raster.decoding import (
     in_dtype,
     true_colours,
 )
+from tileconv.raster.direct_tiff import DirectTIFF, find_direct_tiff
 from tileconv.raster.names import VRT, format_of
-from tileconv.raster.opening import Opening
 from tileconv.raster.remote import Place, Remote
-from tileconv.raster.stored import find_stored
 from tileconv.raster.structure import sparse_blocks, stored_bytes, tile_shape
+from tileconv.raster.tag_model import Metadata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 MOST_WARNINGS = 3
-"""Of GDAL's that are told of one file; a damaged one gives any number."""
+"""Warnings of GDAL's that are reported of one file; a damaged one gives any number."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Header:
     """What a raster's header says. Bands are 1-based."""
 
     path: Place
-    opening: Opening
+    spec: DatasetSpec
     identity: Identity
     layout: Layout
     bands: tuple[int, ...]
@@ -94,7 +94,7 @@ class Header:
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file on disk that is read, those that a VRT names too."""
-        return _files(self.path, self.opening)
+        return _files(self.path, self.spec)
 
     @property
     def scaled(self) -> bool:
@@ -115,10 +115,14 @@ class Header:
         metres = float(self.crs.linear_units_factor[1])
         return math.hypot(b, e) * metres, math.hypot(a, d) * metres
 
+    def find_direct_tiff(self) -> DirectTIFF | None:
+        """Return how the blocks are stored, None if GDAL must read them."""
+        return find_direct_tiff(self.spec, self.layout, self.decoding)
 
-def _files(path: Place, opening: Opening) -> tuple[Path, ...]:
+
+def _files(path: Place, spec: DatasetSpec) -> tuple[Path, ...]:
     local = () if isinstance(path, Remote) else (path,)
-    return (*dict.fromkeys((*local, *opening.files)),)
+    return (*dict.fromkeys((*local, *spec.files)),)
 
 
 @dataclass(frozen=True)
@@ -146,20 +150,20 @@ def read_header(path: Place, wanted: Wanted) -> Header:
     Raises `InputError`.
     """
     check_file(path)
-    opening = Opening.of(path, wanted.root)
+    spec = DatasetSpec.of(path, wanted.root)
     try:
         with (
             gdal.environment(),
             gdal.listening() as warned,
-            gdal.open_dataset(opening) as dataset,
+            gdal.open_dataset(spec) as dataset,
         ):
-            header = _read(path, opening, dataset, wanted)
+            header = _read(path, spec, dataset, wanted)
         return replace(header, notes=(*header.notes, *_warnings(path, warned)))
     except TileconvError:
         raise
     except gdal.GDAL_ERRORS as error:
         cause = gdal.cause(error)
-        if opening.driver == "GTiff" and not opening.remote:
+        if spec.is_tiff_on_disk:
             if isinstance(path, Path) and (kind := format_of(path)) is not None:
                 raise InputError(
                     f"{path}: is a VRT; only one whose name ends in .vrt is read"
@@ -170,7 +174,7 @@ def read_header(path: Place, wanted: Wanted) -> Header:
             cause = cause.removeprefix(f"{Path(str(path)).name}: ")  # libtiff begins with it
             raise InputError(f"{path}: cannot be opened as GeoTIFF: {cause}") from error
         raise InputError(
-            f"{path}: cannot be read: {cause.replace(opening.name, path.name)}"
+            f"{path}: cannot be read: {cause.replace(spec.name, path.name)}"
         ) from gdal.told(error)
 
 
@@ -214,7 +218,7 @@ def check_file(path: Place) -> None:
         raise InputError(f"{path}: {error.strerror}") from None
 
 
-def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted) -> Header:
+def _read(path: Place, spec: DatasetSpec, dataset: DatasetReader, wanted: Wanted) -> Header:
     colours = true_colours(
         dataset
     )  # first of all: rasterio takes earlier errors of GDAL for its own
@@ -224,23 +228,23 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
     if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
         notes.append("the file says that 0 is white; numbers are taken as they are stored")
     metadata = Metadata.of(dataset, bands, colours, notes)
-    nodata, decoding = _decoding(path, opening, dataset, wanted, metadata, bands, alpha, notes)
+    nodata, decoding = _decoding(path, spec, dataset, wanted, metadata, bands, alpha, notes)
     transform = tuple(dataset.transform)[:6]
     if dataset.subdatasets:
         notes.append(f"the file holds {len(dataset.subdatasets)} images; the first one is read")
-    _note_sparse_blocks(dataset, opening, notes)
-    if opening.driver == "GTiff" and not opening.remote:  # GDAL would ask the server for each
+    _note_sparse_blocks(dataset, spec, notes)
+    if spec.is_tiff_on_disk:  # GDAL would ask the server for each
         beside = [Path(name).name for name in dataset.files[1:] if not name.endswith(".ovr")]
         notes += [f"{name} is read beside the raster" for name in beside]
     header = Header(
         path=path,
-        opening=opening,
-        identity=Identity.of(*_files(path, opening)),
+        spec=spec,
+        identity=Identity.of(*_files(path, spec)),
         layout=Layout(
             shape=(dataset.height, dataset.width),
             dtype=decoding.dtype,
             block=_block(dataset),
-            unpacked=_unpacked(dataset, opening),
+            unpacked=_unpacked(dataset, spec),
             bands=dataset.count,
             read_bands=len(bands),
             interleaved=dataset.count > 1 and dataset.profile.get("interleave") == "pixel",
@@ -256,15 +260,15 @@ def _read(path: Place, opening: Opening, dataset: DatasetReader, wanted: Wanted)
         decoding=decoding,
         metadata=metadata,
         codec=str(dataset.profile.get("compress") or "uncompressed"),
-        stored_bytes=_sampled_bytes(dataset) if opening.remote else _stored_bytes(opening),
+        stored_bytes=_sampled_bytes(dataset) if spec.remote else _stored_bytes(spec),
         notes=tuple(notes),
     )
-    direct = find_stored(header) is not None
+    direct = header.find_direct_tiff() is not None
     return replace(header, layout=replace(header.layout, direct=direct))
 
 
-def _note_sparse_blocks(dataset: DatasetReader, opening: Opening, notes: list[str]) -> None:
-    counts = [sparse_blocks(file) for file in opening.files]
+def _note_sparse_blocks(dataset: DatasetReader, spec: DatasetSpec, notes: list[str]) -> None:
+    counts = [sparse_blocks(file) for file in spec.files]
     sparse, blocks = sum(count[0] for count in counts), sum(count[1] for count in counts)
     if sparse:
         value = "0" if dataset.nodata is None else "nodata"
@@ -295,7 +299,7 @@ def _choose_bands(
 
 def _decoding(
     path: Place,
-    opening: Opening,
+    spec: DatasetSpec,
     dataset: DatasetReader,
     wanted: Wanted,
     metadata: Metadata,
@@ -330,7 +334,7 @@ def _decoding(
     mask: Mask | None = None
     flags: Flags = dataset.mask_flag_enums if by else ()  # each look at them reads all bands
     if "nodata" in by:
-        values = find_nodata(path, opening, dataset, bands, flags, stored, notes)
+        values = find_nodata(path, spec, dataset, bands, flags, stored, notes)
     if "mask" in by:
         mask = find_mask(dataset, bands, flags, gdals=wanted.mask == "dataset")
     transparent = wanted.mask == "auto" and bool(alpha) and alpha[0] not in bands
@@ -372,8 +376,8 @@ def _note_both(
     )
 
 
-def _stored_bytes(opening: Opening) -> int:
-    return sum(map(stored_bytes, opening.files))
+def _stored_bytes(spec: DatasetSpec) -> int:
+    return sum(map(stored_bytes, spec.files))
 
 
 def _sampled_bytes(dataset: DatasetReader) -> int:
@@ -395,13 +399,13 @@ def _block(dataset: DatasetReader) -> tuple[int, int]:
     return min(rows, dataset.height), min(columns, dataset.width)
 
 
-def _unpacked(dataset: DatasetReader, opening: Opening) -> tuple[int, int]:
+def _unpacked(dataset: DatasetReader, spec: DatasetSpec) -> tuple[int, int]:
     """Return what is unpacked of a storage block: of tiles all, over the raster's edge too.
 
     Of a VRT that is the largest tile of its files.
     """
-    if opening.driver == "VRT":
-        return max(map(tile_shape, opening.files), key=math.prod)
+    if spec.is_vrt:
+        return max(map(tile_shape, spec.files), key=math.prod)
     rows, columns = dataset.block_shapes[0]
     is_strip = columns == dataset.width
     return _block(dataset) if is_strip else (rows, columns)

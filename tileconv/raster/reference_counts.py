@@ -1,4 +1,4 @@
-"""How many tiles of a plan use each storage block: what tells when a block can be let go."""
+"""How many tiles of a plan use each storage block: after the last one it is released."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
     from tileconv.planning.tiles import AxisTiles, Tiles
 
 
-class Uses(Protocol):
-    """By how many tiles each block along an axis is used: an array, or what looks it up."""
+class AxisCounts(Protocol):
+    """How many tiles use each block along an axis: an array, or what computes it on demand."""
 
     def __getitem__(self, i: int, /) -> Any: ...
 
 
-class BlockUses:
+class ReferenceCounts:
     """Uses of the block rows of a file, and of its block columns in each panel of the plan."""
 
-    def __init__(self, rows: Uses, columns: Callable[[int], Uses]) -> None:
+    def __init__(self, rows: AxisCounts, columns: Callable[[int], AxisCounts]) -> None:
         self.rows = rows
         self._compute = columns
-        self._columns: dict[int, Uses] = {}
+        self._columns: dict[int, AxisCounts] = {}
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, geometry: Geometry, tiles: Tiles, block: tuple[int, int]) -> BlockUses:
+    def of(cls, geometry: Geometry, tiles: Tiles, block: tuple[int, int]) -> ReferenceCounts:
         """Count for a raster in one file."""
 
-        def columns(panel: int) -> Uses:
+        def columns(panel: int) -> AxisCounts:
             if tiles.panels == 1:
-                return _all_uses(geometry.x, tiles.x, block[1])
-            return _uses_of(geometry.x, tiles.x, tiles.panel_columns(panel), block[1])
+                return _count_all(geometry.x, tiles.x, block[1])
+            return _count_some(geometry.x, tiles.x, tiles.panel_columns(panel), block[1])
 
-        return cls(_all_uses(geometry.y, tiles.y, block[0]), columns)
+        return cls(_count_all(geometry.y, tiles.y, block[0]), columns)
 
     @classmethod
     def of_part(
@@ -52,16 +52,16 @@ class BlockUses:
         part: Part,
         block: tuple[int, int],
         following: Part | None = None,
-    ) -> BlockUses:
+    ) -> ReferenceCounts:
         """Count for some neighbouring tiles of a raster in one file.
 
         The uses by ``following``, the part below or above, count too: its blocks are kept for it.
         """
-        rows = _uses_of(geometry.y, tiles.y, tile_rows(part, following), block[0])
-        columns = _uses_of(geometry.x, tiles.x, part.columns, block[1])
+        rows = _count_some(geometry.y, tiles.y, tile_rows(part, following), block[0])
+        columns = _count_some(geometry.x, tiles.x, part.columns, block[1])
         return cls(rows, lambda _: columns)
 
-    def columns(self, panel: int) -> Uses:
+    def columns(self, panel: int) -> AxisCounts:
         """Return how many tile columns of ``panel`` touch each block column."""
         with self._lock:
             if panel not in self._columns:
@@ -76,14 +76,14 @@ def tile_rows(part: Part, following: Part | None) -> range:
     return range(min(rows.start for rows in both), max(rows.stop for rows in both))
 
 
-def _all_uses(axis: Axis, tiles: AxisTiles, block: int) -> Uses:
+def _count_all(axis: Axis, tiles: AxisTiles, block: int) -> AxisCounts:
     """Count block uses by all tiles along an axis."""
     if is_countable(axis, tiles, block):
         return block_uses(axis, tiles, block)
     return _LookedUp(axis, tiles, range(tiles.count), block)
 
 
-def _uses_of(axis: Axis, tiles: AxisTiles, which: range, block: int) -> Uses:
+def _count_some(axis: Axis, tiles: AxisTiles, which: range, block: int) -> AxisCounts:
     """Count block uses by some tiles along an axis only."""
     if not is_countable(axis, tiles, block):
         return _LookedUp(axis, tiles, which, block)

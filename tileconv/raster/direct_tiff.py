@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 
     from rasterio.windows import Window
 
-    from tileconv.raster.metadata import Header
+    from tileconv.planning.layout import Layout
+    from tileconv.raster.dataset_spec import DatasetSpec
+    from tileconv.raster.decoding import Decoding
 
 CODECS = {1: "none", 8: "deflate", 32946: "deflate", 50000: "zstd"}
 """By TIFF's numbers. LZW has no checksum, and GDAL sees more of its errors."""
@@ -90,7 +92,7 @@ class DamageError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class StoredBlocks:
+class DirectTIFF:
     """Blocks of a TIFF that can be read without GDAL."""
 
     path: Path
@@ -138,7 +140,7 @@ class StoredBlocks:
 class Reader:
     """Reads blocks of an open file. Safe to use from many threads."""
 
-    def __init__(self, blocks: StoredBlocks, file: int) -> None:
+    def __init__(self, blocks: DirectTIFF, file: int) -> None:
         image = blocks.image
         self._file = file
         self._image, self._dtype = image, blocks.dtype
@@ -328,17 +330,20 @@ def library() -> Any:
         return None
 
 
-def find_stored(header: Header) -> StoredBlocks | None:
+def find_direct_tiff(spec: DatasetSpec, layout: Layout, decoding: Decoding) -> DirectTIFF | None:
     """Return how the blocks of a raster are stored, None if GDAL must read them."""
-    opening, layout, decoding = header.opening, header.layout, header.decoding
-    local = opening.driver == "GTiff" and not opening.remote
-    if not local or decoding.mask is not None or library() is None or not hasattr(os, "preadv"):
+    if (
+        not spec.is_tiff_on_disk
+        or decoding.mask is not None
+        or library() is None
+        or not hasattr(os, "preadv")
+    ):
         return None
-    path, image = opening.files[0], first_image(opening.files[0])
+    path, image = spec.files[0], first_image(spec.files[0])
     if image is None or not image.plain:
         return None
     dtype = decoding.stored.newbyteorder(image.byteorder)
-    found = StoredBlocks(path, image, dtype, CODECS.get(image.compression, ""))
+    found = DirectTIFF(path, image, dtype, CODECS.get(image.compression, ""))
     plain = (
         found.codec
         and image.predictor in _predictors(found.codec, dtype)

@@ -1,4 +1,4 @@
-"""How what a file says follows the pixels into the output.
+"""How tags and other metadata are propagated from the input to the output.
 
 Whatever holds positions in pixels (ground control points, RPCs) is mapped by the
 rule of the transform: an output pixel's centre lies on its field's centre. What
@@ -23,7 +23,7 @@ from tileconv.propagation import (
     POINTS_OF_AREAS,
     Origin,
     common,
-    follow_tiff_tags,
+    propagate_tiff_tags,
     rpc_offsets,
     says_extent,
     says_file,
@@ -31,7 +31,7 @@ from tileconv.propagation import (
     scale_of_sums,
 )
 from tileconv.raster import gdal
-from tileconv.raster.carry import DOMAIN, NO_COLOURS, Band, Metadata, Tags
+from tileconv.raster.tag_model import DOMAIN, NO_COLOURS, Band, Metadata, Tags
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS
@@ -42,7 +42,7 @@ _UNWRITABLE = {"bidx", "ns", "self"}
 """Names that rasterio takes for its own arguments."""
 
 
-def follow(
+def propagate_tags(
     given: Metadata,
     geometry: Geometry,
     origins: Sequence[Origin],
@@ -179,7 +179,7 @@ def _tags(given: Metadata, geometry: Geometry, notes: list[str]) -> dict[str, di
     everywhere = {name for tags in everything for name in tags}
     if extents := [name for name in sorted(everywhere) if _is_of_extent(name, geometry)]:
         notes.append(f"tags that tell the input's size or extent are dropped: {', '.join(extents)}")
-    follow_tiff_tags(kept[""], geometry, notes)
+    propagate_tiff_tags(kept[""], geometry, notes)
     return kept
 
 

@@ -9,9 +9,9 @@ from test_files import job_for
 from test_reading import LAYOUTS, OF_BYTES, SHAPE, TILED, pixels_for
 
 import tileconv
-from tileconv.raster import gdal, stored
-from tileconv.raster.metadata import Wanted, read_header
-from tileconv.raster.stored import UndecodableError, find_stored
+from tileconv.raster import direct_tiff, gdal
+from tileconv.raster.direct_tiff import UndecodableError
+from tileconv.raster.header import Wanted, read_header
 
 pytest.importorskip("imagecodecs")
 
@@ -48,14 +48,14 @@ def numbers(rng, dtype):
 def test_any_window_holds_the_pixels_that_gdal_reads(make_raster, rng, name, dtype):
     layout = (LAYOUTS | MORE)[name]
     header = read_header(make_raster(numbers(rng, dtype), **layout), Wanted())
-    blocks = find_stored(header)
+    blocks = header.find_direct_tiff()
     assert blocks is not None
     assert header.layout.direct
     same_windows(header, blocks, rng, dtype)
 
 
 def same_windows(header, blocks, rng, dtype):
-    with gdal.open_dataset(header.opening) as dataset:
+    with gdal.open_dataset(header.spec) as dataset:
         for _ in range(25):
             (top, bottom), (left, right) = (
                 sorted(rng.choice(n + 1, 2, replace=False).tolist()) for n in SHAPE[1:]
@@ -76,7 +76,7 @@ def same_windows(header, blocks, rng, dtype):
 def test_what_is_not_plain_is_left_to_gdal(make_raster, rng, name):
     layout = (LAYOUTS | OF_BYTES)[name]
     header = read_header(make_raster(pixels_for(rng, layout, "uint8"), **layout), Wanted())
-    assert find_stored(header) is None
+    assert header.find_direct_tiff() is None
     assert not header.layout.direct
 
 
@@ -90,7 +90,7 @@ def test_the_predictor_of_floats(make_raster, rng, order, dtype, layout, interle
     about = {"compress": compress, "interleave": interleave, "ENDIANNESS": order}
     pixels = numbers(rng, dtype)
     header = read_header(make_raster(pixels, **cut | about, predictor=3), Wanted())
-    blocks = find_stored(header)
+    blocks = header.find_direct_tiff()
     assert blocks is not None
     same_windows(header, blocks, rng, dtype)
 
@@ -98,13 +98,13 @@ def test_the_predictor_of_floats(make_raster, rng, order, dtype, layout, interle
 def test_masks_are_left_to_gdal(make_raster, rng):
     shown = np.full(SHAPE[1:], 255, "uint8")
     path = make_raster(numbers(rng, "float32"), **TILED, mask=shown)
-    assert find_stored(read_header(path, Wanted())) is None
+    assert read_header(path, Wanted()).find_direct_tiff() is None
 
 
 def test_halves_are_left_to_a_gdal_that_makes_them_float32(make_raster, rng):
     header = read_header(make_raster(numbers(rng, "float32"), **TILED, NBITS=16), Wanted())
-    blocks = find_stored(header)
-    with gdal.open_dataset(header.opening) as dataset:
+    blocks = header.find_direct_tiff()
+    with gdal.open_dataset(header.spec) as dataset:
         dtype = dataset.dtypes[0]  # GDAL has a dtype for them from 3.11 on, rasterio from 1.5
     if dtype == "float32":
         assert blocks is None
@@ -118,7 +118,7 @@ def test_without_the_library_gdal_reads_the_same_bits(make_raster, tmp_path, rng
     assert tileconv.plan(job).layout.direct
     tileconv.run(job)
     made = read(tmp_path / "out.tif").tobytes()
-    monkeypatch.setattr(stored, "library", lambda: None)
+    monkeypatch.setattr(direct_tiff, "library", lambda: None)
     assert not tileconv.plan(job).layout.direct
     tileconv.run(job)
     assert read(tmp_path / "out.tif").tobytes() == made
@@ -134,7 +134,7 @@ def test_a_damaged_block_is_found(make_raster, tmp_path, rng, compress):
     data[offset : offset + count] = rng.bytes(count)
     source.write_bytes(data)
     header = read_header(source, Wanted())
-    blocks = find_stored(header)
+    blocks = header.find_direct_tiff()
     whole = np.zeros((1, *SHAPE[1:]), "uint16")
     with blocks.opened() as reader, pytest.raises(UndecodableError):
         reader.window(Window(0, 0, SHAPE[2], SHAPE[1]), [1], whole)
@@ -175,7 +175,7 @@ def test_a_table_that_points_beyond_the_file_is_left_to_gdal(make_raster, tmp_pa
     source = make_raster(numbers(rng, "uint16"), **TILED | {"compress": "deflate"})
     source.write_bytes(source.read_bytes()[:-100])
     header = read_header(source, Wanted())
-    assert find_stored(header) is None
+    assert header.find_direct_tiff() is None
     with pytest.raises(tileconv.InputError, match="cannot be decoded"):
         tileconv.run(job_for(source, tmp_path / "out.tif"))
 
@@ -210,7 +210,7 @@ def test_blocks_of_one_row_are_unpacked_once(make_raster, rng, monkeypatch, name
     pixels = mostly_repeated(dtype)
     header = read_header(make_raster(pixels, **layout), Wanted())
     unpacked = []
-    with find_stored(header).opened() as reader:
+    with header.find_direct_tiff().opened() as reader:
         decode = reader._decode
 
         def counted(packed, out):
@@ -232,7 +232,7 @@ def test_blocks_of_one_row_are_unpacked_once(make_raster, rng, monkeypatch, name
             if turn == 0:
                 unpacked.clear()
     assert unpacked
-    assert 0 < len(reader._rows) <= stored.MOST_ROWS
+    assert 0 < len(reader._rows) <= direct_tiff.MOST_ROWS
     assert not {packed for _, packed in reader._rows} & {*unpacked}
 
 
@@ -241,12 +241,12 @@ def test_many_blocks_of_one_row_are_remembered_up_to_a_limit(make_raster):
         (1, 256, 1), "uint8"
     )
     header = read_header(make_raster(pixels, **PLAIN_TILES, compress="deflate"), Wanted())
-    with find_stored(header).opened() as reader:
+    with header.find_direct_tiff().opened() as reader:
         for _ in range(2):
             found = np.zeros_like(pixels)
             reader.window(Window(0, 0, pixels.shape[2], 256), [1], found)
             assert (found == pixels).all()
-    assert len(reader._rows) == stored.MOST_ROWS
+    assert len(reader._rows) == direct_tiff.MOST_ROWS
 
 
 def test_a_damaged_block_beside_one_of_the_same_row_is_found(make_raster, tmp_path):
@@ -265,7 +265,7 @@ def test_long_rows_and_strips_of_one_row_are_not_remembered(make_raster):
         pixels = np.full((1, rows, 90_000), 2.5, "float64")
         header = read_header(make_raster(pixels, **layout, compress="deflate"), Wanted())
         found = np.zeros_like(pixels)
-        with find_stored(header).opened() as reader:
+        with header.find_direct_tiff().opened() as reader:
             reader.window(Window(0, 0, 90_000, rows), [1], found)
             assert not reader._rows
         assert (found == pixels).all()

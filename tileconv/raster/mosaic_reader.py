@@ -14,9 +14,9 @@ from tileconv import buffers
 from tileconv.planning.reads import PADDING, AxisRead
 from tileconv.planning.scenes import extents, scene_uses, used_index
 from tileconv.raster import gdal
+from tileconv.raster.reference_counts import ReferenceCounts, tile_rows
 from tileconv.raster.source import RasterSource
 from tileconv.raster.store import Decodings, Pixels
-from tileconv.raster.uses import BlockUses, tile_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from tileconv.planning.parts import Part
     from tileconv.planning.scenes import Extent
     from tileconv.planning.tiles import Tiles
-    from tileconv.raster.metadata import Header
-    from tileconv.raster.source import Kept
+    from tileconv.raster.header import Header
+    from tileconv.raster.source import CachedBlocks
 
 MOST_OPEN = 32
 """Scenes that a thread keeps open at a time: processes may hold few files."""
@@ -53,9 +53,9 @@ def open_source(
     if header.scenes:
         return MosaicSource(header, geometry, tiles, part, following)
     if part is not None:
-        uses = BlockUses.of_part(geometry, tiles, part, header.layout.block, following)
+        uses = ReferenceCounts.of_part(geometry, tiles, part, header.layout.block, following)
         return RasterSource(header, uses, handles=handles)
-    uses = BlockUses.of(geometry, tiles, header.layout.block)
+    uses = ReferenceCounts.of(geometry, tiles, header.layout.block)
     return RasterSource(header, uses, handles=handles)
 
 
@@ -102,9 +102,9 @@ class MosaicSource:
         self._scenes = [
             RasterSource(
                 scene,
-                BlockUses(rows[y], partial(of_panel, x)),
+                ReferenceCounts(rows[y], partial(of_panel, x)),
                 handles=0,
-                lend=partial(self._handles.lend, scene),
+                handle_provider=partial(self._handles.provide, scene),
                 decodings=self._decodings,
             )
             for scene, y, x in zip(header.scenes, *every, strict=True)
@@ -127,14 +127,14 @@ class MosaicSource:
         """Storage blocks decoded so far, all scenes and bands."""
         return sum(scene.blocks_decoded for scene in self._scenes)
 
-    def kept(self) -> Kept:
+    def hand_over(self) -> CachedBlocks:
         """Return the decoded blocks of each scene that the next part of the run uses too."""
-        return tuple(kept for scene in self._scenes for kept in scene.kept())
+        return tuple(blocks for scene in self._scenes for blocks in scene.hand_over())
 
-    def adopt(self, kept: Kept) -> None:
-        """Take over what the part before has kept."""
-        for scene, blocks in zip(self._scenes, kept, strict=True):
-            scene.adopt((blocks,))
+    def take_over(self, handed: CachedBlocks) -> None:
+        """Take over what the part before hands over."""
+        for scene, blocks in zip(self._scenes, handed, strict=True):
+            scene.take_over((blocks,))
 
     def check_unchanged(self) -> None:
         """Raise `InputError` if a scene is no longer the one that was planned."""
@@ -244,7 +244,7 @@ class _Handles:
         self._all: set[DatasetReader] = set()
         self._lock = threading.Lock()
 
-    def lend(self, scene: Header) -> DatasetReader:
+    def provide(self, scene: Header) -> DatasetReader:
         """Return this thread's handle of a scene."""
         mine: OrderedDict[str, DatasetReader] = self._local.__dict__.setdefault(
             "handles", OrderedDict()
@@ -253,7 +253,7 @@ class _Handles:
         if key not in mine:
             if len(mine) >= MOST_OPEN:
                 self._drop(mine.popitem(last=False)[1])
-            mine[key] = handle = gdal.open_scene(scene.opening)
+            mine[key] = handle = gdal.open_scene(scene.spec)
             with self._lock:
                 self._all.add(handle)
         mine.move_to_end(key)

@@ -95,7 +95,7 @@ def replace(path: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def freed_aside(paths: Iterable[Path]) -> Iterator[None]:
-    """Let the system take apart in the background what is removed, or replaced, meanwhile.
+    """Free in the background the files that are removed or replaced inside the ``with`` block.
 
     To free the pages and blocks of a gigabyte takes it half a second, after all is done. Of many
     files, that holds for the first `MOST_HELD`.

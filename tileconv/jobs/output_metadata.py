@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tileconv.propagation import Origin
-from tileconv.raster.carry import Metadata
-from tileconv.raster.follow import follow, own_tags, storable_crs
+from tileconv.raster.writing import Metadata, own_tags, propagate_tags, storable_crs
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from tileconv.convolution import Convolution
     from tileconv.jobs.job import Job
     from tileconv.planning.plan import Plan
-    from tileconv.raster.metadata import Header
+    from tileconv.raster.reading import Header
 
 SHORT_KERNEL = 81
 """Most weights that a tag spells out."""
@@ -29,39 +28,21 @@ DECIDING = ("bands", "mask", "scaled", "palette", "dtype", "nodata", "valid_frac
 
 def output_metadata(job: Job, plan: Plan, header: Header) -> Metadata:
     """Return what the file that ``plan`` writes has to say."""
-    followed, _ = _follow(job, plan.convolution, header)
-    return own_tags(followed, f"tileconv {__version__}", _own_tags(job, plan, header))
+    propagated, _ = _propagate(job, plan.convolution, header)
+    return own_tags(propagated, f"tileconv {__version__}", _own_tags(job, plan, header))
 
 
 def what_is_lost(job: Job, convolution: Convolution, header: Header) -> tuple[str, ...]:
     """Return a note for each thing that the input's file says and the output's cannot."""
-    followed, notes = _follow(job, convolution, header)
-    if job.driver == "Zarr":
-        return notes + _what_a_store_drops(followed)
-    if header.crs is not None and storable_crs(header.crs) is None:
+    propagated, notes = _propagate(job, convolution, header)
+    notes += job.format.losses(propagated)
+    if header.crs is not None and job.format.storable_crs(header.crs) is None:
         notes = (
             *notes,
-            "a GeoTIFF cannot hold this coordinate system: the output has none, and the tag CRS "
-            "of the domain TILECONV keeps its text",
+            f"a {job.format.container} cannot hold this coordinate system: the output has none, "
+            "and the tag CRS of the domain TILECONV keeps its text",
         )
     return notes
-
-
-def _what_a_store_drops(metadata: Metadata) -> tuple[str, ...]:
-    """Return a note for each thing that a GeoTIFF would keep and a store does not."""
-    notes = []
-    if metadata.gcps:
-        notes.append("ground control points are dropped: a Zarr store has no place for them")
-    if metadata.rpcs is not None:
-        notes.append("RPCs are dropped: a Zarr store has no place for them")
-    if len({(band.unit, band.scale, band.offset) for band in metadata.bands}) > 1:
-        notes.append(
-            "units, scale and offset differ between bands and are dropped: "
-            "a Zarr store has one of each for all bands"
-        )
-    if any(band.tags for band in metadata.bands):
-        notes.append("tags of bands are dropped: a Zarr store has no place for them")
-    return tuple(notes)
 
 
 def config_hash(job: Job, convolution: Convolution) -> str:
@@ -76,11 +57,13 @@ def config_hash(job: Job, convolution: Convolution) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _follow(job: Job, convolution: Convolution, header: Header) -> tuple[Metadata, tuple[str, ...]]:
+def _propagate(
+    job: Job, convolution: Convolution, header: Header
+) -> tuple[Metadata, tuple[str, ...]]:
     made = convolution.origins(header.descriptions, header.bands)
     if job.valid_fraction:
         made = (*made, Origin("valid fraction"))
-    return follow(
+    return propagate_tags(
         header.metadata,
         convolution.geometry(header.layout.shape),
         made,
