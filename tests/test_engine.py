@@ -14,7 +14,7 @@ from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import INPUT_DTYPES, Numbers
 from tileconv.engine import columns as columns_first
-from tileconv.engine import direct, gaps, marks, program, separable, streamed, workspace
+from tileconv.engine import direct, gaps, marks, program, separable, sizes, streamed
 from tileconv.engine.bank import CHUNK, TOGETHER
 from tileconv.engine.blocks import AFRESH, PAST
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
@@ -114,8 +114,8 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     for module, limit in (
         (program, "MOST_COLUMNS"),
         (program, "RING_BYTES"),
-        (workspace, "LINE_BYTES"),
-        (workspace, "COLUMN_SUM_BYTES"),
+        (sizes, "LINE_BYTES"),
+        (sizes, "COLUMN_SUM_BYTES"),
     ):
         monkeypatch.setattr(module, limit, 96)
     monkeypatch.setattr(eager, "_recipes", {})

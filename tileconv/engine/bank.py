@@ -28,7 +28,7 @@ from tileconv.engine.memory import CACHE_LINE, address, scratch
 from tileconv.engine.panels import settle_streams, sum_panel, sum_sparse_panel, write_row
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Program
-from tileconv.engine.workspace import bank_sizes, panel_count, panel_row_size
+from tileconv.engine.sizes import bank_sizes, panel_count, panel_row_size
 
 CHUNK = 192
 """Taps that are added at a time: their pixels in a panel, 18 KiB, stay in the first-level cache

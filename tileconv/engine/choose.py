@@ -26,7 +26,7 @@ from tileconv.convolution import Taps
 from tileconv.engine.blocking import host_vector_bytes
 from tileconv.engine.factor import factor, taken_apart
 from tileconv.engine.program import Pair
-from tileconv.engine.workspace import columns_first_bytes, direct_bytes, separable_bytes
+from tileconv.engine.sizes import columns_first_bytes, direct_bytes, separable_bytes
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""

@@ -35,8 +35,8 @@ from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.settling import found_by, settle_rows, settled_aside
 from tileconv.engine.sieve import COPY, FOUND, Sieve
+from tileconv.engine.sizes import columns_first_columns, columns_first_sizes
 from tileconv.engine.streamed import COPIED, COPIED_PAST, row_adder
-from tileconv.engine.workspace import columns_first_columns, columns_first_sizes
 
 BATCH = 2
 """Rows of pixels that are added up at a time, between loads and stores of the sums."""

@@ -39,8 +39,8 @@ from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.settling import found_by, room_for, settle_rows
 from tileconv.engine.sieve import Sieve, choose_dealer
+from tileconv.engine.sizes import buffer_size, is_bank, is_matrix, is_streamed
 from tileconv.engine.streamed import Streamed
-from tileconv.engine.workspace import buffer_size, is_bank, is_matrix, is_streamed
 
 PAST_TAPS = 12
 """Sums of so few taps are made faster than lines of the output come to be overwritten."""

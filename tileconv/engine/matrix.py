@@ -28,7 +28,7 @@ from tileconv.engine.panels import settle_streams, write_row
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.places import VECTORS, sum_places, turn_square
 from tileconv.engine.program import Program
-from tileconv.engine.workspace import (
+from tileconv.engine.sizes import (
     matrix_columns,
     matrix_converts,
     matrix_row_size,

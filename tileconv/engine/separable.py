@@ -31,7 +31,7 @@ from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program
 from tileconv.engine.settling import found_by, room_for, settle_rows
 from tileconv.engine.sieve import Sieve, choose_dealer
-from tileconv.engine.workspace import separable_columns, separable_padded, separable_sizes
+from tileconv.engine.sizes import separable_columns, separable_padded, separable_sizes
 
 PAST_TAPS = 40
 """Taps of both passes up to which outputs are written past the caches."""

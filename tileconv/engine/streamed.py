@@ -39,7 +39,7 @@ from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Program
 from tileconv.engine.settling import found_by, settle_rows, settled_aside
 from tileconv.engine.sieve import Sieve, choose_dealer
-from tileconv.engine.workspace import (
+from tileconv.engine.sizes import (
     TOGETHER,
     in_flight,
     streamed_columns,
