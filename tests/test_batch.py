@@ -279,12 +279,12 @@ def test_an_interrupt_keeps_what_is_finished(scenes, folder):
     code = (
         "import os, signal, sys, tileconv\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell's child
-        "from tileconv.jobs import batch\n"
-        "run, done = batch.run_job, []\n"
+        "from tileconv.jobs import schedule\n"
+        "run, done = schedule.run_job, []\n"
         "def stop(job):\n"
         "    if done: os.kill(os.getpid(), signal.SIGINT)\n"
         "    done.append(run(job)); return done[-1]\n"
-        "batch.run_job = stop\n"
+        "schedule.run_job = stop\n"
         "from tileconv.cli import main\n"
         "main(['run', 'job.yaml'])\n"
     )

@@ -14,15 +14,15 @@ from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import INPUT_DTYPES, Numbers
 from tileconv.engine import columns as columns_first
-from tileconv.engine import direct, gaps, marks, program, separable, streamed
+from tileconv.engine import direct, gaps, marks, program, separable, sizes, streamed
 from tileconv.engine.bank import CHUNK, TOGETHER
 from tileconv.engine.blocks import AFRESH, PAST
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
+from tileconv.engine.factor import factor
 from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.marks import SLACK, line_bytes, marked
 from tileconv.engine.matrix import Matrix
 from tileconv.engine.program import lay_out
-from tileconv.engine.separable import factor
 from tileconv.engine.sieve import in_phases
 from tileconv.geometry import Axis
 from tileconv.planning.reads import read_axis
@@ -114,8 +114,8 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     for module, limit in (
         (program, "MOST_COLUMNS"),
         (program, "RING_BYTES"),
-        (streamed, "LINE_BYTES"),
-        (columns_first, "SUM_BYTES"),
+        (sizes, "LINE_BYTES"),
+        (sizes, "COLUMN_SUM_BYTES"),
     ):
         monkeypatch.setattr(module, limit, 96)
     monkeypatch.setattr(eager, "_recipes", {})
@@ -398,9 +398,11 @@ def test_scratch_is_bounded_for_any_kernel():
     for size, stride, dilation in [(1, 1, 1), (63, 1, 1), (31, 8, 1), (9, 64, 1), (5, 1, 40)]:
         convolution = Convolution.of(np.ones((size, size)), stride=stride, dilation=dilation)
         taps = convolution.plan_groups(1, np.dtype(np.float32))[0].taps
-        program = lay_out(convolution.stride, convolution.dilation, taps, 1)
         axis = Axis(50_000, size, stride, dilation)
-        assert program.scratch_bytes(axis.out_size) < 2 << 20
+        for vector_bytes in (16, 32, 64):
+            program = lay_out(convolution.stride, convolution.dilation, taps, 1, vector_bytes)
+            ring = program.ring_size(program.columns(axis.out_size))
+            assert ring * program.weights.itemsize < 2 << 20
 
 
 def test_memory_of_a_result_is_used_again_only_when_nobody_holds_it(monkeypatch):

@@ -197,6 +197,23 @@ def test_help_needs_no_numba(run_python):
     assert loaded.strip() == "[]"
 
 
+def test_a_plan_needs_neither_numba_nor_dask(run_python, tmp_path):
+    # nor the compiler behind them: all three take longer to load than a plan to make
+    loaded = run_python(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tileconv.cli import main\n"
+        "from tileconv.data import write_starter\n"
+        f"job = Path({str(tmp_path)!r}) / 'job.yaml'\n"
+        "write_starter(job)\n"
+        "try: main(['plan', str(job)])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print([m for m in ('numba', 'llvmlite', 'dask') if m in sys.modules])"
+    )
+    assert "columns-first separable loops in float32" in loaded
+    assert loaded.strip().endswith("\n[]")
+
+
 def test_arrays_need_nothing_that_reads_files():
     # a first call would take half a second longer
     code = "import sys, tileconv; tileconv.convolve; print(*sys.modules)"

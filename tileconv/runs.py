@@ -12,7 +12,6 @@ from tileconv.jobs.batch import plan_batch, run_batch
 from tileconv.jobs.given import check_path, config_errors
 from tileconv.jobs.job import Batch, Job, load_job
 from tileconv.jobs.prepare import plan_job
-from tileconv.jobs.schedule import run_job
 from tileconv.raster.reading import with_own_connections
 
 if TYPE_CHECKING:
@@ -133,8 +132,10 @@ def run(
         )
 
     def work() -> Report | BatchReport:
+        from tileconv.jobs.schedule import run_job  # noqa: PLC0415 - numba and dask, for no plan
+
         if isinstance(job, Batch):
-            return run_batch(job, progress=progress)
+            return run_batch(job, run_job, progress=progress)
         return run_job(job, progress=progress)
 
     return with_own_connections(_sources(job), work)

@@ -16,9 +16,10 @@ from tileconv import buffers
 from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, Group
 from tileconv.dtypes import Numbers
 from tileconv.engine import gaps
-from tileconv.engine.choose import Algorithm, Prepared, choose
+from tileconv.engine.choose import Algorithm, choose
 from tileconv.engine.finish import round_and_saturate
 from tileconv.engine.marks import SLACK, line_bytes, mark_columns, marked
+from tileconv.engine.prepare import Prepared, prepare
 from tileconv.engine.sieve import Gap, Sieve, in_phases
 from tileconv.errors import ConvolutionError
 from tileconv.missing import TIE
@@ -194,7 +195,7 @@ class Recipe:
         key = id(group.taps), sampling
         found = self._prepared.get(key)
         if found is None:
-            found = self.algorithm.prepare(*sampling, group.taps, len(group.bands))
+            found = prepare(self.algorithm, *sampling, group.taps, len(group.bands))
             self._prepared[key] = found
         return found
 

@@ -33,6 +33,4 @@ def run_anywhere(
         return run(job, client, progress=progress)
     watched = performance_report is not None
     with connect(job.jobs[0], client, watched=watched) as connected:
-        return run_batch(
-            job, progress=progress, run=lambda each: run(each, connected), resume=resume
-        )
+        return run_batch(job, lambda each: run(each, connected), progress=progress, resume=resume)

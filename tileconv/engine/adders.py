@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from tileconv.engine.blocking import ADDED
 from tileconv.engine.lanes import (
     INDEX_TYPE,
     constant_index,
@@ -21,10 +22,6 @@ from tileconv.engine.lanes import (
     vector_fma,
 )
 from tileconv.engine.pixels import to_floats
-
-ADDED = (0, 8, 4, 3, 3)
-"""Vectors of each row in a block of as many rows: 8 to 12 chains of additions at a time, with room
-for their pixels in 16 registers."""
 
 
 def _add_to_rows(

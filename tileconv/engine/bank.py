@@ -14,10 +14,9 @@ from functools import cache
 import numpy as np
 from numba import from_dtype, types
 
+from tileconv.engine.blocking import ROWS, WIDE
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
-    ROWS,
-    WIDE,
     address_at,
     call_at,
     lanes,
@@ -29,6 +28,7 @@ from tileconv.engine.memory import CACHE_LINE, address, scratch
 from tileconv.engine.panels import settle_streams, sum_panel, sum_sparse_panel, write_row
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Program
+from tileconv.engine.sizes import bank_sizes, panel_count, panel_row_size
 
 CHUNK = 192
 """Taps that are added at a time: their pixels in a panel, 18 KiB, stay in the first-level cache
@@ -36,46 +36,11 @@ while kernels go over them."""
 TOGETHER = 16
 """Groups of ROWS kernels that go over all panels before the next groups do: the weights of a
 chunk, 48 KiB, stay in the second-level cache meanwhile."""
-MOST_PANELS = 4
-"""Panels of a strip: results are written in runs of so many times 96 bytes."""
-PANEL_BYTES = 3 << 16
-"""Panels of a strip together: a part of a second-level cache of 512 KiB."""
-
-
-def fits(program: Program) -> bool:
-    """Say whether a program is a bank whose fields share no pixel."""
-    p = program
-    return p.weights.shape[0] > 1 and p.reach == 0 and p.hop >= p.height
-
-
-def _row_size(program: Program) -> int:
-    """Return the numbers of a panel for one row of pixels."""
-    return program.line_count * WIDE * program.lanes
-
-
-def _panels(program: Program) -> int:
-    """Return the panels of a strip."""
-    _, bands, height, _ = program.weights.shape
-    panel_bytes = bands * height * _row_size(program) * program.weights.itemsize
-    return min(max(PANEL_BYTES // panel_bytes, 1), MOST_PANELS)
-
-
-def _sizes(program: Program) -> tuple[int, int]:
-    """Return the numbers in the panels and in the sums of a strip."""
-    kernels, bands, height, _ = program.weights.shape
-    line, panels = CACHE_LINE // program.weights.itemsize, _panels(program)
-    pixels = -(-bands * height * _row_size(program) * panels // line) * line
-    return pixels, -(-kernels // ROWS) * ROWS * panels * WIDE * program.lanes
-
-
-def scratch_bytes(program: Program) -> int:
-    """Return the memory that a program laid out as a bank takes beside in- and output."""
-    return sum(_sizes(program)) * program.weights.itemsize
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """A program that `fits`, laid out for panels."""
+    """A program that `is_bank`, laid out for panels."""
 
     program: Program
     weights: np.ndarray
@@ -91,7 +56,7 @@ class Bank:
         p = program
         kernels, bands, height, _ = p.weights.shape
         line = WIDE * p.lanes
-        row_size = _row_size(p)
+        row_size = panel_row_size(p)
         groups = -(-kernels // ROWS)
         weights = np.zeros((groups * ROWS, p.weights[0].size), p.weights.dtype)
         weights[:kernels] = p.weights.reshape(kernels, -1)
@@ -106,7 +71,7 @@ class Bank:
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
         """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
         p = self.program
-        sizes = _sizes(p)
+        sizes = bank_sizes(p)
         panels, owner = scratch(sum(sizes), out.dtype)
         sums = panels + np.uintp(sizes[0] * out.itemsize)
         ahead = np.empty(planes.shape[0] * p.height, np.uintp)
@@ -122,8 +87,8 @@ class Bank:
             p.weights.shape,
             p.sampling,
             (
-                _row_size(p),
-                _panels(p) * WIDE * p.lanes,
+                panel_row_size(p),
+                panel_count(p) * WIDE * p.lanes,
                 WIDE * p.lanes,
                 int(p.sparse),
                 int(final),

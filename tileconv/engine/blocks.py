@@ -7,10 +7,9 @@ import numpy as np
 from llvmlite import ir
 from numba import from_dtype, types
 
+from tileconv.engine.blocking import LONG, PAST_BLOCKS, ROWS, WIDE
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
-    ROWS,
-    WIDE,
     address_at,
     copy_bytes,
     lanes,
@@ -24,7 +23,6 @@ from tileconv.engine.panels import write_past
 from tileconv.engine.pixels import copy_lanes, pixel_bytes
 from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
 from tileconv.engine.sums import (
-    LONG,
     chosen_block,
     generate_block,
     generate_square,
@@ -109,13 +107,6 @@ sum_chosen_block = chosen_block(_GENERATORS)
 
 AFRESH, GOING_ON, PAST = range(3)
 """Where sums begin and go, see `_sum_rows`."""
-PAST_BLOCKS = 10
-"""Blocks in a row of the buffer on the way past the caches: a part of a first-level cache."""
-
-
-def buffer_size(lanes: int) -> int:
-    """Return the numbers in the buffer of `_sum_rows`, for vectors of ``lanes``."""
-    return ROWS * PAST_BLOCKS * WIDE * lanes
 
 
 @cache

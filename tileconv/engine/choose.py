@@ -2,7 +2,8 @@
 
 The choice depends on kernel, stride, dilation and dtype alone, never on a
 tile's size or the number of threads: an algorithm that rounds differently is
-part of what the result means.
+part of what the result means. `tileconv.engine.prepare` lays out its loops;
+a plan needs the name and the workspace alone, and neither numba nor llvmlite.
 
 direct     every tap of every output, one multiply-add each, in one fixed order
 separable  kernels of rank one: along the rows, then down the columns, where
@@ -15,54 +16,24 @@ columns-first separable
 Strides along y count in units of what they share with the dilation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from math import gcd
 
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.columns import ColumnsFirst
-from tileconv.engine.direct import Direct
-from tileconv.engine.separable import Separable, columns_first, factor, taken_apart, worth
-from tileconv.engine.sieve import Sieve
+from tileconv.engine.blocking import host_vector_bytes
+from tileconv.engine.factor import factor, taken_apart
+from tileconv.engine.program import Pair
+from tileconv.engine.sizes import columns_first_bytes, direct_bytes, separable_bytes
 
-Pair = tuple[int, int]
-
-
-class Prepared(Protocol):
-    """Kernels laid out for the loops."""
-
-    @property
-    def sifts(self) -> bool:
-        """Whether `run` takes a sieve."""
-
-    @property
-    def settles(self) -> bool:
-        """Whether sums are settled by the sieve as they are made."""
-
-    def run(
-        self,
-        planes: np.ndarray,
-        out: np.ndarray,
-        *,
-        final: bool = False,
-        sieve: Sieve | None = None,
-    ) -> None:
-        """Write the "valid" correlations of planes (bands, H, W) into out (kernels, OH, OW).
-
-        ``final`` says that nobody reads them soon. A ``sieve`` takes missing pixels out of rows as
-        they are dealt out.
-        """
-
-    def scratch_bytes(self, width: int) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
-
-
-class _Prepare(Protocol):
-    def __call__(
-        self, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int
-    ) -> Prepared: ...
+DEARER = 1.5
+"""What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
+SET_UP = 4
+"""Multiply-adds that pay for the second pass, per output."""
+DEALT = 2
+"""What it costs to deal out a pixel for a stride along x."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +42,48 @@ class Algorithm:
 
     name: str
     """What the plan calls it."""
-    prepare: _Prepare
-    """Lay out kernels for planes sampled with a stride and dilation."""
+    _workspace: Callable[[Pair, Pair, Sequence[Taps], int, int, int], int]
     two_passes: bool = True
     """Kernels are taken apart into a column and a row."""
     in_place: bool = False
     """Rows of pixels are read where they lie, so that copies of them have to be of their dtype."""
+
+    def workspace_bytes(
+        self, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int, width: int
+    ) -> int:
+        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+        return self._workspace(stride, dilation, kernels, bands, width, host_vector_bytes())
 
     def factors(self, taps: Taps) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (column, row) of a kernel if it is taken apart into them, float64."""
         return taken_apart(taps) if self.two_passes else None
 
 
-DIRECT = Algorithm("direct", Direct.of, two_passes=False)
-SEPARABLE = Algorithm("separable", Separable.of)
-COLUMNS_FIRST = Algorithm("columns-first separable", ColumnsFirst.of, in_place=True)
+DIRECT = Algorithm("direct", direct_bytes, two_passes=False)
+SEPARABLE = Algorithm("separable", separable_bytes)
+COLUMNS_FIRST = Algorithm("columns-first separable", columns_first_bytes, in_place=True)
+
+
+def columns_first(stride: Pair, dilation: Pair) -> bool:
+    """Say whether the pass down the columns comes first: no two output rows share all their rows.
+
+    Outputs that lie as far apart as taps read the same rows, whatever the distance.
+    """
+    return stride[0] // gcd(stride[0], dilation[0]) > 1
+
+
+def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
+    """Say whether two passes over a kernel of rank one are cheaper than all its taps."""
+    rows, columns = (int(kernel.any(axis=axis).sum()) for axis in (1, 0))
+    direct = int(np.count_nonzero(kernel))
+    if columns_first(stride, dilation):
+        two = rows * stride[1] + columns
+        if stride[1] > 1:
+            between = min(stride[0] // gcd(stride[0], dilation[0]), rows)
+            direct += DEALT * between * min(stride[1], columns)
+    else:
+        two = columns + rows
+    return bool(DEARER * two + SET_UP <= direct)
 
 
 def choose(weights: np.ndarray, stride: Pair, dilation: Pair, dtype: np.dtype) -> Algorithm:

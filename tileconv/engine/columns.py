@@ -15,9 +15,11 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.convolution import Taps
-from tileconv.engine.adders import ADDED, DOWN, sum_down_block, sum_down_narrow, sum_down_pixel
+from tileconv.engine.adders import DOWN, sum_down_block, sum_down_narrow, sum_down_pixel
+from tileconv.engine.factor import passes
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
+    VECTOR_BYTES,
     address_at,
     call_at,
     index_at,
@@ -31,17 +33,11 @@ from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.pixels import pixel_bytes
 from tileconv.engine.program import Pair, Program
-from tileconv.engine.separable import passes
 from tileconv.engine.settling import found_by, settle_rows, settled_aside
 from tileconv.engine.sieve import COPY, FOUND, Sieve
+from tileconv.engine.sizes import columns_first_columns, columns_first_sizes
 from tileconv.engine.streamed import COPIED, COPIED_PAST, row_adder
 
-SUM_BYTES = 5 << 12
-"""A row of sums of a strip: most of a first-level cache of 32 KiB."""
-FIELD_BYTES = 1 << 18
-"""Pixels of a row of fields that later rows read again: half of a second-level cache."""
-FEWEST_COLUMNS = 64
-"""Fewest outputs in a row of a strip, if there are as many."""
 BATCH = 2
 """Rows of pixels that are added up at a time, between loads and stores of the sums."""
 
@@ -62,19 +58,15 @@ class ColumnsFirst:
     def of(
         cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int
     ) -> "ColumnsFirst":
-        """Lay out kernels that `tileconv.engine.separable.factor` takes; ``bands`` is 1."""
+        """Lay out kernels that `tileconv.engine.factor` takes; ``bands`` is 1."""
         del bands
         laid_out = []
         for taps in kernels:
-            along, down = passes(stride, dilation, taps)
+            along, down = passes(stride, dilation, taps, VECTOR_BYTES)
             rows = np.flatnonzero(down.weights) * dilation[0]
             weights = np.ascontiguousarray(down.weights[down.weights != 0])
             laid_out.append(_Kernel(along, rows.astype(np.intp), weights, stride[0]))
         return cls(tuple(laid_out))
-
-    def scratch_bytes(self, width: int) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
-        return max(kernel.scratch_bytes(width) for kernel in self.kernels)
 
     def run(
         self,
@@ -106,28 +98,6 @@ class _Kernel:
     """Input rows from one output row to the next."""
     _layouts: dict[int, Any] = field(default_factory=dict, repr=False)
 
-    def columns(self, width: int) -> int:
-        """Return the outputs in a row of a strip: strips are of about one width."""
-        numbers = SUM_BYTES // self.weights.itemsize
-        if self.stride <= self.rows[-1]:
-            numbers = min(numbers, FIELD_BYTES // (int(self.rows[-1] + 1) * self.weights.itemsize))
-        fit = (numbers - int(self.along.offsets[-1]) - 1) // self.along.stride[1] + 1
-        strips = -(-width // max(fit, min(FEWEST_COLUMNS, width)))
-        return -(-width // strips)
-
-    def _sizes(self, columns: int) -> tuple[int, int, int, int]:
-        """Return the numbers in a row of sums of pixels, its lines, sums of outputs, an address."""
-        p = self.along
-        padded = (-(-columns // p.lanes) + max(ADDED)) * p.lanes
-        read = padded if p.stride[1] == 1 else columns  # without a stride, sums of pixels are lines
-        pixels = (read - 1) * p.stride[1] + int(p.offsets[-1]) + 1
-        block = CACHE_LINE // self.weights.itemsize
-        lines = 0 if p.stride[1] == 1 else p.row_size(padded)
-        return -(-pixels // block) * block, lines, padded, INDEX // self.weights.itemsize
-
-    def scratch_bytes(self, width: int) -> int:
-        return sum(self._sizes(self.columns(width))) * self.weights.itemsize
-
     @cached_property
     def _fresh(self) -> int:
         """Last taps of the column that lie on rows which the output row above does not read."""
@@ -136,8 +106,9 @@ class _Kernel:
     def _laid_out(self, width: int) -> Any:
         found = self._layouts.get(width)
         if found is None:
-            p, columns = self.along, self.columns(width)
-            sizes = self._sizes(columns)
+            p = self.along
+            columns = columns_first_columns(p, self.stride, int(self.rows[-1]), width)
+            sizes = columns_first_sizes(p, columns)
             taps, places = p.tables(sizes[2])
             row_weights = np.ascontiguousarray(p.weights.ravel())
             starts = np.array([0, row_weights.size], np.intp)

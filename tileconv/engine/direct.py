@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine import bank, matrix
 from tileconv.engine.bank import CHUNK, Bank
+from tileconv.engine.blocking import ROWS
 from tileconv.engine.blocks import (
     AFRESH,
     GOING_ON,
     PAST,
-    buffer_size,
     input_row,
     part_of,
     summer,
@@ -33,13 +32,14 @@ from tileconv.engine.blocks import (
     write_row_steps,
 )
 from tileconv.engine.jit import loop
-from tileconv.engine.lanes import ROWS, call_at
+from tileconv.engine.lanes import VECTOR_BYTES, call_at
 from tileconv.engine.matrix import Matrix
 from tileconv.engine.memory import INDEX, address, scratch
 from tileconv.engine.panels import settle_streams
 from tileconv.engine.program import Pair, Program, lay_out
 from tileconv.engine.settling import found_by, room_for, settle_rows
 from tileconv.engine.sieve import Sieve, choose_dealer
+from tileconv.engine.sizes import buffer_size, is_bank, is_matrix, is_streamed
 from tileconv.engine.streamed import Streamed
 
 PAST_TAPS = 12
@@ -59,30 +59,16 @@ class Direct:
     @classmethod
     def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Direct":
         """Lay out kernels of one dtype that read the same ``bands`` planes."""
-        program = lay_out(stride, dilation, kernels, bands)
-        if program is not None and len(kernels) == 1 and stride[1] > 1:
+        program = lay_out(stride, dilation, kernels, bands, VECTOR_BYTES)
+        if program is not None and is_streamed(program):
             return cls(program, Streamed(program))
         return cls(program)
-
-    def scratch_bytes(self, width: int) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
-        if self.program is None:
-            return 0
-        if bank.fits(self.program):
-            panels = bank.scratch_bytes(self.program)
-            if not matrix.fits(self.program):
-                return panels
-            return max(panels, matrix.scratch_bytes(self.program))  # dtypes of pixels choose
-        if self.streamed is not None:
-            return self.streamed.scratch_bytes(width)
-        buffer = buffer_size(self.program.lanes) * self.program.weights.itemsize
-        return self.program.scratch_bytes(width) + buffer
 
     @property
     def sifts(self) -> bool:
         """Whether `run` takes a sieve: what reads fields as a whole does not."""
         p = self.program
-        return p is not None and not bank.fits(p)
+        return p is not None and not is_bank(p)
 
     @property
     def settles(self) -> bool:
@@ -176,13 +162,13 @@ class Direct:
     def _bank(self) -> Bank | None:
         """The same as a matrix product; None if fields share pixels."""
         p = self.program
-        return Bank.of(p) if p is not None and bank.fits(p) else None
+        return Bank.of(p) if p is not None and is_bank(p) else None
 
     @cached_property
     def _matrix(self) -> Matrix | None:
         """The same with kernels side by side; None if they are few, or taps."""
         p = self.program
-        return Matrix.of(p) if p is not None and bank.fits(p) and matrix.fits(p) else None
+        return Matrix.of(p) if p is not None and is_bank(p) and is_matrix(p) else None
 
 
 @loop

@@ -28,13 +28,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-ROWS = 4
-"""Sums of one column that a block holds: output rows, or kernels of a bank."""
-
-WIDE = 3
-"""Vectors of sums in each row of a block: with ROWS, 12 of 16 registers, enough to keep both
-multiply-add units busy in spite of their latency, and one loaded pixel serves ROWS sums."""
-
 QUAD_BYTES = 16
 """The parts of a vector that numbers move about in cheaply."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
+from tileconv.engine.blocking import END, UNUSED
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import lanes, pointer_to, prefetch
 from tileconv.engine.memory import CACHE_LINE
@@ -45,8 +46,6 @@ PARTS, NEVER = 256, -1
 """Of an input row that comes next, see `asked_early`."""
 ADDS_A_PIXEL = 4
 """Multiply-adds that take about as long as dealing out a pixel."""
-UNUSED, END = -1, -2
-"""In a table of places: no tap reads this phase; nor any from here on."""
 
 
 def asked_early(apart: int, adds: float) -> int:

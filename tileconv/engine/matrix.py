@@ -19,64 +19,26 @@ from functools import cache
 import numpy as np
 from numba import from_dtype, types
 
+from tileconv.engine.blocking import PLACES
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import address_at, call_at, float_to, lanes, pointer_to
 from tileconv.engine.lines import dealer
 from tileconv.engine.memory import CACHE_LINE, address, aligned, scratch
 from tileconv.engine.panels import settle_streams, write_row
 from tileconv.engine.pixels import pixel_bytes
-from tileconv.engine.places import PLACES, VECTORS, sum_places, turn_square
+from tileconv.engine.places import VECTORS, sum_places, turn_square
 from tileconv.engine.program import Program
-
-STRIP_BYTES = 3 << 17
-"""Pixels of a strip: they stay in the second-level cache while all kernels go over them."""
-STRIP_UNIT, MOST_UNITS = 48, 2
-"""Outputs in a strip: a multiple of PLACES and of any vector's lanes."""
-LEAST_TAPS = 32
-"""With fewer, results take longer to turn than pixels to deal out."""
-MOST_SPARE = 2
-"""Kernels for each lane that may be without one."""
-
-
-def fits(program: Program) -> bool:
-    """Say whether a bank whose fields share no pixel is better off so."""
-    p = program
-    kernels, together = p.weights.shape[0], VECTORS * p.lanes
-    spare = -kernels % together
-    return not p.sparse and p.weights[0].size >= LEAST_TAPS and spare * MOST_SPARE <= kernels
-
-
-def _columns(program: Program) -> int:
-    """Return the outputs in a row of a strip."""
-    size = program.weights[0].nbytes * STRIP_UNIT
-    return STRIP_UNIT * min(max(STRIP_BYTES // size, 1), MOST_UNITS)
-
-
-def _sums_size(program: Program) -> int:
-    """Return the numbers in the sums of a strip, and in those that are turned."""
-    return _columns(program) * (VECTORS + 1) * program.lanes
-
-
-def _row_size(program: Program) -> int:
-    """Return the numbers of a strip's row of pixels, where they have to be converted."""
-    return (_columns(program) - 1) * program.stride[1] + int(program.offsets.max()) + 1
-
-
-def _converts(program: Program) -> bool:
-    """Say whether few pixels between fields have to be converted with those of other dtypes."""
-    return program.offsets.size * 2 >= program.stride[1]
-
-
-def scratch_bytes(program: Program) -> int:
-    """Return the memory that a program laid out so takes beside in- and output, per thread."""
-    _, bands, height, _ = program.weights.shape
-    pixels = bands * height * _row_size(program) if _converts(program) else 0
-    return (_sums_size(program) + pixels) * program.weights.itemsize
+from tileconv.engine.sizes import (
+    matrix_columns,
+    matrix_converts,
+    matrix_row_size,
+    matrix_sums_size,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """A program that `fits`, laid out with its kernels side by side."""
+    """A program that `is_matrix`, laid out with its kernels side by side."""
 
     program: Program
     weights: np.ndarray
@@ -97,16 +59,16 @@ class Matrix:
 
     def takes(self, dtype: np.dtype) -> bool:
         """Say whether pixels of a dtype are better off so."""
-        return dtype == self.weights.dtype or _converts(self.program)
+        return dtype == self.weights.dtype or matrix_converts(self.program)
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
         """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
         p = self.program
         _, bands, height, _ = p.weights.shape
         converted = planes.dtype != out.dtype
-        row_size = _row_size(p) if converted else 0
-        sums, owner = scratch(_sums_size(p) + bands * height * row_size, out.dtype)
-        lines = sums + np.uintp(_sums_size(p) * out.itemsize)
+        row_size = matrix_row_size(p) if converted else 0
+        sums, owner = scratch(matrix_sums_size(p) + bands * height * row_size, out.dtype)
+        lines = sums + np.uintp(matrix_sums_size(p) * out.itemsize)
         if converted:
             plane, row, step = (n * out.itemsize for n in (height * row_size, row_size, 1))
         else:
@@ -123,7 +85,7 @@ class Matrix:
             (out.strides[0] // out.itemsize, out.strides[1] // out.itemsize, out.itemsize),
             (bands, height, offsets.size),
             p.sampling,
-            (_columns(p), row_size, p.stride[1] * step, int(final)),
+            (matrix_columns(p), row_size, p.stride[1] * step, int(final)),
             (sums, lines, address(offsets), address(self.weights)),
         )
         del owner  # until here the loops used its memory

@@ -15,11 +15,10 @@ from llvmlite import ir
 from numba import from_dtype, types
 from numba.core import cgutils
 
+from tileconv.engine.blocking import ROWS, WIDE
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
     INDEX_TYPE,
-    ROWS,
-    WIDE,
     address_at,
     constant_index,
     copy_bytes,

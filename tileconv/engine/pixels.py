@@ -19,6 +19,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
+from tileconv.engine.blocking import MOST_WORDS
 from tileconv.engine.lanes import (
     INDEX_TYPE,
     QUAD_BYTES,
@@ -36,8 +37,6 @@ from tileconv.engine.lanes import (
 BYTE = ir.IntType(8)
 FOUND_AFTER = 16
 """Bytes after what is watched for that hold whether it was found: those of two pixels, or more."""
-MOST_WORDS = 4
-"""Words of a field that are dealt out at a time; each holds a byte of pixels or more."""
 WHOLE_TURN = VECTOR_BYTES == 64
 """The machine takes numbers from anywhere in two vectors at once."""
 

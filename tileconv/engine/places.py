@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from tileconv.engine.blocking import PLACES, kernel_vectors
 from tileconv.engine.lanes import (
     INDEX_TYPE,
     VECTOR_BYTES,
@@ -25,10 +26,7 @@ from tileconv.engine.lanes import (
 )
 from tileconv.engine.panels import store_past_caches
 
-PLACES = 6
-"""Outputs of a kernel that are summed up side by side."""
-VECTORS = 4 if VECTOR_BYTES == 64 else 2
-"""Vectors of kernels; with PLACES, 24 of 32 registers, or 12 of 16."""
+VECTORS = kernel_vectors(VECTOR_BYTES)
 UNROLLED = 4
 """Taps in a step of the loop."""
 

@@ -7,10 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.lanes import ROWS, VECTOR_BYTES, WIDE
-from tileconv.engine.lines import END, UNUSED
+from tileconv.engine.blocking import END, MOST_WORDS, ROWS, UNUSED, WIDE
 from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.pixels import MOST_WORDS
 
 Pair = tuple[int, int]
 
@@ -45,6 +43,8 @@ class Program:
     classes: int
     row_step: int
     hop: int
+    vector_bytes: int
+    """Of a vector register."""
 
     @property
     def height(self) -> int:
@@ -97,7 +97,7 @@ class Program:
     @cached_property
     def lanes(self) -> int:
         """Numbers in a vector."""
-        return VECTOR_BYTES // self.weights.itemsize
+        return self.vector_bytes // self.weights.itemsize
 
     @cached_property
     def phases(self) -> np.ndarray:
@@ -173,13 +173,11 @@ class Program:
         """Return the numbers in the ring."""
         return self.ring * self.weights.shape[1] * self.row_size(columns)
 
-    def scratch_bytes(self, width: int) -> int:
-        """Return the memory that computing outputs ``width`` wide takes beside in- and output."""
-        return self.ring_size(self.columns(width)) * self.weights.itemsize
 
-
-def lay_out(stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> Program | None:
-    """Lay out kernels of one dtype; None if none of them has a tap."""
+def lay_out(
+    stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int, vector_bytes: int
+) -> Program | None:
+    """Lay out kernels of one dtype for vectors of some bytes; None if none of them has a tap."""
     tables = {id(t.x): t for t in kernels}.values()  # dense kernels share theirs
     height = max((int(t.y.max(initial=-1)) for t in tables), default=-1) + 1
     if not height:
@@ -200,4 +198,5 @@ def lay_out(stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -
         classes=dilation[0] // common,
         row_step=dilation[0],
         hop=stride[0] // common,
+        vector_bytes=vector_bytes,
     )

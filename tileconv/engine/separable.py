@@ -8,98 +8,37 @@ is part of what the result means.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import gcd
 from typing import Any
 
 import numpy as np
 
 from tileconv.convolution import Taps
+from tileconv.engine.blocking import ROWS
 from tileconv.engine.blocks import (
     AFRESH,
     PAST,
-    buffer_size,
     input_row,
     part_of,
     row_summer,
     summer,
     write_row_steps,
 )
+from tileconv.engine.factor import passes
 from tileconv.engine.jit import loop
-from tileconv.engine.lanes import ROWS, call_at
+from tileconv.engine.lanes import VECTOR_BYTES, call_at
 from tileconv.engine.memory import address, scratch
 from tileconv.engine.panels import settle_streams
-from tileconv.engine.program import Pair, Program, lay_out
+from tileconv.engine.program import Pair, Program
 from tileconv.engine.settling import found_by, room_for, settle_rows
 from tileconv.engine.sieve import Sieve, choose_dealer
-from tileconv.engine.sums import LONG
+from tileconv.engine.sizes import separable_columns, separable_padded, separable_sizes
 
-DEARER = 1.5
-"""What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
 PAST_TAPS = 40
 """Taps of both passes up to which outputs are written past the caches."""
-SET_UP = 4
-"""Multiply-adds that pay for the second pass, per output."""
-
-DEALT = 2
-"""What it costs to deal out a pixel for a stride along x."""
-
 _ONE_STEP = np.array([[0, 1, 0]], np.intp)
 """A line from its beginning on, to the only row of sums, with weights from the first on."""
 _HERE = np.zeros(1, np.intp)
 """Down the columns, every line holds one tap, at its beginning."""
-
-
-def factor(kernel: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return (column, row) whose products are ``kernel`` to within rounding, or None.
-
-    The test is elementwise: no product differs from its weight by more than
-    2 eps of ``dtype`` relative to it, and none is 0 where the weight is not.
-    Whole numbers stay whole, so that sums which are exact stay exact.
-
-    >>> factor(np.outer([1, 2, 1], [1, 0, -1]), np.dtype("float32"))
-    (array([1., 2., 1.]), array([ 1.,  0., -1.]))
-    >>> factor(np.eye(2), np.dtype("float32")) is None
-    True
-    """
-    y, x = np.unravel_index(np.argmax(np.abs(kernel)), kernel.shape)
-    if not kernel[y, x]:
-        return None
-    if (kernel == np.rint(kernel)).all() and np.abs(kernel).max() < 2**53:
-        row = kernel[y] / gcd(*(int(w) for w in kernel[y]))
-    else:
-        row = kernel[y] / np.exp2(np.floor(np.log2(np.abs(kernel[y, x])) / 2))
-    column = kernel[:, x] / row[x]
-    bound = 2 * np.finfo(dtype).eps * np.abs(kernel)
-    if not (np.abs(np.outer(column, row) - kernel) <= bound).all():
-        return None
-    parts = column.astype(dtype), row.astype(dtype)
-    for part, exact in zip(parts, (column, row), strict=True):
-        small = np.abs(part[exact != 0])
-        if not (small >= np.finfo(dtype).tiny).all() or not np.isfinite(part).all():
-            return None  # out of the range in which dtype is accurate
-    return column, row
-
-
-def columns_first(stride: Pair, dilation: Pair) -> bool:
-    """Say whether the pass down the columns comes first: no two output rows share all their rows.
-
-    Outputs that lie as far apart as taps read the same rows, whatever the distance.
-    """
-    return stride[0] // gcd(stride[0], dilation[0]) > 1
-
-
-def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
-    """Say whether two passes over a kernel of rank one are cheaper than all its taps."""
-    rows, columns = (int(kernel.any(axis=axis).sum()) for axis in (1, 0))
-    direct = int(np.count_nonzero(kernel))
-    if columns_first(stride, dilation):
-        two = rows * stride[1] + columns
-        if stride[1] > 1:
-            between = min(stride[0] // gcd(stride[0], dilation[0]), rows)
-            direct += DEALT * between * min(stride[1], columns)
-    else:
-        two = columns + rows
-    return bool(DEARER * two + SET_UP <= direct)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,19 +54,7 @@ class Separable:
     def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Separable":
         """Lay out kernels that `factor` takes; ``bands`` is 1."""
         del bands
-        return cls(tuple(passes(stride, dilation, taps) for taps in kernels))
-
-    def scratch_bytes(self, width: int) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
-        return max(self._scratch(pair, width) for pair in self.passes)
-
-    @staticmethod
-    def _scratch(pair: tuple[Program, Program], width: int) -> int:
-        along, down = pair
-        columns = _columns(along, down, width)
-        numbers = along.row_size(_padded(along, columns))
-        numbers += down.ring * down.line_size(_padded(down, columns)) + buffer_size(down.lanes)
-        return numbers * down.weights.itemsize
+        return cls(tuple(passes(stride, dilation, taps, VECTOR_BYTES) for taps in kernels))
 
     def run(
         self,
@@ -194,53 +121,13 @@ class Separable:
         found = self._layouts.get(key)
         if found is None:
             along, down = pair
-            columns = _columns(along, down, width)
-            padded = _padded(along, columns)
-            buffer = buffer_size(down.lanes)
-            sizes = along.row_size(padded), down.ring * down.line_size(padded), buffer
-            taps, places = along.tables(padded)
+            columns = separable_columns(along, down, width)
+            sizes = separable_sizes(along, down, columns)
+            taps, places = along.tables(separable_padded(along, columns))
             tables = (places, taps, along.weights, _ONE_STEP, _HERE, down.weights)
             found = columns, sizes, tuple(address(table) for table in tables), tables
             self._layouts[key] = found
         return found
-
-
-def passes(stride: Pair, dilation: Pair, taps: Taps) -> tuple[Program, Program]:
-    """Lay out a kernel that `factor` takes: what is done along the rows, and down the columns."""
-    parts, dtype = taken_apart(taps), taps.weights.dtype
-    row, column = _line_taps(parts[1], dtype, row=True), _line_taps(parts[0], dtype, row=False)
-    along = lay_out((1, stride[1]), (1, dilation[1]), [row], 1)
-    down = lay_out((stride[0], 1), (dilation[0], 1), [column], 1)
-    if along is None or down is None:
-        raise ValueError("the kernel has no taps")
-    return along, down
-
-
-def taken_apart(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
-    """Return (column, row) of a kernel that `factor` takes, float64."""
-    kernel = np.zeros((int(taps.y.max()) + 1, int(taps.x.max()) + 1))
-    kernel[taps.y, taps.x] = taps.exact
-    parts = factor(kernel, taps.weights.dtype)
-    if parts is None:
-        raise ValueError("the kernel is not of rank one")
-    return parts
-
-
-def _line_taps(line: np.ndarray, dtype: np.dtype, *, row: bool) -> Taps:
-    """Return the taps of a kernel of one row, or of one column."""
-    place = np.flatnonzero(line)
-    nought = np.zeros_like(place)
-    y, x = (nought, place) if row else (place, nought)
-    return Taps(nought, y, x, line[place].astype(dtype), line[place])
-
-
-def _columns(along: Program, down: Program, width: int) -> int:
-    return min(along.columns(width), down.columns(width))
-
-
-def _padded(program: Program, columns: int) -> int:
-    """Return the columns that whole blocks of LONG vectors may come to cover."""
-    return columns + LONG * program.lanes
 
 
 @loop

@@ -14,9 +14,10 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv import buffers
+from tileconv.engine.blocking import ROWS
 from tileconv.engine.gaps import EVERY, NONE, Settler, is_ready
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import ROWS, address_at, call_at, pointer_to
+from tileconv.engine.lanes import address_at, call_at, pointer_to
 from tileconv.engine.lines import dealer, dealer_type, watchers
 from tileconv.engine.marks import WORD, line_bytes, pick_bits, sift_pixels
 from tileconv.engine.memory import INDEX, address

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from tileconv.engine.adders import ADDED, add_narrow_to_rows, add_to_rows
+from tileconv.engine.adders import add_narrow_to_rows, add_to_rows
+from tileconv.engine.blocking import ADDED
 from tileconv.engine.blocks import input_row
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.lanes import (
@@ -35,20 +36,19 @@ from tileconv.engine.lines import NEVER, PARTS, asked_early
 from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
 from tileconv.engine.panels import settle_streams, write_past
 from tileconv.engine.pixels import pixel_bytes
-from tileconv.engine.program import LONG_REACH, Program
+from tileconv.engine.program import Program
 from tileconv.engine.settling import found_by, settle_rows, settled_aside
 from tileconv.engine.sieve import Sieve, choose_dealer
+from tileconv.engine.sizes import (
+    TOGETHER,
+    in_flight,
+    streamed_columns,
+    streamed_padded,
+    streamed_size,
+)
 
-LINE_BYTES = 5 << 12
-"""Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
-SUM_BYTES = 9 << 12
-"""These lines and the rows of sums that they are added to: little more than that."""
-TOGETHER = len(ADDED) - 1
-"""Most rows of sums that a line is added to at a time."""
 COPIED, COPIED_PAST = 1, 2
 """How a row of sums goes to the output, see `_add_rows`."""
-MARGIN = max(ADDED)
-"""Vectors that the last block of a row may come to be too long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,33 +57,6 @@ class Streamed:
 
     program: Program
     _layouts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def in_flight(self) -> int:
-        """Output rows of a class that one input row may serve."""
-        return -(-self.program.height // self.program.overlap)
-
-    def columns(self, width: int) -> int:
-        """Return the outputs in a row of a strip: strips are of about one width."""
-        p = self.program
-        together = SUM_BYTES // ((p.line_count + self.in_flight) * p.weights.itemsize)
-        fit = min(LINE_BYTES // (p.line_count * p.weights.itemsize), together) - p.reach
-        strips = -(-width // max(fit, min(p.reach, LONG_REACH), MARGIN * p.lanes))
-        return -(-width // (strips * p.lanes)) * p.lanes
-
-    def _padded(self, columns: int) -> int:
-        """Return the numbers of a row of sums, for no block is cut short."""
-        return columns + MARGIN * self.program.lanes
-
-    def scratch_bytes(self, width: int) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output."""
-        return self._scratch_size(self._padded(self.columns(width))) * self.program.weights.itemsize
-
-    def _scratch_size(self, padded: int) -> int:
-        """Return the numbers of a row's lines and of rows of sums, with room for addresses."""
-        p = self.program
-        addresses = TOGETHER * INDEX // p.weights.itemsize
-        return p.row_size(padded) + self.in_flight * padded + addresses
 
     @cached_property
     def rows_of_taps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -104,16 +77,16 @@ class Streamed:
         """
         found = self._layouts.get((width, step))
         if found is None:
-            p, columns = self.program, self.columns(width)
-            padded = self._padded(columns)
+            p, columns = self.program, streamed_columns(self.program, width)
+            padded = streamed_padded(p, columns)
             taps, places = p.tables(padded)
             starts, which, weights = self.rows_of_taps
             tables = places, starts, np.ascontiguousarray(taps[which]), weights
             dense = 0 if p.sparse else p.offsets.size
-            strip = columns, padded, p.reach, self.in_flight, p.row_size(padded), dense
+            strip = columns, padded, p.reach, in_flight(p), p.row_size(padded), dense
             addresses = tuple(address(table) for table in tables)
             numbers = p.stride[1], p.height, p.sampling, (*strip, self._asked(step))
-            found = numbers, self._scratch_size(padded), addresses, tables
+            found = numbers, streamed_size(p, columns), addresses, tables
             self._layouts[width, step] = found
         return found
 

@@ -10,10 +10,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from tileconv.engine.blocking import LONG, ROWS, WIDE
 from tileconv.engine.lanes import (
     INDEX_TYPE,
-    ROWS,
-    WIDE,
     constant_index,
     lanes_of,
     load_vector,
@@ -189,8 +188,6 @@ step in the order of ``places``, each by one fused multiply-add.
 sum_narrow_sparse_block = _intrinsic(generate_block(1, sparse=True))
 """`sum_block` of one vector a row, for what is left at the end of the rows; weights of 0 are passed
 over."""
-LONG = 8
-"""Vectors of sums in a block of a single row."""
 sum_long_block = _intrinsic(generate_block(LONG, rows=1))
 """`sum_block` of a single row of LONG vectors."""
 sum_short_block = _intrinsic(generate_block(1, rows=1))

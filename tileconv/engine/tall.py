@@ -19,10 +19,9 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
+from tileconv.engine.blocking import ROWS, WIDE
 from tileconv.engine.lanes import (
     INDEX_TYPE,
-    ROWS,
-    WIDE,
     constant_index,
     lanes_of,
     load_vector,

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tileconv.errors import ConfigError, InputError, OutputExistsError, TileconvError
 from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.report import Report
-from tileconv.jobs.schedule import Progress, run_job
 from tileconv.jobs.table import table
 from tileconv.planning.describe import plural, shown, size
 from tileconv.planning.plan import Plan
@@ -194,23 +193,22 @@ def plan_batch(batch: Batch) -> BatchPlan:
 
 def run_batch(
     batch: Batch,
+    run: Callable[[Job], Report],
     *,
-    progress: Progress | None = None,
-    run: Callable[[Job], Report] | None = None,
+    progress: Callable[[int, int], None] | None = None,
     resume: bool = False,
 ) -> BatchReport:
     """Run ``batch``: an input that fails leaves no output and does not stop the others.
 
     What would make two files one is refused before anything is written. ``run``
-    is what runs each input, `run_job` if it is None; with ``resume`` it looks at
-    outputs that are there.
+    runs each input; with ``resume`` it looks at outputs that are there.
     """
     check_batch(batch)
     if not resume:
         _check_free(batch)
     started = time.perf_counter()
     entries: list[Report | Failure] = []
-    for entry in _each(batch, run or run_job):
+    for entry in _each(batch, run):
         entries.append(entry)
         if progress is not None:
             progress(len(entries), len(batch.jobs))

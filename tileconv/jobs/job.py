@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import psutil
-from dask.system import CPU_COUNT
 
 from tileconv.arguments import short_repr
 from tileconv.convolution import Convolution
@@ -26,6 +24,7 @@ from tileconv.jobs.config import (
 )
 from tileconv.jobs.given import check_path, plain_job
 from tileconv.jobs.kernel import NamedKernel, kernel_path, load_kernel, named_kernel
+from tileconv.jobs.machine import available_memory, cpu_count
 from tileconv.jobs.paths import (
     check_distinct_names,
     check_lengths,
@@ -495,21 +494,10 @@ def _threads(scheduler: str, workers: int | Literal["auto"]) -> int:
     """Return how many threads, or processes, compute."""
     if scheduler == "synchronous":
         return 1
-    most = CPU_COUNT * (PROCESSES_PER_CORE if scheduler == "processes" else THREADS_PER_CORE)
-    return CPU_COUNT if workers == "auto" else min(workers, most)
+    most = cpu_count() * (PROCESSES_PER_CORE if scheduler == "processes" else THREADS_PER_CORE)
+    return cpu_count() if workers == "auto" else min(workers, most)
 
 
 def _memory_limit(limit: int | Literal["auto"]) -> int:
     """Return bytes; auto is half of what the machine, or its control group, has left."""
-    if limit != "auto":
-        return limit
-    available = psutil.virtual_memory().available
-    try:
-        group = Path("/sys/fs/cgroup")
-        most = (group / "memory.max").read_text().strip()
-        if most != "max":
-            used = int((group / "memory.current").read_text())
-            available = min(available, max(int(most) - used, 0))
-    except (OSError, ValueError):
-        pass
-    return available // 2
+    return available_memory() // 2 if limit == "auto" else limit

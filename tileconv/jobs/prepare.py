@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from dask.system import CPU_COUNT
 
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.job import Job
+from tileconv.jobs.machine import cpu_count
 from tileconv.jobs.output_metadata import output_metadata, what_is_lost
 from tileconv.planning.describe import plural
 from tileconv.planning.parts import cut_into_parts
@@ -210,7 +210,7 @@ def _fewer_workers(job: Job) -> Iterator[str]:
     if job.workers is not None and job.workers > job.threads and job.scheduler != "synchronous":
         kind = "processes" if job.scheduler == "processes" else "threads"
         yield (
-            f"compute.workers: {job.workers} are more than {plural(CPU_COUNT, 'core')} can use; "
+            f"compute.workers: {job.workers} are more than {plural(cpu_count(), 'core')} can use; "
             f"{job.threads} {kind} are started"
         )
 

@@ -258,9 +258,12 @@ def make_plan(
         layout=layout,
         compute_itemsize=numbers.compute.itemsize,
         target_itemsize=numbers.target.itemsize,
-        scratch_bytes=algorithm.prepare(
-            *_sampling(geometry, layout), groups[0].taps, len(groups[0].bands)
-        ).scratch_bytes(geometry.out_shape[1]),
+        scratch_bytes=algorithm.workspace_bytes(
+            *_sampling(geometry, layout),
+            groups[0].taps,
+            len(groups[0].bands),
+            geometry.out_shape[1],
+        ),
         wraps=geometry.y.mode == "wrap",
         outputs=convolution.outputs(layout.read_bands) + valid_fraction,
         group=(len(groups[0].bands), len(groups[0].outputs)),
