@@ -16,9 +16,8 @@ from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.machine import cpu_count
 from tileconv.jobs.metadata import output_metadata, what_is_lost
+from tileconv.planning.cluster_plan import cut_into_parts
 from tileconv.planning.cost import COPY_BYTES, WRITER_BYTES
-from tileconv.planning.describe import plural
-from tileconv.planning.parts import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.follow import storable_crs
 from tileconv.raster.leftovers import describe_left, remove_left
@@ -26,6 +25,7 @@ from tileconv.raster.metadata import Header, Wanted, check_file, read_header
 from tileconv.raster.mosaic import read_mosaic
 from tileconv.raster.sink import OutputSpec
 from tileconv.raster.targets import OwnFile, OwnFiles
+from tileconv.text import plural
 
 
 def plan_job(job: Job) -> Plan:

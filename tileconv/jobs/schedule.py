@@ -40,12 +40,12 @@ from tileconv.jobs.prepare import (
 )
 from tileconv.jobs.report import Report
 from tileconv.jobs.sidecar import write_sidecar
-from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
 from tileconv.raster.formats import open_sink
 from tileconv.raster.gdal import environment
 from tileconv.raster.join import MosaicSource, open_source
 from tileconv.raster.sink import Sink
+from tileconv.text import size
 from tileconv.tile import Counts, Reads, Recipe, compute_tile
 
 if TYPE_CHECKING:

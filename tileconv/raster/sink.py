@@ -19,7 +19,6 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
-from tileconv.planning.describe import size
 from tileconv.raster import forks, gdal
 from tileconv.raster.carry import Metadata
 from tileconv.raster.durable import EarlySync, replace, sync
@@ -27,6 +26,7 @@ from tileconv.raster.leftovers import remove, remove_left, temporary
 from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite, overwrite_nodata
 from tileconv.raster.structure import check_complete
 from tileconv.raster.targets import Kind, OwnFile, OwnFiles, Target
+from tileconv.text import size
 
 if TYPE_CHECKING:
     from pathlib import Path
