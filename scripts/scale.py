@@ -32,7 +32,7 @@ import tileconv
 from tileconv.cluster.folder import Manifest
 from tileconv.cluster.submission import submit_bounded
 from tileconv.jobs.prepare import plan_header, read_source
-from tileconv.planning.parts import cut_into_parts
+from tileconv.planning.cluster_plan import cut_into_parts
 
 TILE = 512
 MIB = 2**20

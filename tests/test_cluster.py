@@ -31,7 +31,7 @@ from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
 from tileconv.errors import ClusterError, ConfigError, InputError, OutputExistsError
 from tileconv.jobs.config import ClusterConfig
-from tileconv.planning.parts import SEAMS, cut_into_parts
+from tileconv.planning.cluster_plan import SEAMS, cut_into_parts
 from tileconv.raster.geotiff_parts import PartFile, crc32
 from tileconv.verify import verify
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from tileconv.planning import parts
+from tileconv.planning import cluster_plan
 
 PAGE = (ROOT / "docs" / "scale.md").read_text()
 GIVEN = re.compile(r"^\| `(\w+)` \|[^|]*\| ([0-9.e]+) \|$", re.MULTILINE)
@@ -33,7 +33,7 @@ def test_the_table_follows_from_its_formulae():
 
 def test_rates_are_those_that_the_planner_uses():
     values = {name: float(value) for name, value in GIVEN.findall(PAGE)}
-    assert values["decode"] == parts.DECODED_PER_SECOND
-    assert values["encode"] == parts.ENCODED_PER_SECOND
-    assert values["adds"] == parts.ADDED_PER_SECOND
-    assert values["rate"] == parts.TASKS_PER_SECOND
+    assert values["decode"] == cluster_plan.DECODED_PER_SECOND
+    assert values["encode"] == cluster_plan.ENCODED_PER_SECOND
+    assert values["adds"] == cluster_plan.ADDED_PER_SECOND
+    assert values["rate"] == cluster_plan.TASKS_PER_SECOND

@@ -1,6 +1,8 @@
-"""Texts that people read: URLs without what is secret in them, and nothing that moves a cursor."""
+"""Texts that people read: sizes and paths as they are said, nothing secret, no moved cursor."""
 
+import os
 import re
+from pathlib import Path
 
 
 def visible(text: str) -> str:
@@ -20,6 +22,42 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """Return a page of lines, each as `visible` has it."""
     return "\n".join(map(visible, text.split("\n")))
+
+
+def shown(path: str) -> str:
+    """Return a path as people like to read it: relative if it lies in the current folder.
+
+    >>> import os
+    >>> shown(os.path.join(os.getcwd(), "out", "a.tif")) == os.path.join("out", "a.tif")
+    True
+    """
+    here = str(Path.cwd())
+    inside = path.startswith(here + os.sep) and here != os.sep
+    return visible(os.path.relpath(path) if inside else path)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it.
+
+    >>> size(300), size(5 << 20), size(3 << 29)
+    ('300 bytes', '5.0 MiB', '1.5 GiB')
+    """
+    if count < 1024:
+        return f"{count:.0f} bytes"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        count /= 1024
+        if count < 1024 or unit == "TiB":
+            break
+    return f"{count:.1f} {unit}" if count < 99.95 else f"{count:.0f} {unit}"
+
+
+def plural(count: int, word: str) -> str:
+    """Return ``count`` and ``word`` in the right number.
+
+    >>> plural(1, "tile"), plural(20000, "tile")
+    ('1 tile', '20,000 tiles')
+    """
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 _SCHEMES = "https?|s3|gs|gcs|az|abfss?|adls?|wasbs?|oss|swift|ftps?|sftp|ssh|tcp|tls|wss?|ucx"

@@ -22,9 +22,8 @@ from tileconv.jobs.job import Job
 from tileconv.jobs.prepare import output_spec, plan_header, read_source
 from tileconv.jobs.sidecar import find_difference
 from tileconv.padding import OUTSIDE
-from tileconv.planning.describe import plural, shown
 from tileconv.raster.reading import read_pixels, with_own_connections
-from tileconv.text import visible
+from tileconv.text import plural, shown, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

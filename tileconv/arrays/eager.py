@@ -14,8 +14,8 @@ from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import OutOfMemoryError
 from tileconv.geometry import Axis, Geometry
-from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
+from tileconv.text import size
 from tileconv.tile import Reads, Recipe, compute_tile
 
 TILE = 4096

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tileconv.jobs.job import Job
+    from tileconv.planning.cluster_plan import ClusterPlan
     from tileconv.planning.plan import Plan
     from tileconv.raster.reading import Header
     from tileconv.raster.writing import OutputSpec
@@ -43,9 +44,8 @@ def identity_of(job: Job, plan: Plan, header: Header, spec: OutputSpec) -> dict[
     return said
 
 
-def grid_of(plan: Plan) -> dict[str, Any]:
+def grid_of(plan: ClusterPlan) -> dict[str, Any]:
     """Return how the output is cut into parts."""
-    assert plan.parts is not None
     tiles = plan.tiles
     return {
         "tile": [tiles.y.tile, tiles.x.tile],

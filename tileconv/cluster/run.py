@@ -41,9 +41,8 @@ from tileconv.jobs.prepare import (
 from tileconv.jobs.report import ClusterUse, PartReport, Report
 from tileconv.jobs.schedule import count_warnings
 from tileconv.jobs.sidecar import write_sidecar
+from tileconv.planning.cluster_plan import ClusterPlan, cut_into_parts
 from tileconv.planning.cost import BASE_BYTES, GDAL_CACHE_BYTES
-from tileconv.planning.describe import plural, size
-from tileconv.planning.parts import cut_into_parts
 from tileconv.raster.reading import Identity
 from tileconv.raster.writing import (
     HTML_PAGE,
@@ -53,6 +52,7 @@ from tileconv.raster.writing import (
     restore,
     stored_bytes,
 )
+from tileconv.text import plural, size
 from tileconv.tile import Counts
 from tileconv.version import __version__
 
@@ -231,7 +231,7 @@ class _Run:
         with self.client.as_current(), performance_report(filename=str(path)):
             yield
 
-    def _plan(self) -> tuple[Plan, OutputSpec, dict[str, Any]]:
+    def _plan(self) -> tuple[ClusterPlan, OutputSpec, dict[str, Any]]:
         """Plan for a task of the smallest worker; a resumed run keeps the grid that it has."""
         job = replace(self.job, memory_limit=self._memory())
         grid = self.manifest.header.get("grid")
@@ -396,7 +396,6 @@ class _Run:
                 self.client.unregister_worker_plugin(f"tileconv-{self.run_key}")
 
     def _compute_missing(self, output: Assembler, name: str) -> None:
-        assert self.plan.parts is not None
         submit_bounded(
             self.client,
             partial(run_part, self.run_key),

@@ -19,15 +19,15 @@ from tileconv.cluster.block_cache import BlockCache
 from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
 from tileconv.jobs import quicklook
 from tileconv.jobs.schedule import convolve_tile
-from tileconv.planning.describe import size
 from tileconv.raster.reading import Identity, environment, open_source
 from tileconv.raster.writing import FORMATS
+from tileconv.text import size
 from tileconv.tile import Counts, Recipe
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
+    from tileconv.planning.cluster_plan import ClusterPlan
     from tileconv.planning.parts import Part
-    from tileconv.planning.plan import Plan
     from tileconv.raster.reading import CachedBlocks, Header
     from tileconv.raster.writing import OutputSpec
 
@@ -42,7 +42,7 @@ class PartWork:
 
     key: str
     """Of the run: a hash of all that decides on its parts."""
-    plan: Plan
+    plan: ClusterPlan
     header: Header
     spec: OutputSpec
     folder: Path
@@ -58,7 +58,6 @@ class PartWork:
 
     def part(self, number: int) -> Part:
         """Return a part by its number."""
-        assert self.plan.parts is not None
         return self.plan.parts[number]
 
     def path(self, number: int) -> Path:
@@ -171,7 +170,6 @@ def _run_part(
     started = time.perf_counter()
     attempt = _begin(work.tries_path(number))
     plan, spec = work.plan, work.spec
-    assert plan.parts is not None
     part = plan.parts[number]
     following = plan.parts.after(part) if step > 0 else plan.parts.before(part)
     source = open_source(work.header, plan.geometry, plan.tiles, part=part, following=following)

@@ -15,11 +15,10 @@ from tileconv.errors import ConfigError, InputError, OutputExistsError, Tileconv
 from tileconv.jobs.prepare import plan_job
 from tileconv.jobs.report import Report
 from tileconv.jobs.table import table
-from tileconv.planning.describe import plural, shown, size
 from tileconv.planning.plan import Plan
 from tileconv.raster.reading import check_vrt, is_vrt
 from tileconv.raster.writing import OwnFile, OwnFiles
-from tileconv.text import visible
+from tileconv.text import plural, shown, size, visible
 
 if TYPE_CHECKING:
     from tileconv.jobs.job import Batch, Job

@@ -16,11 +16,11 @@ from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.machine import cpu_count
 from tileconv.jobs.output_metadata import output_metadata, what_is_lost
-from tileconv.planning.describe import plural
-from tileconv.planning.parts import cut_into_parts
+from tileconv.planning.cluster_plan import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.reading import Header, Wanted, check_file, read_header, read_mosaic
 from tileconv.raster.writing import OutputSpec, OwnFile, OwnFiles, describe_left, remove_left
+from tileconv.text import plural
 
 
 def plan_job(job: Job) -> Plan:

@@ -3,8 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tileconv.planning.describe import plural, shown, size
-from tileconv.text import visible
+from tileconv.text import plural, shown, size, visible
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,10 @@ from tileconv.jobs.prepare import (
 )
 from tileconv.jobs.report import Report
 from tileconv.jobs.sidecar import write_sidecar
-from tileconv.planning.describe import size
 from tileconv.planning.reads import read_axis
 from tileconv.raster.reading import MosaicSource, environment, open_source
 from tileconv.raster.writing import Sink
+from tileconv.text import size
 from tileconv.tile import Counts, Reads, Recipe, compute_tile
 
 if TYPE_CHECKING:

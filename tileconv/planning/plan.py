@@ -17,12 +17,10 @@ from tileconv.engine.choose import Algorithm, choose
 from tileconv.geometry import Geometry, Transform
 from tileconv.planning.blocks import count_uses
 from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
-from tileconv.planning.describe import describe
 from tileconv.planning.layout import Layout
-from tileconv.planning.parts import Parts
+from tileconv.planning.page import render
 from tileconv.planning.reads import packs
 from tileconv.planning.scenes import count_blocks
-from tileconv.planning.seams import decodings
 from tileconv.planning.tiles import AxisTiles, Tiles
 
 
@@ -64,8 +62,6 @@ class Plan:
     """One more output band holds the valid share of each field."""
     notes: tuple[str, ...] = ()
     """Things the user should know before running."""
-    parts: Parts | None = None
-    """The tasks of a run on a cluster."""
 
     @property
     def tiles(self) -> Tiles:
@@ -109,9 +105,7 @@ class Plan:
 
     @cached_property
     def blocks_decoded(self) -> int:
-        """Block decodings of the run; more than needed where panels or parts share blocks."""
-        if self.parts is not None:
-            return decodings(self, self.parts)
+        """Block decodings of the run; more than needed where panels share blocks."""
         if self.layout.scenes:
             return self._blocks_of_scenes[1]
         y, x = self.geometry.y, self.geometry.x
@@ -171,10 +165,7 @@ class Plan:
             "halo": [y.halo, x.halo],
             "coverage": self.coverage,
             "uncovered": [y.uncovered, x.uncovered],
-            "tiles": self.tiles.count,
-            "tile_shape": [self.tiles.y.tile, self.tiles.x.tile],
-            "panels": self.tiles.panels,
-            **({} if self.parts is None else {"parts": self.parts.count}),
+            **self._pieces(),
             "block_shape": [self.choice.block, self.choice.block],
             "blocks_total": self.layout.blocks_total,
             "blocks_needed": self.blocks_needed,
@@ -188,13 +179,48 @@ class Plan:
             "notes": list(self.notes),
         }
 
+    def _pieces(self) -> dict[str, Any]:
+        """Return what `to_dict` says of the pieces that the output is computed in."""
+        return {
+            "tiles": self.tiles.count,
+            "tile_shape": [self.tiles.y.tile, self.tiles.x.tile],
+            "panels": self.tiles.panels,
+        }
+
     def to_json(self) -> str:
         """Return `to_dict` as indented JSON."""
         return json.dumps(self.to_dict(), indent=2)
 
+    def facts(self) -> dict[str, Any]:
+        """Return `to_dict` and what else the page tells."""
+        c, layout, numbers = self.convolution, self.layout, self.numbers
+        y, x = self.geometry.y, self.geometry.x
+        blocks = {scene.layout.block for scene in layout.scenes} or {layout.block}
+        return {
+            **self.to_dict(),
+            "source_dtype": str(layout.dtype),
+            "stored_dtype": None if layout.stored is None else str(layout.stored),
+            "read_bands": layout.read_bands,
+            "interleaved": layout.interleaved and layout.bands > 1,
+            "storage_blocks": sorted(blocks, reverse=True),
+            "details": self.details,
+            "kernel_sum": float(c.weights.sum()) if c.weights.ndim == 2 else None,
+            "mixed_bands": c.weights.shape[1] if c.mixes_bands else None,
+            "groups": c.groups,
+            "bias": c.bias is not None,
+            "padding_modes": [y.mode, x.mode],
+            "padding_value": c.padding_value,
+            "shift": [y.shift, x.shift],
+            "gap": [y.gap, x.gap],
+            "widened_from": str(numbers.source) if numbers.widened else None,
+            "fill_value": c.fill_value,
+            "min_valid_fraction": c.min_valid_fraction,
+            "require_center": c.require_center,
+        }
+
     def __str__(self) -> str:
         """Return a page that tells a person what will happen."""
-        return describe(self)
+        return render(self.facts())
 
 
 def _sampling(geometry: Geometry, layout: Layout) -> tuple[tuple[int, int], tuple[int, int]]:

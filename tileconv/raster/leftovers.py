@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from tileconv.planning.describe import plural, size
 from tileconv.raster.names import shortened
+from tileconv.text import plural, size
 
 
 def temporary(path: Path) -> Path:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from rasterio.transform import Affine
 
 from tileconv.errors import OutputError, OutputExistsError, TileconvError
-from tileconv.planning.describe import size
 from tileconv.raster import gdal
 from tileconv.raster.fsync import replace, sync
 from tileconv.raster.leftovers import remove, remove_left, temporary
 from tileconv.raster.overwrite import goes_through_double, nodata_to_overwrite
 from tileconv.raster.tag_model import Metadata
 from tileconv.raster.targets import TIFF_FILE, Kind, OwnFile, OwnFiles, Target
+from tileconv.text import size
 
 if TYPE_CHECKING:
     from pathlib import Path
