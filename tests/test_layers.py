@@ -76,17 +76,9 @@ def modules():
         yield parts[0], ".".join(parts), ast.parse(path.read_text())
 
 
-def imported(tree, *, for_types=True):
-    """Names that a module imports; those under ``if TYPE_CHECKING`` too, if ``for_types``."""
-    only_types = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
+def imported(tree):
+    """Names that a module imports; those under ``if TYPE_CHECKING`` too."""
     for node in ast.walk(tree):
-        if node in only_types and not for_types:
-            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -136,13 +128,11 @@ def test_only_their_own_place_knows_outside_libraries():
                 assert part in KNOWS[library], f"{name} imports {library}"
 
 
-def test_no_import_cycle_inside_a_folder():
+def test_no_import_cycle():
     graph = {}
     names = {name for _, name, _ in modules()}
-    for _, name, tree in modules():
-        # planning still has a circle of types: the plan holds its parts, and draws its page
-        for_types = not name.startswith("planning.")
-        ours = (t for t in imported(tree, for_types=for_types) if t.startswith("tileconv."))
+    for _, name, tree in modules():  # imports for types alone count too
+        ours = (t for t in imported(tree) if t.startswith("tileconv."))
         targets = {t.removeprefix("tileconv.") for t in ours}
         graph[name] = {t for t in targets if t in names and t != name}
     done, path = set(), []
