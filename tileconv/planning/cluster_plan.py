@@ -140,6 +140,7 @@ def _runs(parts: Parts, threads: int, down: float, across: float) -> int:
 
     A run that begins inside a panel costs the border to the part above, ``down``.
 
+    >>> from tileconv.planning.tiles import AxisTiles, Tiles
     >>> parts = Parts(Tiles(AxisTiles(8, 1), AxisTiles(4, 1), panel=1), rows=1)
     >>> [_runs(parts, threads, 0.005, 0.02) for threads in (1, 5, 8, 9, 100)]
     [1, 5, 8, 8, 8]
