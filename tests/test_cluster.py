@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -29,7 +30,13 @@ from tileconv.cluster.block_cache import BlockCache
 from tileconv.cluster.connect import connect, make_cluster
 from tileconv.cluster.folder import Manifest, run_folder
 from tileconv.cluster.submission import AHEAD, FETCH_AT_LEAST, submit_bounded
-from tileconv.errors import ClusterError, ConfigError, InputError, OutputExistsError
+from tileconv.errors import (
+    ClusterError,
+    ConfigError,
+    InputError,
+    OutputError,
+    OutputExistsError,
+)
 from tileconv.jobs.config import ClusterConfig
 from tileconv.planning.cluster_plan import SEAMS, cut_into_parts
 from tileconv.raster.geotiff_parts import PartFile, crc32
@@ -799,6 +806,24 @@ def test_a_part_that_kills_its_workers_is_named(source, tmp_path):
     assert f"{kept} finished part" in text
     assert kept > 10
     assert not target.exists()
+
+
+def test_a_line_of_the_manifest_that_has_no_room_is_told_once(tmp_path):
+    """What Python could not write it writes again when it closes the file."""
+    manifest = Manifest(run_folder(tmp_path / "o.tif"))
+    manifest.begin({"token": "a"})
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (manifest.path.stat().st_size, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot be written: File too large"):
+            manifest.add({"part": 1})
+        manifest.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    again = Manifest(run_folder(tmp_path / "o.tif"))
+    assert again.read()
+    assert again.header["token"] == "a"
+    assert not again.parts
 
 
 TWINS = []

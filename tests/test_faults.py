@@ -354,7 +354,9 @@ def main():
             empty()
             tileconv.run(job, client=client)
             whole = files(folder)
-            largest = max(path.stat().st_size for path in whole)
+            # without room for its samples a picture lacks parts, and the report says so
+            output = whole - {job.quicklook_path, job.report_path}
+            largest = max(path.stat().st_size for path in output)
             attempts = []
             for most in np.linspace(0, 1.3 * largest, count).astype(int).tolist():
                 empty()

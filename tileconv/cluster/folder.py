@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tileconv.bounded import open_regular, read_bounded
@@ -100,8 +101,9 @@ class Manifest:
     def close(self) -> None:
         """Let go of the file and of the lock."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with suppress(OSError):  # a line that could not be written: `_write` said so
+                file.close()
 
     def discard(self) -> None:
         """Remove everything."""
