@@ -58,7 +58,7 @@ def input_row(typingctx: Any, number: Any, hop: Any, height: Any, overlap: Any) 
 def write_row_steps(steps, first, layout, weights_shape, overlap, count):  # type: ignore[no-untyped-def]
     """Write which lines the rows of a block read, for ``count`` output rows; return how many steps.
 
-    steps          (3 * S,) intp, see `tileconv.engine.sums.sum_block`
+    steps          (3 * S,) intp, see `tileconv.engine.sums.generate_block`
     first          number of the line that the first row of the block begins with
     layout         lines in the ring, numbers in each
     weights_shape  (1, bands, height, T)
@@ -104,7 +104,7 @@ _GENERATORS = {
     TALL_7: generate_tall(7),
 }
 sum_chosen_block = chosen_block(_GENERATORS)
-"""`sum_block`, of the kind that its last argument, a literal, says."""
+"""`generate_block`, of the kind that its last argument, a literal, says."""
 
 
 AFRESH, GOING_ON, PAST = range(3)
@@ -154,7 +154,7 @@ def _sum_rows(  # type: ignore[no-untyped-def]
 ):
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
-    lines .. apart  see `tileconv.engine.sums.sum_block`
+    lines .. apart  see `tileconv.engine.sums.generate_block`
     which           see `tileconv.engine.program.Program.block`
     out             address of the first output; the next row lies ``pitch`` numbers further on
     buffer          pointer to float, `buffer_size` of them: blocks that stick out go there first,
@@ -253,7 +253,7 @@ def row_summer(number: np.dtype) -> np.uintp:
 def _sum_row(lines, columns, step, places, place_count, weights, out):  # type: ignore[no-untyped-def]
     """Sum up a single row of outputs, to ``out``; there has to be room for whole blocks.
 
-    ``step`` is a pointer to one step, see `tileconv.engine.sums.sum_block`.
+    ``step`` is a pointer to one step, see `tileconv.engine.sums.generate_block`.
     """
     n = lanes(lines)
     size = pixel_bytes(lines)

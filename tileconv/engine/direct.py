@@ -4,7 +4,7 @@ Work goes strip by strip, a strip being as many columns of output as fit into
 the second-level cache with the rows they need. Each input row of a strip is
 converted and dealt out into lines once (`tileconv.engine.lines`) and kept in a
 ring until the last output row that reads it is done. Blocks of sums that stay
-in registers (`tileconv.engine.sums.sum_block`) then run along the strip; the
+in registers (`tileconv.engine.sums.generate_block`) then run along the strip; the
 rows of a block are
 
     output rows   of one kernel: an input line serves all rows that reach it

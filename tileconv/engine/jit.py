@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,11 @@ def _warn_once(message: str) -> None:
         warnings.warn(visible(message), RuntimeWarning, stacklevel=2)
 
 
+@cache
 def _sources_digest() -> str:
+    """Return a digest of the engine's source files; they are read once in a process."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -203,17 +203,6 @@ def pointer_like(typingctx: Any, pointer: Any, address: Any) -> Any:
 
 
 @step_of
-def pointer_for(typingctx: Any, array: Any, address: Any) -> Any:
-    """Return a pointer to ``address`` for numbers of the kind that ``array`` holds."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        kind = context.get_data_type(signature.args[0].dtype)
-        return builder.inttoptr(args[1], kind.as_pointer())
-
-    return types.CPointer(array.dtype)(array, types.uintp), generate
-
-
-@step_of
 def address_at(typingctx: Any, pointer: Any) -> Any:
     """Return the address that ``pointer`` holds."""
 

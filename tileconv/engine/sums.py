@@ -1,4 +1,4 @@
-"""Blocks of sums that stay in registers while products are added to them: `sum_block`.
+"""Blocks of sums that stay in registers while products are added to them.
 
 What is not said here is as in `tileconv.engine.lanes`.
 """
@@ -25,7 +25,24 @@ from tileconv.engine.lanes import (
 
 
 def generate_block(wide: int, *, rows: int = ROWS, sparse: bool = False) -> Callable[..., Any]:
-    """Return the code generator of one block of ``rows`` times ``wide`` vectors of sums."""
+    """Return the code generator of a block of ``rows`` times ``wide`` vectors of sums.
+
+    Its arguments:
+
+    lines               pointer to float
+    column              first output of the block, counted along the lines
+    steps, step_count   pointer to three intp a step: where a line begins; the rows of sums that its
+                        taps go to, as ``low * (ROWS + 1) + high``; where the weights of row ``low``
+                        begin
+    places, place_count pointer to intp: where along a line each tap lies
+    weights, apart      pointer to float; those of the next row of sums lie ``apart`` further on
+    out, pitch          address of the block's first output; the next row lies ``pitch`` numbers
+                        further on
+    more                the sums go on from what lies at ``out``, instead of from 0
+
+    All rows are written, ``wide`` vectors each. Every sum adds its taps step by step in the order
+    of ``places``, each by one fused multiply-add; ``sparse`` passes over weights of 0.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
         lines, column, steps_at, step_count, places_at, place_count, weights_at = args[:7]
@@ -112,13 +129,13 @@ def generate_block(wide: int, *, rows: int = ROWS, sparse: bool = False) -> Call
 
 
 def _block_kinds(lines: Any, steps: Any, places: Any, weights: Any) -> tuple[Any, ...]:
-    """Return the types of the arguments of `sum_block`, of which these are pointers."""
+    """Return the types of the arguments of `generate_block`, of which these are pointers."""
     i = types.intp
     return lines, i, steps, i, places, i, weights, i, types.uintp, i, types.boolean
 
 
 def _intrinsic(generate: Callable[..., Any]) -> Any:
-    """Return a function of Numba's with the arguments of `sum_block`."""
+    """Return a function of Numba's with the arguments of `generate_block`."""
 
     def typer(
         typingctx: Any,
@@ -140,7 +157,7 @@ def _intrinsic(generate: Callable[..., Any]) -> Any:
 
 
 def chosen_block(generators: dict[int, Callable[..., Any]]) -> Any:
-    """Return a function with the arguments of `sum_block` and, last, which of them: a literal."""
+    """Return `generate_block` with, as a last argument, which of ``generators``: a literal."""
 
     def typer(
         typingctx: Any,
@@ -169,32 +186,14 @@ def chosen_block(generators: dict[int, Callable[..., Any]]) -> Any:
     return step_of(typer)
 
 
-sum_block = _intrinsic(generate_block(WIDE))
-"""Sum up a block of outputs. Arguments:
-
-lines               pointer to float
-column              first output of the block, counted along the lines
-steps, step_count   pointer to three intp a step: where a line begins; the rows of sums that its
-                    taps go to, as ``low * (ROWS + 1) + high``; where the weights of row ``low``
-                    begin
-places, place_count pointer to intp: where along a line each tap lies
-weights, apart      pointer to float; those of the next row of sums lie ``apart`` further on
-out, pitch          address of the block's first output; the next row lies ``pitch`` numbers
-                    further on
-more                the sums go on from what lies at ``out``, instead of from 0
-
-All ROWS rows are written, WIDE vectors each. Every sum adds its taps step by
-step in the order of ``places``, each by one fused multiply-add.
-"""
 sum_narrow_sparse_block = _intrinsic(generate_block(1, sparse=True))
-"""`sum_block` of one vector a row, for what is left at the end of the rows; weights of 0 are passed
-over."""
+"""A block of one vector a row, for what is left at the end of the rows."""
 LONG = 8
 """Vectors of sums in a block of a single row."""
 sum_long_block = _intrinsic(generate_block(LONG, rows=1))
-"""`sum_block` of a single row of LONG vectors."""
+"""A block of a single row of LONG vectors."""
 sum_short_block = _intrinsic(generate_block(1, rows=1))
-"""`sum_block` of a single vector."""
+"""A block of a single vector."""
 
 
 def generate_square(size: int) -> Callable[..., Any]:

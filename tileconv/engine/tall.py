@@ -1,13 +1,13 @@
 """Blocks of sums for one dense kernel at stride 1, whose lines serve output rows in a fixed order.
 
-`tileconv.engine.sums.sum_block` takes a list of steps and jumps to the rows
+`tileconv.engine.sums.generate_block` takes a list of steps and jumps to the rows
 that each line serves. At stride 1 the list is always the same: the first lines
 serve one row, then two, then three; all that follow serve all ROWS; the last
 ones three, two, one. Written out so, and the taps of a line too where they
 are 5 or 7, a small kernel takes seven to nine tenths of the time, for a line
 there has few taps to pay for its own set-up.
 
-The arguments are those of `sum_block`; of its steps only the places of lines
+The arguments are those of `generate_block`; of its steps only the places of lines
 are read. The kernel has one band, ROWS rows of taps or more, and no weight of
 0; its taps lie side by side along a line.
 """
