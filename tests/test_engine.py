@@ -13,17 +13,18 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import INPUT_DTYPES, Numbers
-from tileconv.engine import columns as columns_first
-from tileconv.engine import direct, gaps, marks, program, separable, streamed
-from tileconv.engine.bank import CHUNK, TOGETHER
-from tileconv.engine.blocks import AFRESH, PAST
+from tileconv.engine import kernel_layout
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
-from tileconv.engine.lines import NEVER, PARTS, asked_early
-from tileconv.engine.marks import SLACK, line_bytes, marked
-from tileconv.engine.matrix import Matrix
-from tileconv.engine.program import lay_out
-from tileconv.engine.separable import factor
-from tileconv.engine.sieve import in_phases
+from tileconv.engine.kernel_layout import lay_out
+from tileconv.engine.loops import columns_first, direct, row_stream, two_pass
+from tileconv.engine.loops.kernel_gemm import Matrix
+from tileconv.engine.loops.panel_gemm import CHUNK, TOGETHER
+from tileconv.engine.loops.two_pass import factor
+from tileconv.engine.micro.tile_rows import AFRESH, PAST
+from tileconv.engine.missing import normalize, validity
+from tileconv.engine.missing.detect import in_phases
+from tileconv.engine.missing.validity import SLACK, line_bytes, marked
+from tileconv.engine.pack.rows import NEVER, PARTS, asked_early
 from tileconv.geometry import Axis
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
@@ -112,9 +113,9 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     array = RNG.normal(size=(3 if kernel.ndim == 4 else 1, 30, 1700)).astype(np.float32)
     whole = tileconv.convolve(array, kernel, stride=stride)
     for module, limit in (
-        (program, "MOST_COLUMNS"),
-        (program, "RING_BYTES"),
-        (streamed, "LINE_BYTES"),
+        (kernel_layout, "MOST_COLUMNS"),
+        (kernel_layout, "RING_BYTES"),
+        (row_stream, "LINE_BYTES"),
         (columns_first, "SUM_BYTES"),
     ):
         monkeypatch.setattr(module, limit, 96)
@@ -152,7 +153,7 @@ def test_bits_do_not_depend_on_whether_the_next_row_is_asked_for(dtype, stride, 
     every = tileconv.convolve(array, kernel)
     for early in (NEVER, 0, 1, PARTS // 2, PARTS):
         monkeypatch.setattr(
-            streamed, "asked_early", lambda apart, adds, early=early: asked.add(early) or early
+            row_stream, "asked_early", lambda apart, adds, early=early: asked.add(early) or early
         )
         eager._recipes.clear()  # with the layouts that hold what was asked for before
         eager._layouts.clear()
@@ -175,7 +176,7 @@ def test_bits_of_strides_do_not_depend_on_whether_caches_are_passed_by(
     name, dtype, stride, monkeypatch
 ):
     kernel, copied = KERNELS[name], []
-    for module, at, which in ((streamed, 9, -1), (columns_first, 7, -1)):
+    for module, at, which in ((row_stream, 9, -1), (columns_first, 7, -1)):
 
         def spy(*args, run=module.correlate, at=at, which=which):
             copied.append(args[at][which])
@@ -186,12 +187,12 @@ def test_bits_of_strides_do_not_depend_on_whether_caches_are_passed_by(
         array = RNG.integers(0, 250, (3 if kernel.ndim == 4 else 1, 61, width)).astype(dtype)
         copied.clear()
         plain = tileconv.convolve(array, kernel, stride=stride)
-        assert {*copied} == {streamed.COPIED}
+        assert {*copied} == {row_stream.COPIED}
         copied.clear()
         with monkeypatch.context() as patch:
             patch.setattr(eager, "PAST_BYTES", 0)
             past = tileconv.convolve(array, kernel, stride=stride)
-        assert {*copied} == {streamed.COPIED_PAST}
+        assert {*copied} == {row_stream.COPIED_PAST}
         assert past.tobytes() == plain.tobytes()
 
 
@@ -200,7 +201,7 @@ def test_bits_of_strides_do_not_depend_on_whether_caches_are_passed_by(
 def test_bits_do_not_depend_on_whether_caches_are_passed_by(name, dtype, monkeypatch):
     # strips that hold several buffers of outputs, and less than one; rows that begin anywhere
     modes = set()
-    for module in (direct, separable):
+    for module in (direct, two_pass):
         run = module.correlate
         spy = lambda *args, run=run: (modes.add(args[10][-1]), run(*args))  # noqa: E731
         monkeypatch.setattr(module, "correlate", spy)
@@ -493,7 +494,7 @@ def test_whole_numbers_with_gaps_have_the_bits_of_floats_with_nan(policy, dtype)
 
 
 def lines_of(valid, stride, span):
-    """Return marks of pixels (bands, H, W), as `tileconv.engine.gaps.Settler` takes them."""
+    """Return marks of pixels (bands, H, W), as `missing.normalize.Settler` takes them."""
     bands, height, width = valid.shape
     plain = np.zeros((bands, height, line_bytes(width)), np.uint8)
     plain[..., : -(-width // 8)] = np.packbits(valid, axis=-1, bitorder="little")
@@ -531,7 +532,7 @@ def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, s
 
     kernel = np.ones((3, 31)) if name == "two passes" else RNG.uniform(0.1, 1, (3, 31))
     options = {"stride": stride, "missing": "skip", "min_valid_fraction": 1, "threads": 1}
-    monkeypatch.setattr(gaps.buffers, "scratch", poisoned_scratch)
+    monkeypatch.setattr(normalize.buffers, "scratch", poisoned_scratch)
     monkeypatch.setattr(np, "empty", poisoned)
     step = stride if isinstance(stride, int) else stride[1]
     for width in range(2400 * step, 2400 * step + 1500, 31):
@@ -544,12 +545,12 @@ def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, s
 
 
 def test_bits_are_picked_without_an_instruction_for_it_too(monkeypatch):
-    monkeypatch.setattr(marks, "PICKS", False)
-    picked = njit(marks.pick_bits.py_func)
+    monkeypatch.setattr(validity, "PICKS", False)
+    picked = njit(validity.pick_bits.py_func)
     for word, mask in RNG.integers(0, 2**64, (50, 2), np.uint64):
         bits = [word >> np.uint64(i) & np.uint64(1) for i in range(64) if int(mask) >> i & 1]
         expected = sum(int(bit) << i for i, bit in enumerate(bits))
-        assert marks.pick_bits.py_func(word, mask) == expected
+        assert validity.pick_bits.py_func(word, mask) == expected
         assert picked(word, mask) == expected
 
 
@@ -566,7 +567,7 @@ WEIGHED = {
 @pytest.mark.parametrize("name", WEIGHED)
 @pytest.mark.parametrize(
     "rule",
-    [None, gaps.Rule(scale=True, least=0.0, empty=True), gaps.Rule(False, 0.3, True)],
+    [None, normalize.Rule(scale=True, least=0.0, empty=True), normalize.Rule(False, 0.3, True)],
     ids=["no rule", "renormalize", "least"],
 )
 def test_shares_of_wide_rows_are_those_of_their_pixels(rule, name, stride):
@@ -582,7 +583,7 @@ def test_shares_of_wide_rows_are_those_of_their_pixels(rule, name, stride):
     whole = valid[None].all(axis=2)
     lost[whole], lines[whole] = 0, 7  # what lies there must not matter
     sampling = (stride, stride), (1, 1)
-    settler = gaps.Settler(lines, lost, valid.shape[1], taps, sampling, rule, share, factors)
+    settler = normalize.Settler(lines, lost, valid.shape[1], taps, sampling, rule, share, factors)
     settler.settle(sums)
     fields = np.lib.stride_tricks.sliding_window_view(valid, kernel.shape)[::stride, ::stride]
     expected = (fields * kernel).sum(axis=(2, 3)) / kernel.sum()

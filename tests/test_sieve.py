@@ -9,10 +9,10 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
-from tileconv.engine import gaps
-from tileconv.engine.columns import ColumnsFirst
-from tileconv.engine.direct import Direct
-from tileconv.engine.separable import Separable
+from tileconv.engine.loops.columns_first import ColumnsFirst
+from tileconv.engine.loops.direct import Direct
+from tileconv.engine.loops.two_pass import Separable
+from tileconv.engine.missing import normalize
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
 
@@ -101,7 +101,7 @@ def test_sums_settled_late_have_the_same_bits(monkeypatch, beforehand, policy, r
         tileconv.convolve(np.zeros_like(array), DENSE, **nothing)  # leaves its marks behind
         with monkeypatch.context() as patch:
             if not ready:
-                patch.setattr(gaps, "_ready", set())
+                patch.setattr(normalize, "_ready", set())
             found = tileconv.convolve(array, kernel, **options)
         assert found.tobytes() == expected.tobytes()
 
@@ -201,9 +201,9 @@ def test_a_thread_begins_anew_with_each_array():
     gaps[::3, ::5] = 0
     options = {"nodata": 0, "missing": "renormalize", "threads": 1}
     plain = tileconv.convolve(clean, DENSE)
-    first = tileconv.convolve(gaps, DENSE, **options)
+    first = tileconv.convolve(normalize, DENSE, **options)
     assert tileconv.convolve(clean, DENSE, **options).tobytes() == plain.tobytes()
-    assert tileconv.convolve(gaps, DENSE, **options).tobytes() == first.tobytes()
+    assert tileconv.convolve(normalize, DENSE, **options).tobytes() == first.tobytes()
 
 
 @pytest.mark.parametrize("stride", [1, 2])

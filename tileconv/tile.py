@@ -15,11 +15,11 @@ import numpy as np
 from tileconv import buffers
 from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, Group
 from tileconv.dtypes import Numbers
-from tileconv.engine import gaps
 from tileconv.engine.choose import Algorithm, Prepared, choose
-from tileconv.engine.finish import round_and_saturate
-from tileconv.engine.marks import SLACK, line_bytes, mark_columns, marked
-from tileconv.engine.sieve import Gap, Sieve, in_phases
+from tileconv.engine.missing import normalize
+from tileconv.engine.missing.detect import Gap, Sieve, in_phases
+from tileconv.engine.missing.validity import SLACK, line_bytes, mark_columns, marked
+from tileconv.engine.round import round_and_saturate
 from tileconv.errors import ConvolutionError
 from tileconv.missing import TIE
 from tileconv.planning.reads import AxisRead
@@ -103,14 +103,14 @@ class Recipe:
         return c.require_center or c.missing != "propagate"
 
     @cached_property
-    def rule(self) -> gaps.Rule | None:
+    def rule(self) -> normalize.Rule | None:
         """What becomes of sums of fields with missing pixels; None if they stay as they are."""
         c = self.convolution
         if c.missing == "propagate":
             return None  # they are NaN already
         if c.missing == "fill" and not c.min_valid_fraction:
             return None
-        return gaps.Rule(
+        return normalize.Rule(
             scale=c.missing == "renormalize",
             least=c.min_valid_fraction - TIE,
             empty=c.missing != "fill",
@@ -130,10 +130,10 @@ class Recipe:
         return self.gap(dtype, listed=self.listed, in_place=True).instead.dtype == dtype
 
     @cached_property
-    def counted(self) -> gaps.Rule | None:
+    def counted(self) -> normalize.Rule | None:
         """The `rule` where copies are of the dtype of the pixels: whole numbers hold no NaN."""
         if self.convolution.missing == "propagate" and self.numbers.source.kind in "iu":
-            return gaps.Rule(scale=False, least=1, empty=False, counts=True)
+            return normalize.Rule(scale=False, least=1, empty=False, counts=True)
         return self.rule
 
     @property
@@ -371,7 +371,7 @@ def _sieve(
     shape: tuple[int, ...],
     hidden: np.ndarray | None,
     marks: np.ndarray | None,
-    rule: gaps.Rule | None,
+    rule: normalize.Rule | None,
     share: np.ndarray | None,
 ) -> Sieve:
     """Return a sieve for planes of a shape, to begin with."""
@@ -462,28 +462,28 @@ def _settlers(
     valid: np.ndarray,
     lost: np.ndarray,
     width: int,
-    rule: gaps.Rule | None,
+    rule: normalize.Rule | None,
     share: np.ndarray | None,
-) -> list[gaps.Settler | None]:
+) -> list[normalize.Settler | None]:
     """Return what applies the policy for missing data to the sums of each kernel of a group.
 
     It is None for kernels without taps, whose fields miss nothing. ``valid``, ``lost`` and
-    ``width`` are as for `tileconv.engine.gaps.Settler`.
+    ``width`` are as for `tileconv.engine.missing.normalize.Settler`.
     """
     if rule is None and share is None:
         return [None] * len(group.taps)
-    made: list[gaps.Settler | None] = []
+    made: list[normalize.Settler | None] = []
     for taps in group.taps:
         if not taps.exact.any():
             made.append(None)
             continue
         factors = recipe.algorithm.factors(taps)
         sampling = _sampling(reads)
-        made.append(gaps.Settler(valid, lost, width, taps, sampling, rule, share, factors))
+        made.append(normalize.Settler(valid, lost, width, taps, sampling, rule, share, factors))
     return made
 
 
-def _settle_sums(settlers: list[gaps.Settler | None], sums: np.ndarray) -> None:
+def _settle_sums(settlers: list[normalize.Settler | None], sums: np.ndarray) -> None:
     for settler, values in zip(settlers, sums, strict=True):
         if settler is not None:
             settler.settle(values)

@@ -22,10 +22,10 @@ from typing import Protocol
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.columns import ColumnsFirst
-from tileconv.engine.direct import Direct
-from tileconv.engine.separable import Separable, columns_first, factor, taken_apart, worth
-from tileconv.engine.sieve import Sieve
+from tileconv.engine.loops.columns_first import ColumnsFirst
+from tileconv.engine.loops.direct import Direct
+from tileconv.engine.loops.two_pass import Separable, columns_first, factor, taken_apart, worth
+from tileconv.engine.missing.detect import Sieve
 
 Pair = tuple[int, int]
 

@@ -86,7 +86,7 @@ def loop(function: Callable[..., Any]) -> Any:
 def address_of(function: Any, signature: Any) -> np.uintp:
     """Compile a `loop` for a signature of numbers and pointers and return its address.
 
-    Others call it there (`tileconv.engine.lanes.call_at`), by the C convention. A loop that is
+    Others call it there (`vectors.call_at`), by the C convention. A loop that is
     linked into its callers instead is compiled once more with each of them.
     """
     function.compile(signature)

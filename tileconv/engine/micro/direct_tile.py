@@ -1,6 +1,6 @@
 """Blocks of sums that stay in registers while products are added to them.
 
-What is not said here is as in `tileconv.engine.lanes`.
+What is not said here is as in `vectors`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from tileconv.engine.lanes import (
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     ROWS,
     WIDE,

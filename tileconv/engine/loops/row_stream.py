@@ -6,7 +6,7 @@ as it is read, into lines that stay in the first-level cache, and all its taps
 are added to the sums of the output rows that reach it, which lie beside it.
 No row is kept.
 
-The chain of an output's additions is that of `tileconv.engine.direct`: band by
+The chain of an output's additions is that of `loops.direct`: band by
 band, row by row, along each row; only its sum rests in memory between rows.
 """
 
@@ -17,10 +17,16 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from tileconv.engine.adders import ADDED, add_narrow_to_rows, add_to_rows
-from tileconv.engine.blocks import input_row
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
+from tileconv.engine.kernel_layout import LONG_REACH, Program
+from tileconv.engine.micro.panel_tile import settle_streams, write_past
+from tileconv.engine.micro.row_update import ADDED, add_narrow_to_rows, add_to_rows
+from tileconv.engine.micro.tile_rows import input_row
+from tileconv.engine.missing.detect import Sieve, choose_dealer
+from tileconv.engine.missing.epilogue import found_by, settle_rows, settled_aside
+from tileconv.engine.pack.deinterleave import pixel_bytes
+from tileconv.engine.pack.rows import NEVER, PARTS, asked_early
+from tileconv.engine.vectors import (
     address_at,
     call_at,
     copy_bytes,
@@ -31,13 +37,7 @@ from tileconv.engine.lanes import (
     prefetch,
     put_at,
 )
-from tileconv.engine.lines import NEVER, PARTS, asked_early
-from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
-from tileconv.engine.panels import settle_streams, write_past
-from tileconv.engine.pixels import pixel_bytes
-from tileconv.engine.program import LONG_REACH, Program
-from tileconv.engine.settling import found_by, settle_rows, settled_aside
-from tileconv.engine.sieve import Sieve, choose_dealer
+from tileconv.engine.workspace import CACHE_LINE, INDEX, address, scratch
 
 LINE_BYTES = 5 << 12
 """Lines of a row of a strip: most of a first-level cache of 32 KiB, beside a few rows of sums."""
@@ -173,7 +173,7 @@ def correlate(  # type: ignore[no-untyped-def]
                lines of a row, taps in every row of the kernel, or 0 if rows hold different ones;
                `asked_early`; COPIED or COPIED_PAST
     tables     addresses: scratch for the lines of a row, rows of sums, and TOGETHER addresses;
-               places (see `tileconv.engine.lines`); where the taps of each row of the
+               places (see `pack.rows`); where the taps of each row of the
                kernel begin; where along the lines each tap lies; weights; that of a sieve, or 0
     """
     deal, add_rows = functions

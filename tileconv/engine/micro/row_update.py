@@ -1,6 +1,6 @@
 """Steps that add products to sums which rest in memory: rows of sums and columns of pixels.
 
-What is not said here is as in `tileconv.engine.lanes`.
+What is not said here is as in `vectors`.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from tileconv.engine.lanes import (
+from tileconv.engine.pack.deinterleave import to_floats
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     constant_index,
     fetch,
@@ -20,7 +21,6 @@ from tileconv.engine.lanes import (
     store_vector,
     vector_fma,
 )
-from tileconv.engine.pixels import to_floats
 
 ADDED = (0, 8, 4, 3, 3)
 """Vectors of each row in a block of as many rows: 8 to 12 chains of additions at a time, with room

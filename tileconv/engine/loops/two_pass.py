@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.blocks import (
+from tileconv.engine.jit import loop
+from tileconv.engine.kernel_layout import Pair, Program, lay_out
+from tileconv.engine.micro.direct_tile import LONG
+from tileconv.engine.micro.panel_tile import settle_streams
+from tileconv.engine.micro.tile_rows import (
     AFRESH,
     PAST,
     buffer_size,
@@ -24,14 +28,10 @@ from tileconv.engine.blocks import (
     summer,
     write_row_steps,
 )
-from tileconv.engine.jit import loop
-from tileconv.engine.lanes import ROWS, call_at
-from tileconv.engine.memory import address, scratch
-from tileconv.engine.panels import settle_streams
-from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.settling import found_by, room_for, settle_rows
-from tileconv.engine.sieve import Sieve, choose_dealer
-from tileconv.engine.sums import LONG
+from tileconv.engine.missing.detect import Sieve, choose_dealer
+from tileconv.engine.missing.epilogue import found_by, room_for, settle_rows
+from tileconv.engine.vectors import ROWS, call_at
+from tileconv.engine.workspace import address, scratch
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
@@ -269,13 +269,13 @@ def correlate(  # type: ignore[no-untyped-def]
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column
     layout          rows of sums in the ring, numbers in each, columns in a strip, which block, how
-                    outputs are written (see `tileconv.engine.blocks`)
+                    outputs are written (see `micro.tile_rows`)
     along_tables    addresses: the lines of an input row; places, taps and weights of the
                     pass along the rows; its one step; that of a sieve, or 0
     tables          addresses: the ring of sums; steps; ahead; `buffer_size` numbers; where along a
                     row of sums the one tap lies; weights of the pass down the columns
 
-    What is not named here is as for `tileconv.engine.direct.correlate`.
+    What is not named here is as for `loops.direct.correlate`.
     """
     deal, sum_row, sum_whole, sum_part = functions
     lines_at, places_at, taps_at, row_weights_at, one_step_at, sieve_at = along_tables

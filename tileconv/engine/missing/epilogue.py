@@ -1,6 +1,6 @@
 """What the loops do once a sieve has found missing pixels.
 
-A sieve is the address of its table (see `tileconv.engine.sieve`), or 0. These steps are written for
+A sieve is the address of its table (see `missing.detect`), or 0. These steps are written for
 LLVM by hand: as loops of their own they would take a tenth of what it takes to compile a kernel's.
 """
 
@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from tileconv.engine.lanes import INDEX_TYPE, constant_index, step_of
-from tileconv.engine.sieve import ANY, ASIDE, ASIDE_PITCH, SETTLE, WRITE
+from tileconv.engine.missing.detect import ANY, ASIDE, ASIDE_PITCH, SETTLE, WRITE
+from tileconv.engine.vectors import INDEX_TYPE, constant_index, step_of
 
 
 def _entry(builder: ir.IRBuilder, sieve: ir.Value, number: int) -> ir.Value:
@@ -85,7 +85,7 @@ def settle_rows(
 
     sums, pitch       see `room_for`
     out, out_pitch    where they are to be, past the caches if they are not there yet
-    first .. columns  see `tileconv.engine.gaps`
+    first .. columns  see `missing.normalize`
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

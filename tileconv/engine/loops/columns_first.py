@@ -3,7 +3,7 @@
 From stride 2 on along y, the pass down the columns comes first. It runs over
 rows of pixels as they lie in memory, at the speed of the memory, and leaves
 one row of sums for a row of outputs. Only that row is dealt out for the stride
-along x, where `tileconv.engine.separable` would deal out every row of pixels.
+along x, where `loops.two_pass` would deal out every row of pixels.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,23 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.convolution import Taps
-from tileconv.engine.adders import ADDED, DOWN, sum_down_block, sum_down_narrow, sum_down_pixel
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
+from tileconv.engine.kernel_layout import Pair, Program
+from tileconv.engine.loops.row_stream import COPIED, COPIED_PAST, row_adder
+from tileconv.engine.loops.two_pass import passes
+from tileconv.engine.micro.panel_tile import settle_streams
+from tileconv.engine.micro.row_update import (
+    ADDED,
+    DOWN,
+    sum_down_block,
+    sum_down_narrow,
+    sum_down_pixel,
+)
+from tileconv.engine.missing.detect import COPY, FOUND, Sieve
+from tileconv.engine.missing.epilogue import found_by, settle_rows, settled_aside
+from tileconv.engine.pack.deinterleave import pixel_bytes
+from tileconv.engine.pack.rows import dealer
+from tileconv.engine.vectors import (
     address_at,
     call_at,
     index_at,
@@ -26,15 +40,7 @@ from tileconv.engine.lanes import (
     prefetch,
     put_at,
 )
-from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, INDEX, address, scratch
-from tileconv.engine.panels import settle_streams
-from tileconv.engine.pixels import pixel_bytes
-from tileconv.engine.program import Pair, Program
-from tileconv.engine.separable import passes
-from tileconv.engine.settling import found_by, settle_rows, settled_aside
-from tileconv.engine.sieve import COPY, FOUND, Sieve
-from tileconv.engine.streamed import COPIED, COPIED_PAST, row_adder
+from tileconv.engine.workspace import CACHE_LINE, INDEX, address, scratch
 
 SUM_BYTES = 5 << 12
 """A row of sums of a strip: most of a first-level cache of 32 KiB."""
@@ -62,7 +68,7 @@ class ColumnsFirst:
     def of(
         cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int
     ) -> "ColumnsFirst":
-        """Lay out kernels that `tileconv.engine.separable.factor` takes; ``bands`` is 1."""
+        """Lay out kernels that `loops.two_pass.factor` takes; ``bands`` is 1."""
         del bands
         laid_out = []
         for taps in kernels:
@@ -212,7 +218,7 @@ def correlate(  # type: ignore[no-untyped-def]
                 lie on rows that no output row before has read; addresses of their weights, and of
                 the bytes to rows that are asked for
     tables      addresses: scratch for all of layout; places of a row of sums (see
-                `tileconv.engine.lines`); where its taps begin and end; where along the lines each
+                `pack.rows`); where its taps begin and end; where along the lines each
                 tap lies; weights
     sifted      what `Sieve.start_rows` returns, or _NO_SIEVE; addresses of the rows from the top of
                 a field to each tap, and of room for where they lie: of a field, and twice as much

@@ -20,13 +20,13 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import address_at, call_at, float_to, lanes, pointer_to
-from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, address, aligned, scratch
-from tileconv.engine.panels import settle_streams, write_row
-from tileconv.engine.pixels import pixel_bytes
-from tileconv.engine.places import PLACES, VECTORS, sum_places, turn_square
-from tileconv.engine.program import Program
+from tileconv.engine.kernel_layout import Program
+from tileconv.engine.micro.kernel_tile import PLACES, VECTORS, sum_places, turn_square
+from tileconv.engine.micro.panel_tile import settle_streams, write_row
+from tileconv.engine.pack.deinterleave import pixel_bytes
+from tileconv.engine.pack.rows import dealer
+from tileconv.engine.vectors import address_at, call_at, float_to, lanes, pointer_to
+from tileconv.engine.workspace import CACHE_LINE, address, aligned, scratch
 
 STRIP_BYTES = 3 << 17
 """Pixels of a strip: they stay in the second-level cache while all kernels go over them."""
@@ -100,7 +100,7 @@ class Matrix:
         return dtype == self.weights.dtype or _converts(self.program)
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
-        """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
+        """Write the "valid" correlations; see `loops.direct.Direct.run`."""
         p = self.program
         _, bands, height, _ = p.weights.shape
         converted = planes.dtype != out.dtype
@@ -152,7 +152,7 @@ def correlate_matrix(  # type: ignore[no-untyped-def]
     tables     addresses: sums; converted pixels; bytes from an output's first pixel to that of
                each tap; weights
 
-    What is not named here is as for `tileconv.engine.direct.correlate`.
+    What is not named here is as for `loops.direct.correlate`.
     """
     deal, sum_strip = functions
     stride_y, stride_x, classes, row_step, hop, _ = sampling

@@ -4,14 +4,14 @@ Numba sees scalar code and leaves vectors to the compiler, which does not keep a
 block of sums in registers, nor turn strided pixels round in them. So the inner
 steps are built as vector instructions, of what is here:
 
-    tileconv.engine.pixels   lays pixels out
-    tileconv.engine.sums     adds products up, block by block
-    tileconv.engine.adders   adds to sums that rest in memory
-    tileconv.engine.tall     blocks of small dense kernels
-    tileconv.engine.panels   blocks of banks whose fields share no pixel
-    tileconv.engine.places   the same where there are many kernels
-    tileconv.engine.marks    marks missing pixels, looks at the marks, and settles sums
-    tileconv.engine.settling asks a sieve for what it has found
+    tileconv.engine.pack.deinterleave   lays pixels out
+    tileconv.engine.micro.direct_tile     adds products up, block by block
+    tileconv.engine.micro.row_update   adds to sums that rest in memory
+    tileconv.engine.micro.unrolled_tile     blocks of small dense kernels
+    tileconv.engine.micro.panel_tile   blocks of banks whose fields share no pixel
+    tileconv.engine.micro.kernel_tile   the same where there are many kernels
+    tileconv.engine.missing.validity    marks missing pixels, looks at the marks, and settles sums
+    tileconv.engine.missing.epilogue asks a sieve for what it has found
 
 Every lane is one output and does what a scalar would do, so the bits depend on
 neither the vector's width nor an output's place in it.

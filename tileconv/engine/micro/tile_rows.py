@@ -8,7 +8,20 @@ from llvmlite import ir
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
+from tileconv.engine.kernel_layout import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
+from tileconv.engine.micro.direct_tile import (
+    LONG,
+    chosen_block,
+    generate_block,
+    generate_square,
+    sum_long_block,
+    sum_narrow_sparse_block,
+    sum_short_block,
+)
+from tileconv.engine.micro.panel_tile import write_past
+from tileconv.engine.micro.unrolled_tile import generate_tall
+from tileconv.engine.pack.deinterleave import copy_lanes, pixel_bytes
+from tileconv.engine.vectors import (
     ROWS,
     WIDE,
     address_at,
@@ -19,20 +32,7 @@ from tileconv.engine.lanes import (
     prefetch,
     step_of,
 )
-from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.panels import write_past
-from tileconv.engine.pixels import copy_lanes, pixel_bytes
-from tileconv.engine.program import DENSE, DENSE_3X3, SPARSE, TALL, TALL_5, TALL_7
-from tileconv.engine.sums import (
-    LONG,
-    chosen_block,
-    generate_block,
-    generate_square,
-    sum_long_block,
-    sum_narrow_sparse_block,
-    sum_short_block,
-)
-from tileconv.engine.tall import generate_tall
+from tileconv.engine.workspace import CACHE_LINE
 
 
 def part_of(which: int) -> int:
@@ -58,7 +58,7 @@ def input_row(typingctx: Any, number: Any, hop: Any, height: Any, overlap: Any) 
 def write_row_steps(steps, first, layout, weights_shape, overlap, count):  # type: ignore[no-untyped-def]
     """Write which lines the rows of a block read, for ``count`` output rows; return how many steps.
 
-    steps          (3 * S,) intp, see `tileconv.engine.sums.generate_block`
+    steps          (3 * S,) intp, see `micro.direct_tile.generate_block`
     first          number of the line that the first row of the block begins with
     layout         lines in the ring, numbers in each
     weights_shape  (1, bands, height, T)
@@ -154,8 +154,8 @@ def _sum_rows(  # type: ignore[no-untyped-def]
 ):
     """Sum up ``count`` rows of outputs, ``columns`` wide, block by block.
 
-    lines .. apart  see `tileconv.engine.sums.generate_block`
-    which           see `tileconv.engine.program.Program.block`
+    lines .. apart  see `micro.direct_tile.generate_block`
+    which           see `kernel_layout.Program.block`
     out             address of the first output; the next row lies ``pitch`` numbers further on
     buffer          pointer to float, `buffer_size` of them: blocks that stick out go there first,
                     and all that are written past the caches
@@ -253,7 +253,7 @@ def row_summer(number: np.dtype) -> np.uintp:
 def _sum_row(lines, columns, step, places, place_count, weights, out):  # type: ignore[no-untyped-def]
     """Sum up a single row of outputs, to ``out``; there has to be room for whole blocks.
 
-    ``step`` is a pointer to one step, see `tileconv.engine.sums.generate_block`.
+    ``step`` is a pointer to one step, see `micro.direct_tile.generate_block`.
     """
     n = lanes(lines)
     size = pixel_bytes(lines)

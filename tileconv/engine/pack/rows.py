@@ -19,9 +19,7 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import lanes, pointer_to, prefetch
-from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.pixels import (
+from tileconv.engine.pack.deinterleave import (
     copy_pixels,
     deal_fields,
     field_words,
@@ -35,6 +33,8 @@ from tileconv.engine.pixels import (
     turn_quads,
     watched,
 )
+from tileconv.engine.vectors import lanes, pointer_to, prefetch
+from tileconv.engine.workspace import CACHE_LINE
 
 BLOCK = 8
 """Vectors' lanes of fields that are dealt out at a time: while they lie in the first-level cache,
@@ -71,7 +71,7 @@ def dealer(pixel: np.dtype, number: np.dtype, stride: int, *, watches: bool = Fa
     """Return the address of what lays out pixels of one dtype as lines of another.
 
     It is `_copy_row` for stride 1, `_deal_near` for the strides that it is for, which it knows as
-    constants, and `_deal_row` for any other. It may watch for pixels, see `tileconv.engine.pixels`.
+    constants, and `_deal_row` for any other. It may watch for pixels, see `pack.deinterleave`.
     """
     i, index = types.intp, types.CPointer(types.intp)
     source, lines = types.CPointer(from_dtype(pixel)), types.CPointer(from_dtype(number))
@@ -153,8 +153,8 @@ def _deal_row(source, step, width, stride, places, count, lines, ahead, ahead_by
              and what lies between the count-th number and the next whole vector anything
     ahead    address of a row of which ``ahead_bytes`` are to be asked for meanwhile, or 0
     mark     where among the marks of all pixels the row's first one has its own: not used here,
-             see `tileconv.engine.sieve`, which may stand in
-    watch    see `tileconv.engine.pixels`
+             see `missing.detect`, which may stand in
+    watch    see `pack.deinterleave`
     """
     n = lanes(lines)
     sought, bound = watched(watch, source, 0), watched(watch, source, 1)

@@ -3,9 +3,9 @@
 The outputs of such a bank are a matrix of kernels x taps times one of taps x
 places, in which every pixel stands once. There is nothing to keep from one row
 of outputs to the next, so each strip of a row is dealt out right into panels
-(`tileconv.engine.panels`), and all kernels go over a panel while it lies in the
+(`micro.panel_tile`), and all kernels go over a panel while it lies in the
 first-level cache. Other banks find pixels again in the lines of the next rows
-(`tileconv.engine.direct`).
+(`loops.direct`).
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,11 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
+from tileconv.engine.kernel_layout import Program
+from tileconv.engine.micro.panel_tile import settle_streams, sum_panel, sum_sparse_panel, write_row
+from tileconv.engine.pack.deinterleave import pixel_bytes
+from tileconv.engine.pack.rows import dealer
+from tileconv.engine.vectors import (
     ROWS,
     WIDE,
     address_at,
@@ -24,11 +28,7 @@ from tileconv.engine.lanes import (
     pointer_to,
     prefetch,
 )
-from tileconv.engine.lines import dealer
-from tileconv.engine.memory import CACHE_LINE, address, scratch
-from tileconv.engine.panels import settle_streams, sum_panel, sum_sparse_panel, write_row
-from tileconv.engine.pixels import pixel_bytes
-from tileconv.engine.program import Program
+from tileconv.engine.workspace import CACHE_LINE, address, scratch
 
 CHUNK = 192
 """Taps that are added at a time: their pixels in a panel, 18 KiB, stay in the first-level cache
@@ -104,7 +104,7 @@ class Bank:
         )
 
     def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
-        """Write the "valid" correlations; see `tileconv.engine.direct.Direct.run`."""
+        """Write the "valid" correlations; see `loops.direct.Direct.run`."""
         p = self.program
         sizes = _sizes(p)
         panels, owner = scratch(sum(sizes), out.dtype)
@@ -156,9 +156,9 @@ def correlate_bank(  # type: ignore[no-untyped-def]
                weights may be 0, whether to write past the caches
     ahead      (bands * height,) uintp, overwritten
     tables     addresses: the panels and the sums of a strip; where lines of phases begin
-               (see `tileconv.engine.lines`); where in a panel the taps lie; weights; ahead
+               (see `pack.rows`); where in a panel the taps lie; weights; ahead
 
-    What is not named here is as for `tileconv.engine.direct.correlate`.
+    What is not named here is as for `loops.direct.correlate`.
     """
     deal, sum_bank = functions
     stride_y, stride_x, classes, row_step, hop, _ = sampling
@@ -259,7 +259,7 @@ def _sum_bank(  # type: ignore[no-untyped-def]
 ):
     """Sum up a strip of one row of outputs of all kernels.
 
-    panels .. weights  see `tileconv.engine.panels.sum_panel`; panels lie ``panel_size`` apart
+    panels .. weights  see `micro.panel_tile.sum_panel`; panels lie ``panel_size`` apart
     sparse, streamed   0 or not: weights may be 0; results go past the caches
     sums               pointer to float, room for the sums of a strip, ``strip`` for each kernel
     out, pitch         address of the first output; the next kernel's lies ``pitch`` numbers further

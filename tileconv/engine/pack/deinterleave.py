@@ -10,7 +10,7 @@ four of uint8. Only where each word belongs to one field, and neighbouring ones
 to neighbouring fields, are they taken apart, by shifts: the machine has one
 unit for moving numbers between lanes, and it is what dealing out is bound by.
 
-What is not said here is as in `tileconv.engine.lanes`.
+What is not said here is as in `vectors`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from tileconv.engine.lanes import (
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     QUAD_BYTES,
     SHORT_TYPE,

@@ -2,9 +2,9 @@
 
 Work goes strip by strip, a strip being as many columns of output as fit into
 the second-level cache with the rows they need. Each input row of a strip is
-converted and dealt out into lines once (`tileconv.engine.lines`) and kept in a
+converted and dealt out into lines once (`pack.rows`) and kept in a
 ring until the last output row that reads it is done. Blocks of sums that stay
-in registers (`tileconv.engine.sums.generate_block`) then run along the strip; the
+in registers (`micro.direct_tile.generate_block`) then run along the strip; the
 rows of a block are
 
     output rows   of one kernel: an input line serves all rows that reach it
@@ -19,9 +19,14 @@ from typing import Any
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine import bank, matrix
-from tileconv.engine.bank import CHUNK, Bank
-from tileconv.engine.blocks import (
+from tileconv.engine.jit import loop
+from tileconv.engine.kernel_layout import Pair, Program, lay_out
+from tileconv.engine.loops import kernel_gemm, panel_gemm
+from tileconv.engine.loops.kernel_gemm import Matrix
+from tileconv.engine.loops.panel_gemm import CHUNK, Bank
+from tileconv.engine.loops.row_stream import Streamed
+from tileconv.engine.micro.panel_tile import settle_streams
+from tileconv.engine.micro.tile_rows import (
     AFRESH,
     GOING_ON,
     PAST,
@@ -32,15 +37,10 @@ from tileconv.engine.blocks import (
     write_places,
     write_row_steps,
 )
-from tileconv.engine.jit import loop
-from tileconv.engine.lanes import ROWS, call_at
-from tileconv.engine.matrix import Matrix
-from tileconv.engine.memory import INDEX, address, scratch
-from tileconv.engine.panels import settle_streams
-from tileconv.engine.program import Pair, Program, lay_out
-from tileconv.engine.settling import found_by, room_for, settle_rows
-from tileconv.engine.sieve import Sieve, choose_dealer
-from tileconv.engine.streamed import Streamed
+from tileconv.engine.missing.detect import Sieve, choose_dealer
+from tileconv.engine.missing.epilogue import found_by, room_for, settle_rows
+from tileconv.engine.vectors import ROWS, call_at
+from tileconv.engine.workspace import INDEX, address, scratch
 
 PAST_TAPS = 12
 """Sums of so few taps are made faster than lines of the output come to be overwritten."""
@@ -68,11 +68,11 @@ class Direct:
         """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
         if self.program is None:
             return 0
-        if bank.fits(self.program):
-            panels = bank.scratch_bytes(self.program)
-            if not matrix.fits(self.program):
+        if panel_gemm.fits(self.program):
+            panels = panel_gemm.scratch_bytes(self.program)
+            if not kernel_gemm.fits(self.program):
                 return panels
-            return max(panels, matrix.scratch_bytes(self.program))  # dtypes of pixels choose
+            return max(panels, kernel_gemm.scratch_bytes(self.program))  # dtypes of pixels choose
         if self.streamed is not None:
             return self.streamed.scratch_bytes(width)
         buffer = buffer_size(self.program.lanes) * self.program.weights.itemsize
@@ -82,7 +82,7 @@ class Direct:
     def sifts(self) -> bool:
         """Whether `run` takes a sieve: what reads fields as a whole does not."""
         p = self.program
-        return p is not None and not bank.fits(p)
+        return p is not None and not panel_gemm.fits(p)
 
     @property
     def settles(self) -> bool:
@@ -176,13 +176,15 @@ class Direct:
     def _bank(self) -> Bank | None:
         """The same as a matrix product; None if fields share pixels."""
         p = self.program
-        return Bank.of(p) if p is not None and bank.fits(p) else None
+        return Bank.of(p) if p is not None and panel_gemm.fits(p) else None
 
     @cached_property
     def _matrix(self) -> Matrix | None:
         """The same with kernels side by side; None if they are few, or taps."""
         p = self.program
-        return Matrix.of(p) if p is not None and bank.fits(p) and matrix.fits(p) else None
+        return (
+            Matrix.of(p) if p is not None and panel_gemm.fits(p) and kernel_gemm.fits(p) else None
+        )
 
 
 @loop
@@ -214,11 +216,11 @@ def correlate(  # type: ignore[no-untyped-def]
     sampling   stride along y and x, classes, row_step, hop, overlap
     layout     input rows in the ring, numbers in all lines of a row, columns in a strip, reach, one
                of DENSE, SPARSE and DENSE_3X3, numbers in the ring, most numbers of all steps; how
-               sums of a single kernel are written, see `tileconv.engine.blocks`
+               sums of a single kernel are written, see `micro.tile_rows`
     numbers    intp, overwritten: steps; addresses of coming input rows (bands * ROWS * overlap);
                where all taps of a bank lie
     tables     addresses: the ring and then `buffer_size` numbers, float; numbers; places
-               (see `tileconv.engine.lines`); taps; weights; that of a sieve, or 0
+               (see `pack.rows`); taps; weights; that of a sieve, or 0
     bank       None for one kernel, else True: the compiler leaves out the other's part
     """
     deal, sum_whole, sum_part = functions

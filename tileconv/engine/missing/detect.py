@@ -14,14 +14,14 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv import buffers
-from tileconv.engine.gaps import EVERY, NONE, Settler, is_ready
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import ROWS, address_at, call_at, pointer_to
-from tileconv.engine.lines import dealer, dealer_type, watchers
-from tileconv.engine.marks import WORD, line_bytes, pick_bits, sift_pixels
-from tileconv.engine.memory import INDEX, address
-from tileconv.engine.panels import rows_writer
-from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
+from tileconv.engine.micro.panel_tile import rows_writer
+from tileconv.engine.missing.normalize import EVERY, NONE, Settler, is_ready
+from tileconv.engine.missing.validity import WORD, line_bytes, pick_bits, sift_pixels
+from tileconv.engine.pack.deinterleave import FOUND_AFTER, pixel_at, pixel_bytes
+from tileconv.engine.pack.rows import dealer, dealer_type, watchers
+from tileconv.engine.vectors import ROWS, address_at, call_at, pointer_to
+from tileconv.engine.workspace import INDEX, address
 
 (
     WATCH,
@@ -53,7 +53,7 @@ from tileconv.engine.pixels import FOUND_AFTER, pixel_at, pixel_bytes
 ) = range(26)
 """What a table of `_deal_sifted` holds:
 
-WATCH, WATCH_TOO       what a dealer watches for (see `tileconv.engine.pixels`)
+WATCH, WATCH_TOO       what a dealer watches for (see `pack.deinterleave`)
 FOUND, ANY             whether the last row had a missing pixel; whether any had one
 DEAL, DEAL_COPY        addresses of dealers for rows as they are, and for copies
 SIFT, KEEP             of `_sift_row` and `_keep_marks`
@@ -68,7 +68,7 @@ NODATA, INSTEAD        addresses of nodata and of what stands in for missing pix
 KINDS                  of missing pixels
 WRITE                  of what writes sums that go past the caches once they are settled, or 0
 ASIDE, ASIDE_PITCH     of room for ROWS rows of them, and bytes from one to the next
-SETTLE                 what `tileconv.engine.settling` needs, four addresses; 0 if others do it
+SETTLE                 what `missing.epilogue` needs, four addresses; 0 if others do it
 """
 ENTRIES = SETTLE + 4
 assert FOUND * INDEX == FOUND_AFTER  # a dealer writes it there
@@ -260,7 +260,7 @@ def choose_dealer(
 ) -> tuple[np.uintp, np.uintp]:
     """Return what lays pixels out as numbers, and what it has to be told: the address of a sieve.
 
-    Without one that is `tileconv.engine.lines.dealer`, and 0; ``kernel`` and ``past`` are as for
+    Without one that is `pack.rows.dealer`, and 0; ``kernel`` and ``past`` are as for
     `Sieve.start`.
     """
     if sieve is None:
@@ -278,7 +278,7 @@ def _sifting_dealer() -> np.uintp:
 def _deal_sifted(  # type: ignore[no-untyped-def]
     source, step, width, stride, places, count, lines, ahead, ahead_bytes, mark, table
 ):
-    """Deal a row out without its missing pixels; see `tileconv.engine.lines`.
+    """Deal a row out without its missing pixels; see `pack.rows`.
 
     It knows no dtype: pointers are addresses.
     """

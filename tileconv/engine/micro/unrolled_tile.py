@@ -1,6 +1,6 @@
 """Blocks of sums for one dense kernel at stride 1, whose lines serve output rows in a fixed order.
 
-`tileconv.engine.sums.generate_block` takes a list of steps and jumps to the rows
+`micro.direct_tile.generate_block` takes a list of steps and jumps to the rows
 that each line serves. At stride 1 the list is always the same: the first lines
 serve one row, then two, then three; all that follow serve all ROWS; the last
 ones three, two, one. Written out so, and the taps of a line too where they
@@ -19,7 +19,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from tileconv.engine.lanes import (
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     ROWS,
     WIDE,

@@ -7,10 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.lanes import ROWS, VECTOR_BYTES, WIDE
-from tileconv.engine.lines import END, UNUSED
-from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.pixels import MOST_WORDS
+from tileconv.engine.pack.deinterleave import MOST_WORDS
+from tileconv.engine.pack.rows import END, UNUSED
+from tileconv.engine.vectors import ROWS, VECTOR_BYTES, WIDE
+from tileconv.engine.workspace import CACHE_LINE
 
 Pair = tuple[int, int]
 
@@ -24,7 +24,7 @@ LONG_REACH = 512
 for every strip."""
 DENSE, SPARSE, DENSE_3X3, TALL, TALL_5, TALL_7 = range(6)
 """Which block to use: any weights but 0; any; those of a 3 x 3 kernel at stride 1; those that
-`tileconv.engine.tall` is for, of any width, and 5 or 7 wide in float32."""
+`micro.unrolled_tile` is for, of any width, and 5 or 7 wide in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class Program:
     def places(self, line: int) -> np.ndarray:
         """Return where each phase's line begins, for lines of ``line`` numbers.
 
-        As `tileconv.engine.lines` takes them: UNUSED where no tap reads a phase, END after the last
+        As `pack.rows` takes them: UNUSED where no tap reads a phase, END after the last
         one that a tap reads.
         """
         beyond = MOST_WORDS * self.weights.itemsize

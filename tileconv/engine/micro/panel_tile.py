@@ -16,7 +16,8 @@ from numba import from_dtype, types
 from numba.core import cgutils
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.lanes import (
+from tileconv.engine.pack.deinterleave import pixel_bytes
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     ROWS,
     WIDE,
@@ -33,8 +34,7 @@ from tileconv.engine.lanes import (
     store_vector,
     vector_fma,
 )
-from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.pixels import pixel_bytes
+from tileconv.engine.workspace import CACHE_LINE
 
 UNROLLED = 4
 """Taps in a step of the loop: its own instructions are then few."""

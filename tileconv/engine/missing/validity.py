@@ -2,7 +2,7 @@
 
 A line of marks begins with a word of 64 bits, and the first mark is its least bit. With a stride
 the marks of a row are kept as its pixels are dealt out: a line for each stride phase, so that those
-of neighbouring fields lie side by side. What is not said here is as in `tileconv.engine.lanes`.
+of neighbouring fields lie side by side. What is not said here is as in `vectors`.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from numba import types
 from numba.core import cgutils
 
 from tileconv.engine.jit import loop
-from tileconv.engine.lanes import (
+from tileconv.engine.pack.deinterleave import to_floats
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     VECTOR_BYTES,
     constant_index,
@@ -24,8 +25,7 @@ from tileconv.engine.lanes import (
     store_vector,
     vector_fma,
 )
-from tileconv.engine.memory import CACHE_LINE
-from tileconv.engine.pixels import to_floats
+from tileconv.engine.workspace import CACHE_LINE
 
 BESIDE = 16
 """Neighbouring fields that are weighed at a time."""

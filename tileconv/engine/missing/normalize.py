@@ -10,8 +10,7 @@ from numba import from_dtype, types
 from tileconv import buffers
 from tileconv.convolution import Taps
 from tileconv.engine.jit import address_of, call, loop
-from tileconv.engine.lanes import address_at, call_at, pointer_like, pointer_to
-from tileconv.engine.marks import (
+from tileconv.engine.missing.validity import (
     BESIDE,
     BLOCKS,
     BLOCKS_GATHERED,
@@ -27,7 +26,8 @@ from tileconv.engine.marks import (
     settle_block,
     weigh_blocks,
 )
-from tileconv.engine.memory import INDEX, address
+from tileconv.engine.vectors import address_at, call_at, pointer_like, pointer_to
+from tileconv.engine.workspace import INDEX, address
 
 NONE, EVERY = np.uint64(0), np.uint64(2**64 - 1)
 """A word of marks of missing pixels, and of valid ones."""
@@ -141,7 +141,7 @@ class Settler:
         ----------
         valid
             (bands, H, phases, `line_bytes`) uint8, marks of rows of ``width`` pixels, 0 where one
-            is missing, else 1, see `tileconv.engine.marks`; the phases that fields read, at least.
+            is missing, else 1, see `missing.validity`; the phases that fields read, at least.
             SLACK more may be read.
         lost
             (bands, H) intp, 0 where a row has no missing pixel: ``valid`` may then hold anything

@@ -1,6 +1,6 @@
 """Steps of banks whose lanes are kernels: sums of a few places, and squares of results turned.
 
-What is not said here is as in `tileconv.engine.lanes`; `tileconv.engine.matrix` uses them.
+What is not said here is as in `vectors`; `loops.kernel_gemm` uses them.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from tileconv.engine.lanes import (
+from tileconv.engine.micro.panel_tile import store_past_caches
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     VECTOR_BYTES,
     constant_index,
@@ -23,7 +24,6 @@ from tileconv.engine.lanes import (
     store_vector,
     vector_fma,
 )
-from tileconv.engine.panels import store_past_caches
 
 PLACES = 6
 """Outputs of a kernel that are summed up side by side."""
@@ -49,7 +49,7 @@ def sum_places(
 
     ``last`` says which place is the last one: those beyond it become what it is. Pixels ``reach``
     bytes on are asked for meanwhile. All else is as for
-    `tileconv.engine.matrix._sum_strip`.
+    `loops.kernel_gemm._sum_strip`.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
