@@ -54,15 +54,17 @@ def scratch(count, dtype):
 
 for module in (columns_first, direct, kernel_gemm, panel_gemm, row_stream, two_pass):
     module.scratch = scratch
-places = kernel_layout.Program.places
-kernel_layout.Program.places = lambda self, line: between_pages(places(self, line), end=True)
+phase_offsets = kernel_layout.KernelLayout.phase_offsets
+kernel_layout.KernelLayout.phase_offsets = lambda self, line: between_pages(
+    phase_offsets(self, line), end=True
+)
 eager.result = eager.buffers.result = lambda shape, dtype: guarded(
     int(np.prod(shape)) * dtype.itemsize
 ).view(dtype).reshape(shape)
 
 part, past = sys.argv[1:]
 if past == "past":
-    eager.PAST_BYTES = 0
+    eager.STREAM_BYTES = 0
 
 
 def check(array, kernel, **options):

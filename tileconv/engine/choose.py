@@ -10,7 +10,7 @@ separable  kernels of rank one: along the rows, then down the columns, where
 columns-first separable
            the same the other way round, at strides (sy, sx) from 2 on along y, where
            1.5 (sx * kh + kw) + 4 <= kh * kw + 2 * min(sy, kh) * min(sx, kw),
-           the last term, what dealing out pixels costs, for sx > 1 only
+           the last term, what packing pixels costs, for sx > 1 only
 
 Strides along y count in units of what they share with the dilation.
 """
@@ -24,8 +24,8 @@ import numpy as np
 from tileconv.convolution import Taps
 from tileconv.engine.loops.columns_first import ColumnsFirst
 from tileconv.engine.loops.direct import Direct
-from tileconv.engine.loops.two_pass import Separable, columns_first, factor, taken_apart, worth
-from tileconv.engine.missing.detect import Sieve
+from tileconv.engine.loops.two_pass import TwoPass, columns_first, factor, taken_apart, worth
+from tileconv.engine.missing.detect import MissingDetector
 
 Pair = tuple[int, int]
 
@@ -34,29 +34,29 @@ class Prepared(Protocol):
     """Kernels laid out for the loops."""
 
     @property
-    def sifts(self) -> bool:
-        """Whether `run` takes a sieve."""
+    def detects_missing(self) -> bool:
+        """Whether `run` takes a detector of missing pixels."""
 
     @property
-    def settles(self) -> bool:
-        """Whether sums are settled by the sieve as they are made."""
+    def normalizes(self) -> bool:
+        """Whether sums are normalized by the detector as they are made."""
 
     def run(
         self,
         planes: np.ndarray,
         out: np.ndarray,
         *,
-        final: bool = False,
-        sieve: Sieve | None = None,
+        stream: bool = False,
+        detector: MissingDetector | None = None,
     ) -> None:
         """Write the "valid" correlations of planes (bands, H, W) into out (kernels, OH, OW).
 
-        ``final`` says that nobody reads them soon. A ``sieve`` takes missing pixels out of rows as
-        they are dealt out.
+        ``stream`` says that nobody reads them soon. A ``detector`` replaces missing pixels while
+        rows are packed.
         """
 
     def scratch_bytes(self, width: int) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+        """Return the bytes that outputs ``width`` wide take besides planes and out, per thread."""
 
 
 class _Prepare(Protocol):
@@ -84,7 +84,7 @@ class Algorithm:
 
 
 DIRECT = Algorithm("direct", Direct.of, two_passes=False)
-SEPARABLE = Algorithm("separable", Separable.of)
+SEPARABLE = Algorithm("separable", TwoPass.of)
 COLUMNS_FIRST = Algorithm("columns-first separable", ColumnsFirst.of, in_place=True)
 
 

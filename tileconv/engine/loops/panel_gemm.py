@@ -1,11 +1,10 @@
-"""Banks whose fields share no pixel, as in a patch embedding: matrix products.
+"""Banks whose fields share no pixel, as in a patch embedding: matrix products of panels.
 
 The outputs of such a bank are a matrix of kernels x taps times one of taps x
-places, in which every pixel stands once. There is nothing to keep from one row
-of outputs to the next, so each strip of a row is dealt out right into panels
+outputs, in which every pixel stands once. There is nothing to keep from one row
+of outputs to the next, so each strip of a row is packed right into panels
 (`micro.panel_tile`), and all kernels go over a panel while it lies in the
-first-level cache. Other banks find pixels again in the lines of the next rows
-(`loops.direct`).
+first-level cache. Other banks use packed rows again (`loops.direct`).
 """
 
 from dataclasses import dataclass
@@ -15,17 +14,18 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv.engine.jit import address_of, loop
-from tileconv.engine.kernel_layout import Program
-from tileconv.engine.micro.panel_tile import settle_streams, sum_panel, sum_sparse_panel, write_row
+from tileconv.engine.kernel_layout import KernelLayout
+from tileconv.engine.micro.panel_tile import sum_panel, sum_sparse_panel
+from tileconv.engine.micro.stores import fence_streams, write_row
 from tileconv.engine.pack.deinterleave import pixel_bytes
-from tileconv.engine.pack.rows import dealer
+from tileconv.engine.pack.rows import row_packer
 from tileconv.engine.vectors import (
-    ROWS,
-    WIDE,
-    address_at,
+    MR,
+    NR,
+    advance,
     call_at,
-    lanes,
-    pointer_to,
+    lane_count,
+    pointer_address,
     prefetch,
 )
 from tileconv.engine.workspace import CACHE_LINE, address, scratch
@@ -34,85 +34,85 @@ CHUNK = 192
 """Taps that are added at a time: their pixels in a panel, 18 KiB, stay in the first-level cache
 while kernels go over them."""
 TOGETHER = 16
-"""Groups of ROWS kernels that go over all panels before the next groups do: the weights of a
-chunk, 48 KiB, stay in the second-level cache meanwhile."""
+"""Groups of MR kernels that go over all panels before the next groups do: the weights of a
+chunk, 48 KiB, stay in the second-level cache that long."""
 MOST_PANELS = 4
 """Panels of a strip: results are written in runs of so many times 96 bytes."""
 PANEL_BYTES = 3 << 16
 """Panels of a strip together: a part of a second-level cache of 512 KiB."""
 
 
-def fits(program: Program) -> bool:
-    """Say whether a program is a bank whose fields share no pixel."""
-    p = program
-    return p.weights.shape[0] > 1 and p.reach == 0 and p.hop >= p.height
+def fits(layout: KernelLayout) -> bool:
+    """Say whether kernels are a bank whose fields share no pixel."""
+    p = layout
+    return p.weights.shape[0] > 1 and p.reach == 0 and p.row_stride >= p.height
 
 
-def _row_size(program: Program) -> int:
-    """Return the numbers of a panel for one row of pixels."""
-    return program.line_count * WIDE * program.lanes
+def _row_size(layout: KernelLayout) -> int:
+    """Return the elements of a panel for one row of pixels."""
+    return layout.line_count * NR * layout.lanes
 
 
-def _panels(program: Program) -> int:
+def _panels(layout: KernelLayout) -> int:
     """Return the panels of a strip."""
-    _, bands, height, _ = program.weights.shape
-    panel_bytes = bands * height * _row_size(program) * program.weights.itemsize
+    _, bands, height, _ = layout.weights.shape
+    panel_bytes = bands * height * _row_size(layout) * layout.weights.itemsize
     return min(max(PANEL_BYTES // panel_bytes, 1), MOST_PANELS)
 
 
-def _sizes(program: Program) -> tuple[int, int]:
-    """Return the numbers in the panels and in the sums of a strip."""
-    kernels, bands, height, _ = program.weights.shape
-    line, panels = CACHE_LINE // program.weights.itemsize, _panels(program)
-    pixels = -(-bands * height * _row_size(program) * panels // line) * line
-    return pixels, -(-kernels // ROWS) * ROWS * panels * WIDE * program.lanes
+def _sizes(layout: KernelLayout) -> tuple[int, int]:
+    """Return the elements of the panels and of the sums of a strip."""
+    kernels, bands, height, _ = layout.weights.shape
+    line, panels = CACHE_LINE // layout.weights.itemsize, _panels(layout)
+    pixels = -(-bands * height * _row_size(layout) * panels // line) * line
+    return pixels, -(-kernels // MR) * MR * panels * NR * layout.lanes
 
 
-def scratch_bytes(program: Program) -> int:
-    """Return the memory that a program laid out as a bank takes beside in- and output."""
-    return sum(_sizes(program)) * program.weights.itemsize
+def scratch_bytes(layout: KernelLayout) -> int:
+    """Return the bytes that the product takes besides planes and out, per thread."""
+    return sum(_sizes(layout)) * layout.weights.itemsize
 
 
 @dataclass(frozen=True, eq=False)
-class Bank:
-    """A program that `fits`, laid out for panels."""
+class PanelGemm:
+    """A bank that `fits`, laid out for panels."""
 
-    program: Program
+    layout: KernelLayout
     weights: np.ndarray
-    """(groups, taps, ROWS), zero where there is no kernel."""
-    line_places: np.ndarray
-    """Where in the panel's part for one row of pixels the line of each phase begins."""
-    places: np.ndarray
+    """(groups, taps, MR), zero where there is no kernel."""
+    phase_offsets: np.ndarray
+    """Where in the panel's part for one row of pixels each phase begins."""
+    offsets: np.ndarray
     """(taps,) intp, where in a panel each tap lies."""
 
     @classmethod
-    def of(cls, program: Program) -> "Bank":
-        """Lay a program out."""
-        p = program
+    def of(cls, layout: KernelLayout) -> "PanelGemm":
+        """Lay out the weights."""
+        p = layout
         kernels, bands, height, _ = p.weights.shape
-        line = WIDE * p.lanes
+        line = NR * p.lanes
         row_size = _row_size(p)
-        groups = -(-kernels // ROWS)
-        weights = np.zeros((groups * ROWS, p.weights[0].size), p.weights.dtype)
+        groups = -(-kernels // MR)
+        weights = np.zeros((groups * MR, p.weights[0].size), p.weights.dtype)
         weights[:kernels] = p.weights.reshape(kernels, -1)
         rows = np.arange(bands * height)[:, None] * row_size
         return cls(
-            program=p,
-            weights=np.ascontiguousarray(weights.reshape(groups, ROWS, -1).transpose(0, 2, 1)),
-            line_places=p.places(line),
-            places=(rows + p.taps(line)).ravel(),
+            layout=p,
+            weights=np.ascontiguousarray(weights.reshape(groups, MR, -1).transpose(0, 2, 1)),
+            phase_offsets=p.phase_offsets(line),
+            offsets=(rows + p.tap_offsets(line)).ravel(),
         )
 
-    def run(self, planes: np.ndarray, out: np.ndarray, *, final: bool) -> None:
+    def run(self, planes: np.ndarray, out: np.ndarray, *, stream: bool) -> None:
         """Write the "valid" correlations; see `loops.direct.Direct.run`."""
-        p = self.program
+        p = self.layout
         sizes = _sizes(p)
         panels, owner = scratch(sum(sizes), out.dtype)
         sums = panels + np.uintp(sizes[0] * out.itemsize)
-        ahead = np.empty(planes.shape[0] * p.height, np.uintp)
-        tables = (self.line_places, self.places, self.weights, ahead)
-        correlate_bank(
-            (dealer(planes.dtype, out.dtype, p.stride[1]), bank_summer(out.dtype)),
+        prefetches = np.empty(planes.shape[0] * p.height, np.uintp)
+        tables = (self.phase_offsets, self.offsets, self.weights, prefetches)
+        multiply_panels(
+            (row_packer(planes.dtype, out.dtype, p.stride[1]), panel_summer(out.dtype)),
             address(planes),
             planes.shape,
             planes.strides,
@@ -123,79 +123,81 @@ class Bank:
             p.sampling,
             (
                 _row_size(p),
-                _panels(p) * WIDE * p.lanes,
-                WIDE * p.lanes,
+                _panels(p) * NR * p.lanes,
+                NR * p.lanes,
                 int(p.sparse),
-                int(final),
+                int(stream),
             ),
-            ahead,
+            prefetches,
             (panels, sums, *(address(table) for table in tables)),
         )
         del owner  # until here the loops used its memory
 
 
 @loop
-def correlate_bank(  # type: ignore[no-untyped-def]
+def multiply_panels(  # type: ignore[no-untyped-def]
     functions,
     source,
     shape,
     strides,
     target,
     out_shape,
-    out_pitch,
+    out_strides,
     weights_shape,
     sampling,
     layout,
-    ahead,
+    prefetches,
     tables,
 ):
     """Compute all outputs of all kernels, row by row and strip by strip.
 
-    functions  addresses from `dealer` and `bank_summer`
-    layout     numbers of a panel for one row of pixels, columns of a strip and of a panel, whether
-               weights may be 0, whether to write past the caches
-    ahead      (bands * height,) uintp, overwritten
-    tables     addresses: the panels and the sums of a strip; where lines of phases begin
-               (see `pack.rows`); where in a panel the taps lie; weights; ahead
+    functions   addresses from `row_packer` and `panel_summer`
+    layout      elements of a panel for one row of pixels, columns of a strip and of a panel,
+                whether weights may be 0, whether outputs are written by streaming stores
+    prefetches  (bands * height,) uintp, overwritten
+    tables      addresses: the panels and the sums of a strip; where phases begin (see `pack.rows`);
+                where in a panel the taps lie; weights; prefetches
 
-    What is not named here is as for `loops.direct.correlate`.
+    What is not named here is as for `loops.direct.correlate_with_ring`.
     """
-    deal, sum_bank = functions
-    stride_y, stride_x, classes, row_step, hop, _ = sampling
-    row_size, strip, panel_columns, sparse, streamed = layout
-    panels_at, sums_at, line_places_at, places_at, weights_at, ahead_at = tables
+    pack, sum_bank = functions
+    stride_y, stride_x, classes, row_dilation, row_stride, _ = sampling
+    row_size, strip, panel_columns, sparse, streams = layout
+    panels_at, sums_at, phase_offsets_at, offsets_at, weights_at, prefetches_at = tables
     bands, _, in_width = shape
     kernels, out_height, out_width = out_shape
-    kernel_pitch, row_pitch, size = out_pitch
+    out_kernel_stride, out_row_stride, size = out_strides
     _, _, height, tap_count = weights_shape
     panel_size = bands * height * row_size
     pixel_step = stride_x * strides[2]
-    # else most of the cache lines asked for would be read by nobody
-    near = 0 < pixel_step <= tap_count * strides[2] + CACHE_LINE and strides[2] <= CACHE_LINE
+    # else most of the cache lines prefetched would be read by nobody
+    adjacent = 0 < pixel_step <= tap_count * strides[2] + CACHE_LINE and strides[2] <= CACHE_LINE
     for c in range(classes):
         rows = (out_height - c + classes - 1) // classes
         for i in range(rows):
-            row = c * stride_y + i * hop * row_step
+            row = c * stride_y + i * row_stride * row_dilation
             for x in range(0, out_width, strip):
                 columns = min(strip, out_width - x)
                 to_next = strip * pixel_step
                 if x + strip >= out_width:
-                    to_next = hop * row_step * strides[1] - x * pixel_step
-                coming = 0
+                    to_next = row_stride * row_dilation * strides[1] - x * pixel_step
+                prefetch_count = 0
                 for band in range(bands):
                     for y in range(height):
                         place = source + np.uintp(
-                            band * strides[0] + (row + y * row_step) * strides[1] + x * pixel_step
+                            band * strides[0]
+                            + (row + y * row_dilation) * strides[1]
+                            + x * pixel_step
                         )
                         line = (band * height + y) * row_size
                         for part in range(0, columns, panel_columns):
                             call_at(
-                                deal,
+                                pack,
                                 place + np.uintp(part * pixel_step),
                                 strides[2],
                                 in_width - (x + part) * stride_x,
                                 stride_x,
-                                line_places_at,
+                                phase_offsets_at,
                                 min(panel_columns, columns - part),
                                 panels_at + np.uintp(line * size),
                                 np.uintp(0),
@@ -204,98 +206,98 @@ def correlate_bank(  # type: ignore[no-untyped-def]
                                 np.uintp(0),
                             )
                             line += panel_size
-                        if near and (x + strip < out_width or i + 1 < rows):
-                            ahead[coming] = place + np.uintp(to_next)
-                            coming += 1
+                        if adjacent and (x + strip < out_width or i + 1 < rows):
+                            prefetches[prefetch_count] = place + np.uintp(to_next)
+                            prefetch_count += 1
                 call_at(
                     sum_bank,
                     panels_at,
                     panel_size,
-                    places_at,
+                    offsets_at,
                     bands * height * tap_count,
                     weights_at,
                     sparse,
                     sums_at,
                     strip,
-                    target + np.uintp(((c + i * classes) * row_pitch + x) * size),
-                    kernel_pitch,
+                    target + np.uintp(((c + i * classes) * out_row_stride + x) * size),
+                    out_kernel_stride,
                     kernels,
                     columns,
-                    streamed,
-                    ahead_at,
-                    coming,
+                    streams,
+                    prefetches_at,
+                    prefetch_count,
                     min(strip, out_width) * pixel_step,
                 )
-    settle_streams()
+    fence_streams()
 
 
 @cache
-def bank_summer(number: np.dtype) -> np.uintp:
-    """Return the address of `_sum_bank` for lines of a dtype."""
-    floats, index = types.CPointer(from_dtype(number)), types.CPointer(types.intp)
+def panel_summer(dtype: np.dtype) -> np.uintp:
+    """Return the address of `_sum_panels` for panels of a dtype."""
+    floats, index = types.CPointer(from_dtype(dtype)), types.CPointer(types.intp)
     addresses, i, u = types.CPointer(types.uintp), types.intp, types.uintp
     kinds = (floats, i, index, i, floats, i, floats, i, u, i, i, i, i, addresses, i, i)
-    return address_of(_sum_bank, types.void(*kinds))
+    return address_of(_sum_panels, types.void(*kinds))
 
 
 @loop
-def _sum_bank(  # type: ignore[no-untyped-def]
+def _sum_panels(  # type: ignore[no-untyped-def]
     panels,
     panel_size,
-    places,
+    offsets,
     taps,
     weights,
     sparse,
     sums,
     strip,
     out,
-    pitch,
+    out_kernel_stride,
     kernels,
     columns,
-    streamed,
-    ahead,
-    ahead_count,
-    ahead_bytes,
+    streams,
+    prefetches,
+    prefetch_count,
+    prefetch_bytes,
 ):
     """Sum up a strip of one row of outputs of all kernels.
 
     panels .. weights  see `micro.panel_tile.sum_panel`; panels lie ``panel_size`` apart
-    sparse, streamed   0 or not: weights may be 0; results go past the caches
+    sparse, streams    0 or not: weights may be 0; results are written by streaming stores
     sums               pointer to float, room for the sums of a strip, ``strip`` for each kernel
-    out, pitch         address of the first output; the next kernel's lies ``pitch`` numbers further
-    ahead              pointer to addresses of pixels that are needed next, ``ahead_bytes`` from
-                       each on: they are fetched bit by bit meanwhile
+    out                address of the first output, ``out_kernel_stride`` before the next kernel's
+    prefetches         pointer to addresses of pixels that are needed next, ``prefetch_bytes`` from
+                       each on: each call of the inner loop prefetches some of them
     """
-    n = lanes(panels)
+    n = lane_count(panels)
     size = pixel_bytes(panels)
-    wide = WIDE * n
-    sums_at = address_at(sums)
-    groups = (kernels + ROWS - 1) // ROWS
+    wide = NR * n
+    sums_at = pointer_address(sums)
+    groups = (kernels + MR - 1) // MR
     calls = groups * ((taps + CHUNK - 1) // CHUNK) * ((columns + wide - 1) // wide)
-    lines_ahead = (abs(ahead_bytes) + CACHE_LINE - 1) // CACHE_LINE
-    fetched = (ahead_count * lines_ahead + calls - 1) // calls
-    fetch_row = 0
-    fetch_byte = 0
+    lines_ahead = (abs(prefetch_bytes) + CACHE_LINE - 1) // CACHE_LINE
+    prefetched = (prefetch_count * lines_ahead + calls - 1) // calls
+    prefetch_row = 0
+    prefetch_byte = 0
     for chunk in range(0, taps, CHUNK):
         some = min(CHUNK, taps - chunk)
-        here = pointer_to(places, chunk)
+        here = advance(offsets, chunk)
         for first in range(0, groups, TOGETHER):
             for x in range(0, columns, wide):
-                panel = pointer_to(panels, x // wide * panel_size)
+                panel = advance(panels, x // wide * panel_size)
                 for group in range(first, min(first + TOGETHER, groups)):
-                    for _ in range(fetched):
-                        if fetch_row < ahead_count:
-                            prefetch(ahead[fetch_row] + np.uintp(fetch_byte))
-                            fetch_byte += CACHE_LINE
-                            if fetch_byte >= ahead_bytes:
-                                fetch_byte = 0
-                                fetch_row += 1
-                    own = pointer_to(weights, (group * taps + chunk) * ROWS)
-                    place = sums_at + np.uintp((group * ROWS * strip + x) * size)
+                    for _ in range(prefetched):
+                        if prefetch_row < prefetch_count:
+                            prefetch(prefetches[prefetch_row] + np.uintp(prefetch_byte))
+                            prefetch_byte += CACHE_LINE
+                            if prefetch_byte >= prefetch_bytes:
+                                prefetch_byte = 0
+                                prefetch_row += 1
+                    own = advance(weights, (group * taps + chunk) * MR)
+                    place = sums_at + np.uintp((group * MR * strip + x) * size)
                     if sparse != 0:
                         sum_sparse_panel(panel, here, own, some, place, strip, chunk > 0)
                     else:
                         sum_panel(panel, here, own, some, place, strip, chunk > 0)
     for kernel in range(kernels):
-        place = out + np.uintp(kernel * pitch * size)
-        write_row(pointer_to(sums, kernel * strip), columns, place, streamed)
+        place = out + np.uintp(kernel * out_kernel_stride * size)
+        write_row(advance(sums, kernel * strip), columns, place, streams)

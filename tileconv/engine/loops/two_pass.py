@@ -15,38 +15,38 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine.jit import loop
-from tileconv.engine.kernel_layout import Pair, Program, lay_out
-from tileconv.engine.micro.direct_tile import LONG
-from tileconv.engine.micro.panel_tile import settle_streams
+from tileconv.engine.kernel_layout import KernelLayout, Pair, layout_of
+from tileconv.engine.micro.stores import fence_streams
 from tileconv.engine.micro.tile_rows import (
-    AFRESH,
-    PAST,
-    buffer_size,
+    LONG_NR,
+    OVERWRITE,
+    STREAM,
     input_row,
-    part_of,
+    partial_tile,
     row_summer,
-    summer,
+    rows_summer,
+    staging_size,
     write_row_steps,
 )
-from tileconv.engine.missing.detect import Sieve, choose_dealer
-from tileconv.engine.missing.epilogue import found_by, room_for, settle_rows
-from tileconv.engine.vectors import ROWS, call_at
+from tileconv.engine.missing.detect import MissingDetector, choose_row_packer
+from tileconv.engine.missing.epilogue import found_missing, normalize_rows, staging_for
+from tileconv.engine.vectors import MR, call_at
 from tileconv.engine.workspace import address, scratch
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
-PAST_TAPS = 40
-"""Taps of both passes up to which outputs are written past the caches."""
+STREAM_TAPS = 40
+"""Taps of both passes up to which outputs are written by streaming stores."""
 SET_UP = 4
 """Multiply-adds that pay for the second pass, per output."""
 
-DEALT = 2
-"""What it costs to deal out a pixel for a stride along x."""
+PACKING = 2
+"""What it costs to pack a pixel for a stride along x."""
 
 _ONE_STEP = np.array([[0, 1, 0]], np.intp)
-"""A line from its beginning on, to the only row of sums, with weights from the first on."""
+"""A packed row from its beginning on, to the only row of sums, with weights from the first on."""
 _HERE = np.zeros(1, np.intp)
-"""Down the columns, every line holds one tap, at its beginning."""
+"""Down the columns, every row of sums holds one tap, at its beginning."""
 
 
 def factor(kernel: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
@@ -96,37 +96,37 @@ def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
         two = rows * stride[1] + columns
         if stride[1] > 1:
             between = min(stride[0] // gcd(stride[0], dilation[0]), rows)
-            direct += DEALT * between * min(stride[1], columns)
+            direct += PACKING * between * min(stride[1], columns)
     else:
         two = columns + rows
     return bool(DEARER * two + SET_UP <= direct)
 
 
 @dataclass(frozen=True, eq=False)
-class Separable:
+class TwoPass:
     """Some kernels of rank one on one band, ready to run one after the other."""
 
-    passes: tuple[tuple[Program, Program], ...]
+    passes: tuple[tuple[KernelLayout, KernelLayout], ...]
     """Along the rows and down the columns, for each kernel."""
-    sifts = settles = True
+    detects_missing = normalizes = True
     _layouts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "Separable":
+    def of(cls, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int) -> "TwoPass":
         """Lay out kernels that `factor` takes; ``bands`` is 1."""
         del bands
         return cls(tuple(passes(stride, dilation, taps) for taps in kernels))
 
     def scratch_bytes(self, width: int) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+        """Return the bytes that outputs ``width`` wide take besides planes and out, per thread."""
         return max(self._scratch(pair, width) for pair in self.passes)
 
     @staticmethod
-    def _scratch(pair: tuple[Program, Program], width: int) -> int:
+    def _scratch(pair: tuple[KernelLayout, KernelLayout], width: int) -> int:
         along, down = pair
         columns = _columns(along, down, width)
         numbers = along.row_size(_padded(along, columns))
-        numbers += down.ring * down.line_size(_padded(down, columns)) + buffer_size(down.lanes)
+        numbers += down.ring * down.line_size(_padded(down, columns)) + staging_size(down.lanes)
         return numbers * down.weights.itemsize
 
     def run(
@@ -134,36 +134,36 @@ class Separable:
         planes: np.ndarray,
         out: np.ndarray,
         *,
-        final: bool = False,
-        sieve: Sieve | None = None,
+        stream: bool = False,
+        detector: MissingDetector | None = None,
     ) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
         for kernel, (pair, target) in enumerate(zip(self.passes, out, strict=True)):
             along, down = pair
             columns, sizes, fixed, tables = self._laid_out(pair, target.shape[1])
             dtype = target.dtype
-            lines, owner = scratch(sum(sizes), dtype)
-            sums = lines + np.uintp(sizes[0] * dtype.itemsize)
+            packed, owner = scratch(sum(sizes), dtype)
+            sums = packed + np.uintp(sizes[0] * dtype.itemsize)
             buffer = sums + np.uintp(sizes[1] * dtype.itemsize)
             steps = np.empty(3 * down.ring, np.intp)
-            whole = target.shape[0] >= ROWS * down.classes
-            taps = along.offsets.size + down.height
-            past = final and taps <= PAST_TAPS
-            ahead = np.empty(ROWS * down.overlap, np.uintp)
-            deal, sieve_at = choose_dealer(
+            whole = target.shape[0] >= MR * down.classes
+            taps = along.tap_columns.size + down.height
+            stream = stream and taps <= STREAM_TAPS
+            prefetches = np.empty(MR * down.overlap, np.uintp)
+            pack, detector_at = choose_row_packer(
                 planes.dtype,
                 dtype,
                 along.stride[1],
-                sieve,
+                detector,
                 kernel=kernel,
-                past=columns if past else 0,
+                stream_columns=columns if stream else 0,
             )
-            correlate(
+            correlate_in_two_passes(
                 (
-                    deal,
+                    pack,
                     row_summer(dtype),
-                    summer(dtype, down.block),
-                    summer(dtype, down.block if whole else part_of(down.block)),
+                    rows_summer(dtype, down.tile),
+                    rows_summer(dtype, down.tile if whole else partial_tile(down.tile)),
                 ),
                 address(planes),
                 planes.shape,
@@ -172,45 +172,45 @@ class Separable:
                 target.shape,
                 (target.strides[0] // target.itemsize, target.itemsize),
                 down.weights.shape,
-                (along.stride[1], along.reach, along.offsets.size),
+                (along.stride[1], along.reach, along.tap_columns.size),
                 down.sampling,
                 (
                     down.ring,
                     sizes[1] // down.ring,
                     columns,
-                    down.block,
-                    PAST if past else AFRESH,
+                    down.tile,
+                    STREAM if stream else OVERWRITE,
                 ),
                 steps,
-                ahead,
-                (lines, *fixed[:4], sieve_at),
-                (sums, address(steps), address(ahead), buffer, *fixed[4:]),
+                prefetches,
+                (packed, *fixed[:4], detector_at),
+                (sums, address(steps), address(prefetches), buffer, *fixed[4:]),
             )
             del owner, tables  # until here the loops used their memory
 
-    def _laid_out(self, pair: tuple[Program, Program], width: int) -> Any:
-        """Return what outputs ``width`` wide take: columns, sizes of scratch, addresses, owners."""
+    def _laid_out(self, pair: tuple[KernelLayout, KernelLayout], width: int) -> Any:
+        """Return what ``width`` outputs take: columns, sizes of scratch, addresses, owners."""
         key = id(pair), width
         found = self._layouts.get(key)
         if found is None:
             along, down = pair
             columns = _columns(along, down, width)
             padded = _padded(along, columns)
-            buffer = buffer_size(down.lanes)
+            buffer = staging_size(down.lanes)
             sizes = along.row_size(padded), down.ring * down.line_size(padded), buffer
-            taps, places = along.tables(padded)
-            tables = (places, taps, along.weights, _ONE_STEP, _HERE, down.weights)
+            taps, phase_offsets = along.tables(padded)
+            tables = (phase_offsets, taps, along.weights, _ONE_STEP, _HERE, down.weights)
             found = columns, sizes, tuple(address(table) for table in tables), tables
             self._layouts[key] = found
         return found
 
 
-def passes(stride: Pair, dilation: Pair, taps: Taps) -> tuple[Program, Program]:
+def passes(stride: Pair, dilation: Pair, taps: Taps) -> tuple[KernelLayout, KernelLayout]:
     """Lay out a kernel that `factor` takes: what is done along the rows, and down the columns."""
     parts, dtype = taken_apart(taps), taps.weights.dtype
     row, column = _line_taps(parts[1], dtype, row=True), _line_taps(parts[0], dtype, row=False)
-    along = lay_out((1, stride[1]), (1, dilation[1]), [row], 1)
-    down = lay_out((stride[0], 1), (dilation[0], 1), [column], 1)
+    along = layout_of((1, stride[1]), (1, dilation[1]), [row], 1)
+    down = layout_of((stride[0], 1), (dilation[0], 1), [column], 1)
     if along is None or down is None:
         raise ValueError("the kernel has no taps")
     return along, down
@@ -229,63 +229,65 @@ def taken_apart(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
 def _line_taps(line: np.ndarray, dtype: np.dtype, *, row: bool) -> Taps:
     """Return the taps of a kernel of one row, or of one column."""
     place = np.flatnonzero(line)
-    nought = np.zeros_like(place)
-    y, x = (nought, place) if row else (place, nought)
-    return Taps(nought, y, x, line[place].astype(dtype), line[place])
+    zero = np.zeros_like(place)
+    y, x = (zero, place) if row else (place, zero)
+    return Taps(zero, y, x, line[place].astype(dtype), line[place])
 
 
-def _columns(along: Program, down: Program, width: int) -> int:
+def _columns(along: KernelLayout, down: KernelLayout, width: int) -> int:
     return min(along.columns(width), down.columns(width))
 
 
-def _padded(program: Program, columns: int) -> int:
-    """Return the columns that whole blocks of LONG vectors may come to cover."""
-    return columns + LONG * program.lanes
+def _padded(layout: KernelLayout, columns: int) -> int:
+    """Return the columns that whole tiles of LONG_NR vectors may come to cover."""
+    return columns + LONG_NR * layout.lanes
 
 
 @loop
-def correlate(  # type: ignore[no-untyped-def]
+def correlate_in_two_passes(  # type: ignore[no-untyped-def]
     functions,
     source,
     shape,
     strides,
     target,
     out_shape,
-    out_pitch,
+    out_strides,
     weights_shape,
     along,
     sampling,
     layout,
     steps,
-    ahead,
+    prefetches,
     along_tables,
     tables,
 ):
     """Compute all outputs of one kernel on one band, strip by strip.
 
-    functions       addresses from `choose_dealer`, `row_summer` and, for ROWS rows and for fewer,
-                    `summer`
+    functions       addresses from `choose_row_packer`, `row_summer` and, for MR rows and for fewer,
+                    `rows_summer`
     weights_shape   (1, 1, height, 1), of the pass down the columns
     along           stride, reach and number of taps along x
     sampling        as of a kernel of one column
-    layout          rows of sums in the ring, numbers in each, columns in a strip, which block, how
-                    outputs are written (see `micro.tile_rows`)
-    along_tables    addresses: the lines of an input row; places, taps and weights of the
-                    pass along the rows; its one step; that of a sieve, or 0
-    tables          addresses: the ring of sums; steps; ahead; `buffer_size` numbers; where along a
-                    row of sums the one tap lies; weights of the pass down the columns
+    layout          rows of sums in the ring, elements of each, columns of a strip, which register
+                    tile, how outputs are written (see `micro.tile_rows`)
+    along_tables    addresses: a packed input row; phase offsets, tap offsets and weights of the
+                    pass along the rows; its one step; the table of a detector, or 0
+    tables          addresses: the ring of sums; steps; prefetches; `staging_size` floats; where
+                    along a row of sums the one tap lies; weights of the pass down the columns
 
-    What is not named here is as for `loops.direct.correlate`.
+    What is not named here is as for `loops.direct.correlate_with_ring`.
     """
-    deal, sum_row, sum_whole, sum_part = functions
-    lines_at, places_at, taps_at, row_weights_at, one_step_at, sieve_at = along_tables
-    sums_at, steps_at, ahead_at, buffer_at, here_at, weights_at = tables
+    pack, sum_row, sum_whole, sum_part = functions
+    packed_at, phase_offsets_at, tap_offsets_at, row_weights_at, one_step_at, detector_at = (
+        along_tables
+    )
+    sums_at, steps_at, prefetches_at, buffer_at, here_at, weights_at = tables
     stride_x, reach, row_taps = along
-    stride_y, _, classes, row_step, hop, overlap = sampling
+    stride_y, _, classes, row_dilation, row_stride, overlap = sampling
     ring, row_size, most_columns, which, mode = layout
     _, _, in_width = shape
     out_height, out_width = out_shape
-    pitch, size = out_pitch
+    out_row_stride, size = out_strides
     _, _, height, _ = weights_shape
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
@@ -294,51 +296,55 @@ def correlate(  # type: ignore[no-untyped-def]
         for c in range(classes):
             rows = (out_height - c + classes - 1) // classes
             ready = 0  # lines of the class that are in the ring, or were
-            for first in range(0, rows, ROWS):
-                count = min(ROWS, rows)
+            for first in range(0, rows, MR):
+                count = min(MR, rows)
                 i = min(first, rows - count)  # the last rows may be made again
                 ready = max(ready, i * overlap)
                 while ready < (i + count - 1) * overlap + height:
-                    row = c * stride_y + input_row(ready, hop, height, overlap) * row_step
+                    row = (
+                        c * stride_y + input_row(ready, row_stride, height, overlap) * row_dilation
+                    )
                     call_at(
-                        deal,
+                        pack,
                         left + np.uintp(row * strides[1]),
                         strides[2],
                         width,
                         stride_x,
-                        places_at,
+                        phase_offsets_at,
                         columns + reach,
-                        lines_at,
+                        packed_at,
                         np.uintp(0),
                         0,
                         row * in_width + x * stride_x,
-                        sieve_at,
+                        detector_at,
                     )
                     call_at(
                         sum_row,
-                        lines_at,
+                        packed_at,
                         columns,
                         one_step_at,
-                        taps_at,
+                        tap_offsets_at,
                         row_taps,
                         row_weights_at,
                         sums_at + np.uintp(ready % ring * row_size * size),
                     )
                     ready += 1
-                coming = 0
+                prefetch_count = 0
                 last = (rows - 1) * overlap + height
-                for later in range(ready, min(ready + ROWS * overlap, last)):
-                    row = c * stride_y + input_row(later, hop, height, overlap) * row_step
-                    ahead[coming] = left + np.uintp(row * strides[1])
-                    coming += 1
-                out = target + np.uintp(((c + i * classes) * pitch + x) * size)
-                out_step = classes * pitch * size
-                sums, sums_step = room_for(sieve_at, out, out_step)
+                for later in range(ready, min(ready + MR * overlap, last)):
+                    row = (
+                        c * stride_y + input_row(later, row_stride, height, overlap) * row_dilation
+                    )
+                    prefetches[prefetch_count] = left + np.uintp(row * strides[1])
+                    prefetch_count += 1
+                out = target + np.uintp(((c + i * classes) * out_row_stride + x) * size)
+                out_step = classes * out_row_stride * size
+                sums, sums_step = staging_for(detector_at, out, out_step)
                 used = write_row_steps(
                     steps, i * overlap, (ring, row_size), weights_shape, overlap, count
                 )
                 call_at(
-                    sum_whole if count == ROWS else sum_part,
+                    sum_whole if count == MR else sum_part,
                     sums_at,
                     columns,
                     steps_at,
@@ -352,13 +358,13 @@ def correlate(  # type: ignore[no-untyped-def]
                     sums_step // size,
                     count,
                     buffer_at,
-                    ahead_at,
-                    coming,
+                    prefetches_at,
+                    prefetch_count,
                     stride_x * strides[2],
-                    AFRESH if found_by(sieve_at) else mode,
+                    OVERWRITE if found_missing(detector_at) else mode,
                 )
                 done = c + i * classes
-                settle_rows(
-                    sieve_at, done, classes, count, x, columns, sums, sums_step, out, out_step
+                normalize_rows(
+                    detector_at, done, classes, count, x, columns, sums, sums_step, out, out_step
                 )
-    settle_streams()
+    fence_streams()

@@ -1,4 +1,4 @@
-"""Steps of banks whose lanes are kernels: sums of a few places, and squares of results turned.
+"""Register tiles of banks whose lanes are kernels, and the transpose of their results.
 
 What is not said here is as in `vectors`; `loops.kernel_gemm` uses them.
 """
@@ -10,67 +10,58 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from tileconv.engine.micro.panel_tile import store_past_caches
+from tileconv.engine.micro.panel_tile import repeat_unrolled
+from tileconv.engine.micro.register_tile import RegisterTile
+from tileconv.engine.micro.stores import store_streaming
 from tileconv.engine.vectors import (
-    INDEX_TYPE,
     VECTOR_BYTES,
     constant_index,
-    fetch,
+    emit_prefetch,
+    intrinsic,
     lanes_of,
     load_vector,
     shuffle,
-    splat,
-    step_of,
     store_vector,
-    vector_fma,
 )
 
-PLACES = 6
-"""Outputs of a kernel that are summed up side by side."""
+OUTPUTS = 6
+"""Outputs of a kernel that are summed up side by side: the rows of the tile."""
 VECTORS = 4 if VECTOR_BYTES == 64 else 2
-"""Vectors of kernels; with PLACES, 24 of 32 registers, or 12 of 16."""
+"""Vectors of kernels; with OUTPUTS, 24 of 32 registers, or 12 of 16."""
 UNROLLED = 4
 """Taps in a step of the loop."""
 
 
-@step_of
-def sum_places(
+@intrinsic
+def sum_kernel_tile(
     typingctx: Any,
     pixels: Any,
-    apart: Any,
+    output_bytes: Any,
     last: Any,
     offsets: Any,
     count: Any,
     weights: Any,
     sums: Any,
-    reach: Any,
+    prefetch_distance: Any,
 ) -> Any:
-    """Write the sums of PLACES outputs of VECTORS vectors of kernels, place by place.
+    """Write the sums of OUTPUTS outputs of VECTORS vectors of kernels, output by output.
 
-    ``last`` says which place is the last one: those beyond it become what it is. Pixels ``reach``
-    bytes on are asked for meanwhile. All else is as for
+    ``last`` is the last output there is: those after it get its sums. Pixels
+    ``prefetch_distance`` bytes on are prefetched. All else is as for
     `loops.kernel_gemm._sum_strip`.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
-        pixels, apart, last, offsets, count, weights, sums_at, reach = args
-        number = signature.args[6].dtype
-        kind, size = context.get_data_type(number), number.bitwidth // 8
-        vector = ir.VectorType(kind, lanes_of(number))
-        fma = vector_fma(builder, vector)
-        byte = ir.IntType(8).as_pointer()
+        pixels, output_bytes, last, offsets, count, weights, sums, prefetch_distance = args
+        tile = RegisterTile(context, builder, signature.args[6].dtype, OUTPUTS, VECTORS)
+        byte, row_size = ir.IntType(8).as_pointer(), VECTORS * tile.vector.count
         bases = []
-        for place in range(PLACES):
-            at = constant_index(place)
+        for output in range(OUTPUTS):
+            at = constant_index(output)
             at = builder.select(builder.icmp_signed("<", at, last), at, last)
-            here = builder.add(pixels, builder.mul(at, apart))
+            here = builder.add(pixels, builder.mul(at, output_bytes))
             bases.append(builder.inttoptr(here, byte))
-        nought = ir.Constant(vector, [ir.Constant(kind, 0.0)] * vector.count)
-        sums = [
-            [cgutils.alloca_once(builder, vector) for _ in range(VECTORS)] for _ in range(PLACES)
-        ]
-        for register in (register for row in sums for register in row):
-            builder.store(nought, register)
+        tile.zero()
         offsets_at = cgutils.alloca_once_value(builder, offsets)
         weights_at = cgutils.alloca_once_value(builder, weights)
 
@@ -79,62 +70,47 @@ def sum_places(
             for tap in range(taps):
                 offset = builder.load(builder.gep(offset_at, [constant_index(tap)]))
                 if tap == 0:
-                    coming = builder.add(offset, reach)
+                    ahead = builder.add(offset, prefetch_distance)
                     for base in bases:
-                        fetch(builder, builder.gep(base, [coming]))
-                factors = []
-                for i in range(VECTORS):
-                    at = constant_index((tap * VECTORS + i) * vector.count)
-                    factors.append(load_vector(builder, builder.gep(weight_at, [at]), vector, size))
-                for base, row in zip(bases, sums, strict=True):
-                    place = builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
-                    scalar = builder.load(place)
-                    scalar.align = 1
-                    pixel = splat(builder, scalar, vector)
-                    for register, factor in zip(row, factors, strict=True):
-                        done = builder.call(fma, [factor, pixel, builder.load(register)])
-                        builder.store(done, register)
+                        emit_prefetch(builder, builder.gep(base, [ahead]))
+                own = tile.vectors_at(builder.gep(weight_at, [constant_index(tap * row_size)]))
+                for output, base in enumerate(bases):
+                    place = builder.bitcast(builder.gep(base, [offset]), tile.kind.as_pointer())
+                    pixel = builder.load(place)
+                    pixel.align = 1
+                    tile.fma(output, pixel, own)
             builder.store(builder.gep(offset_at, [constant_index(taps)]), offsets_at)
-            on = constant_index(taps * VECTORS * vector.count)
-            builder.store(builder.gep(weight_at, [on]), weights_at)
+            builder.store(builder.gep(weight_at, [constant_index(taps * row_size)]), weights_at)
 
-        steps = builder.udiv(count, constant_index(UNROLLED))
-        with cgutils.for_range(builder, steps, intp=INDEX_TYPE):
-            add_taps(UNROLLED)
-        left = builder.urem(count, constant_index(UNROLLED))
-        with cgutils.for_range(builder, left, intp=INDEX_TYPE):
-            add_taps(1)
-        for place, row in enumerate(sums):
-            for i, register in enumerate(row):
-                at = constant_index((place * VECTORS + i) * vector.count)
-                store_vector(builder, builder.load(register), builder.gep(sums_at, [at]), size)
+        repeat_unrolled(builder, count, UNROLLED, add_taps)
+        tile.store([builder.gep(sums, [constant_index(i * row_size)]) for i in range(OUTPUTS)])
         return context.get_dummy_value()
 
     i = types.intp
     return types.void(types.uintp, i, i, offsets, i, weights, sums, i), generate
 
 
-@step_of
-def turn_square(
-    typingctx: Any, source: Any, source_pitch: Any, target: Any, target_pitch: Any, past: Any
+@intrinsic
+def transpose_square(
+    typingctx: Any, source: Any, source_stride: Any, target: Any, target_stride: Any, streams: Any
 ) -> Any:
-    """Turn as many vectors of numbers as each has lanes: rows become columns.
+    """Transpose as many vectors as each has lanes.
 
-    source        pointer to float; the next vector lies ``source_pitch`` numbers further on
-    target        address of the first number; the next row lies ``target_pitch`` further on
-    past          write past the caches; each row is aligned then
+    source         pointer to float; the next vector lies ``source_stride`` elements further on
+    target         address of the first element; the next row lies ``target_stride`` further on
+    streams        write by streaming stores; each row is aligned then
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
-        source, source_pitch, target, target_pitch, past = args
-        number = signature.args[0].dtype
-        kind, size = context.get_data_type(number), number.bitwidth // 8
-        vector = ir.VectorType(kind, lanes_of(number))
+        source, source_stride, target, target_stride, streams = args
+        dtype = signature.args[0].dtype
+        kind, size = context.get_data_type(dtype), dtype.bitwidth // 8
+        vector = ir.VectorType(kind, lanes_of(dtype))
         n = vector.count
         rows = []
         for _ in range(n):
             rows.append(load_vector(builder, source, vector, size))
-            source = builder.gep(source, [source_pitch])
+            source = builder.gep(source, [source_stride])
         step = n // 2
         while step:  # exchange ever smaller squares that lie across the diagonal
             low = [k if not k & step else n + k - step for k in range(n)]
@@ -143,18 +119,14 @@ def turn_square(
                 a, b = rows[i], rows[i + step]
                 rows[i], rows[i + step] = (shuffle(builder, a, b, pick) for pick in (low, high))
             step //= 2
-        with builder.if_else(past) as (streamed, plain):
-            for branch, store in ((streamed, store_past_caches), (plain, _store_plain)):
+        with builder.if_else(streams) as (streaming, ordinary):
+            for branch, store in ((streaming, store_streaming), (ordinary, store_vector)):
                 with branch:
                     place = builder.inttoptr(target, kind.as_pointer())
                     for row in rows:
                         store(builder, row, place, size)
-                        place = builder.gep(place, [target_pitch])
+                        place = builder.gep(place, [target_stride])
         return context.get_dummy_value()
 
     i = types.intp
     return types.void(source, i, types.uintp, i, types.boolean), generate
-
-
-def _store_plain(builder: ir.IRBuilder, value: ir.Value, place: ir.Value, size: int) -> None:
-    store_vector(builder, value, place, size)

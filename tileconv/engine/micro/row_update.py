@@ -1,4 +1,4 @@
-"""Steps that add products to sums which rest in memory: rows of sums and columns of pixels.
+"""Register tiles of sums that rest in memory: taps of a packed row, or rows of pixels, are added.
 
 What is not said here is as in `vectors`.
 """
@@ -9,119 +9,99 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from tileconv.engine.micro.register_tile import RegisterTile
 from tileconv.engine.pack.deinterleave import to_floats
 from tileconv.engine.vectors import (
     INDEX_TYPE,
     constant_index,
-    fetch,
-    lanes_of,
+    emit_prefetch,
+    intrinsic,
     load_vector,
-    splat,
-    step_of,
-    store_vector,
-    vector_fma,
 )
 
-ADDED = (0, 8, 4, 3, 3)
-"""Vectors of each row in a block of as many rows: 8 to 12 chains of additions at a time, with room
+UPDATE_NR = (0, 8, 4, 3, 3)
+"""Vectors of each row in a tile of as many rows: 8 to 12 chains of additions at a time, with room
 for their pixels in 16 registers."""
 
 
-def _add_to_rows(
-    context: Any, builder: ir.IRBuilder, number: Any, args: Any, rows: int, wide: int
+def _generate_update(
+    context: Any, builder: ir.IRBuilder, dtype: Any, args: Any, rows: int, vectors: int
 ) -> None:
-    """Generate the code that adds taps to a block of ``rows`` rows of sums, ``wide`` vectors."""
-    lines, column, places_at, place_count, weights, apart, sums_at, _, ahead, step = args
-    kind, width = context.get_data_type(number), number.bitwidth // 8
-    vector = ir.VectorType(kind, lanes_of(number))
-    fma = vector_fma(builder, vector)
-    first = builder.gep(lines, [column])
-
-    blocks = []  # a row's weights, and where each of its sums lies and is kept
+    """Generate the code that adds taps to a tile of ``rows`` rows of sums."""
+    packed, column, offsets, tap_count, weights, weight_stride, sums, _, prefetch_at, step = args
+    tile = RegisterTile(context, builder, dtype, rows, vectors)
+    first = builder.gep(packed, [column])
+    places, weights_of = [], []
     for j in range(rows):
-        row = builder.load(builder.gep(sums_at, [constant_index(j)]))
-        row = builder.gep(builder.inttoptr(row, kind.as_pointer()), [column])
-        sums = []
-        for i in range(wide):
-            place = builder.gep(row, [constant_index(i * vector.count)])
-            register = cgutils.alloca_once(builder, vector)
-            builder.store(load_vector(builder, place, vector, width), register)
-            sums.append((place, register))
-        blocks.append((weights, sums))
-        weights = builder.gep(weights, [apart])
-    with cgutils.for_range(builder, place_count, intp=INDEX_TYPE) as taps:
-        # with each tap, for the processor has few reads under way at a time, and waits beyond
-        coming = builder.add(ahead, builder.mul(taps.index, step))
-        fetch(builder, builder.inttoptr(coming, ir.IntType(8).as_pointer()))
-        tap = builder.gep(first, [builder.load(builder.gep(places_at, [taps.index]))])
-        pixels = [
-            load_vector(
-                builder, builder.gep(tap, [constant_index(i * vector.count)]), vector, width
-            )
-            for i in range(wide)
-        ]
-        for factors, sums in blocks:
-            factor = splat(builder, builder.load(builder.gep(factors, [taps.index])), vector)
-            for (_, register), pixel in zip(sums, pixels, strict=True):
-                more = builder.call(fma, [factor, pixel, builder.load(register)])
-                builder.store(more, register)
-    for _, sums in blocks:
-        for place, register in sums:
-            store_vector(builder, builder.load(register), place, width)
+        row = builder.load(builder.gep(sums, [constant_index(j)]))
+        places.append(builder.gep(builder.inttoptr(row, tile.kind.as_pointer()), [column]))
+        weights_of.append(weights)
+        weights = builder.gep(weights, [weight_stride])
+    tile.load(places)
+    with cgutils.for_range(builder, tap_count, intp=INDEX_TYPE) as taps:
+        # one prefetch a tap: the processor has few reads under way at a time, and waits for more
+        ahead = builder.add(prefetch_at, builder.mul(taps.index, step))
+        emit_prefetch(builder, builder.inttoptr(ahead, ir.IntType(8).as_pointer()))
+        offset = builder.load(builder.gep(offsets, [taps.index]))
+        pixels = tile.vectors_at(builder.gep(first, [offset]))
+        for j, own in enumerate(weights_of):
+            tile.fma(j, builder.load(builder.gep(own, [taps.index])), pixels)
+    tile.store(places)
 
 
-def _adder(wide: tuple[int, ...]) -> Any:
-    """Return a function of Numba's that adds taps of a line to a block of sums.
+def _row_update(vectors: tuple[int, ...]) -> Any:
+    """Return an intrinsic that adds taps of a packed row to a tile of sums.
 
-    The block is ``wide[rows]`` vectors wide. Arguments:
+    The tile is ``vectors[rows]`` vectors wide. Arguments:
 
-    lines, column       pointer to float; first output of the block, counted along the lines
-    places, place_count pointer to intp: where along a line each tap lies
-    weights, apart      pointer to float; those of the next row of sums lie ``apart`` further on
+    packed, column      pointer to float; first output of the tile, counted along the packed rows
+    offsets, tap_count  pointer to intp: where along a packed row each tap lies
+    weights             pointer to float
+    weight_stride       elements from the weights of one row of sums to those of the next
     sums, rows          pointer to the addresses of the rows of sums, whose output 0 they are; how
                         many, at least one
-    ahead, step         address of what is asked for with the first tap; bytes to that of the next
+    prefetch_at, step   address that is prefetched with the first tap; bytes to that of the next
     """
 
     def typer(
         typingctx: Any,
-        lines: Any,
+        packed: Any,
         column: Any,
-        places: Any,
-        place_count: Any,
+        offsets: Any,
+        tap_count: Any,
         weights: Any,
-        apart: Any,
+        weight_stride: Any,
         sums: Any,
         rows: Any,
-        ahead: Any,
+        prefetch_at: Any,
         step: Any,
     ) -> Any:
         i = types.intp
-        kinds = lines, i, places, i, weights, i, sums, i, types.uintp, i
+        kinds = packed, i, offsets, i, weights, i, sums, i, types.uintp, i
         return types.void(*kinds), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        number = signature.args[0].dtype
+        dtype = signature.args[0].dtype
         done = builder.append_basic_block("done")
         switch = builder.switch(args[7], done)
-        for rows in range(1, len(wide)):
+        for rows in range(1, len(vectors)):
             block = builder.append_basic_block(f"rows_{rows}")
             switch.add_case(constant_index(rows), block)
             builder.position_at_end(block)
-            _add_to_rows(context, builder, number, args, rows, wide[rows])
+            _generate_update(context, builder, dtype, args, rows, vectors[rows])
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return step_of(typer)
+    return intrinsic(typer)
 
 
-add_to_rows = _adder(ADDED)
-add_narrow_to_rows = _adder((0, 1, 1, 1, 1))
+update_rows = _row_update(UPDATE_NR)
+update_rows_narrow = _row_update((0, 1, 1, 1, 1))
 
 
-def _downward(wide: int, lanes: int | None = None) -> Any:
-    """Return a function of Numba's that sums up pixels of some rows, ``wide`` vectors wide.
+def _down_sum(vectors: int, lanes: int | None = None) -> Any:
+    """Return an intrinsic that sums up pixels of some rows, ``vectors`` vectors wide.
 
     The vectors have ``lanes`` lanes, or all. Arguments:
 
@@ -129,7 +109,7 @@ def _downward(wide: int, lanes: int | None = None) -> Any:
     rows, count     pointer to intp: bytes from there to the pixel of each row
     weights         pointer to float, of each row
     out, at         pointer to float; where the sums go
-    more            the sums go on from what lies there, instead of from 0
+    accumulate      the sums continue what lies there, instead of beginning with 0
     """
 
     def typer(
@@ -141,45 +121,36 @@ def _downward(wide: int, lanes: int | None = None) -> Any:
         weights: Any,
         out: Any,
         at: Any,
-        more: Any,
+        accumulate: Any,
     ) -> Any:
         i = types.intp
         return types.void(source, i, rows, i, weights, out, i, types.boolean), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        _, offset, rows, count, weights, out, at, more = args
-        pixel, number = signature.args[0].dtype, signature.args[5].dtype
-        kind, width = context.get_data_type(number), number.bitwidth // 8
-        vector = ir.VectorType(kind, lanes or lanes_of(number))
-        raw, step = ir.VectorType(context.get_data_type(pixel), vector.count), pixel.bitwidth // 8
-        fma = vector_fma(builder, vector)
-        first = builder.gep(builder.bitcast(args[0], ir.IntType(8).as_pointer()), [offset])
-        places, sums = [], []
-        for i in range(wide):
-            places.append(builder.gep(out, [builder.add(at, constant_index(i * vector.count))]))
-            sums.append(cgutils.alloca_once(builder, vector))
-            nought = ir.Constant(vector, [ir.Constant(kind, 0.0)] * vector.count)
-            builder.store(nought, sums[-1])
-        with builder.if_then(more):
-            for place, register in zip(places, sums, strict=True):
-                builder.store(load_vector(builder, place, vector, width), register)
+        source, offset, rows, count, weights, out, at, accumulate = args
+        pixel, dtype = signature.args[0].dtype, signature.args[5].dtype
+        tile = RegisterTile(context, builder, dtype, 1, vectors, lanes)
+        n, size = tile.vector.count, pixel.bitwidth // 8
+        raw = ir.VectorType(context.get_data_type(pixel), n)
+        first = builder.gep(builder.bitcast(source, ir.IntType(8).as_pointer()), [offset])
+        sums = builder.gep(out, [at])
+        tile.zero()
+        with builder.if_then(accumulate):
+            tile.load([sums])
         with cgutils.for_range(builder, count, intp=INDEX_TYPE) as loop:
             row = builder.gep(first, [builder.load(builder.gep(rows, [loop.index]))])
-            factor = splat(builder, builder.load(builder.gep(weights, [loop.index])), vector)
-            for i, register in enumerate(sums):
-                place = builder.gep(row, [constant_index(i * vector.count * step)])
-                pixels = to_floats(builder, load_vector(builder, place, raw, step), pixel, vector)
-                done = builder.call(fma, [factor, pixels, builder.load(register)])
-                builder.store(done, register)
-        for place, register in zip(places, sums, strict=True):
-            store_vector(builder, builder.load(register), place, width)
+            places = [builder.gep(row, [constant_index(i * n * size)]) for i in range(vectors)]
+            loaded = [load_vector(builder, place, raw, size) for place in places]
+            pixels = [to_floats(builder, each, pixel, tile.vector) for each in loaded]
+            tile.fma(0, builder.load(builder.gep(weights, [loop.index])), pixels)
+        tile.store([sums])
         return context.get_dummy_value()
 
-    return step_of(typer)
+    return intrinsic(typer)
 
 
-DOWN = 8
-"""Vectors that `sum_down_block` sums up side by side."""
-sum_down_block = _downward(DOWN)
-sum_down_narrow = _downward(1)
-sum_down_pixel = _downward(1, lanes=1)
+DOWN_NR = 8
+"""Vectors that `sum_down_tile` sums up side by side."""
+sum_down_tile = _down_sum(DOWN_NR)
+sum_down_narrow = _down_sum(1)
+sum_down_pixel = _down_sum(1, lanes=1)

@@ -1,138 +1,121 @@
-"""Blocks of sums for one dense kernel at stride 1, whose lines serve output rows in a fixed order.
+"""Unrolled register tiles of one dense kernel at stride 1, which take no list of steps.
 
-`micro.direct_tile.generate_block` takes a list of steps and jumps to the rows
-that each line serves. At stride 1 the list is always the same: the first lines
-serve one row, then two, then three; all that follow serve all ROWS; the last
-ones three, two, one. Written out so, and the taps of a line too where they
-are 5 or 7, a small kernel takes seven to nine tenths of the time, for a line
-there has few taps to pay for its own set-up.
+At stride 1 the packed rows serve output rows in a fixed order: the first one
+serves one row, then two, then three; all that follow serve all MR; the last
+ones three, two, one. With that order written out, and the taps of a row too
+where they are 5 or 7, a small kernel takes seven to nine tenths of the time:
+a row there has few taps to pay for its own set-up.
 
-The arguments are those of `generate_block`; of its steps only the places of lines
-are read. The kernel has one band, ROWS rows of taps or more, and no weight of
-0; its taps lie side by side along a line.
+The arguments are those of `direct_tile.generate_tile`; of its steps only where
+the packed rows begin is read. The kernel has one band and no weight of 0; its
+taps lie side by side along a packed row.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
 
-from tileconv.engine.vectors import (
-    INDEX_TYPE,
-    ROWS,
-    WIDE,
-    constant_index,
-    lanes_of,
-    load_vector,
-    splat,
-    store_vector,
-    vector_fma,
-)
+from tileconv.engine.micro.register_tile import RegisterTile
+from tileconv.engine.vectors import INDEX_TYPE, MR, NR, constant_index
 
 
-@dataclass
-class _Block:
-    """A block in the making: its sums, and where lines and weights begin."""
+class _DenseTile:
+    """A tile of a dense kernel: its sums, and where packed rows and weights begin."""
 
-    builder: ir.IRBuilder
-    vector: ir.VectorType
-    bytes: int
-    """Of a number."""
-    fma: ir.Function
-    first: ir.Value
-    """The ring, moved on to the block's first column."""
-    steps: ir.Value
-    weights: ir.Value
-    sums: list[list[ir.Value]]
+    def __init__(
+        self, context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]
+    ) -> None:
+        packed, column, self._steps, _, _, _, self.weights = args[:7]
+        self._builder = builder
+        self._first = builder.gep(packed, [column])
+        self._tile = RegisterTile(context, builder, signature.args[0].dtype, MR, NR)
+        self._tile.zero()
 
-    @classmethod
-    def of(cls, context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
-        lines, column, steps, _, _, _, weights = args[:7]
-        number = signature.args[0].dtype
-        kind = context.get_data_type(number)
-        vector = ir.VectorType(kind, lanes_of(number))
-        nought = ir.Constant(vector, [ir.Constant(kind, 0.0)] * vector.count)
-        sums = [
-            [cgutils.alloca_once_value(builder, nought) for _ in range(WIDE)] for _ in range(ROWS)
-        ]
-        first = builder.gep(lines, [column])
-        fma = vector_fma(builder, vector)
-        return cls(builder, vector, number.bitwidth // 8, fma, first, steps, weights, sums)
+    def row_at(self, number: ir.Value) -> ir.Value:
+        """Return where a packed row begins."""
+        b = self._builder
+        step = b.gep(self._steps, [b.mul(number, constant_index(3))])
+        return b.gep(self._first, [b.load(step)])
 
-    def line(self, number: ir.Value) -> ir.Value:
-        """Return where a line begins."""
-        at = self.builder.mul(number, constant_index(3))
-        return self.builder.gep(self.first, [self.builder.load(self.builder.gep(self.steps, [at]))])
+    def add_tap(self, pixels: ir.Value, weights: dict[int, ir.Value]) -> None:
+        """Add one tap, the vectors at ``pixels``, to the rows that have a weight for it."""
+        vectors = self._tile.vectors_at(pixels)
+        for row, weight in weights.items():
+            self._tile.fma(row, self._builder.load(weight), vectors)
 
-    def add_tap(self, pixels_at: ir.Value, weights_at: dict[int, ir.Value]) -> None:
-        """Add one tap, the vectors at ``pixels_at``, to the rows that have a weight for it."""
-        b = self.builder
-        pixels = []
-        for i in range(WIDE):
-            place = b.gep(pixels_at, [constant_index(i * self.vector.count)])
-            pixels.append(load_vector(b, place, self.vector, self.bytes))
-        for row, place in weights_at.items():
-            factor = splat(b, b.load(place), self.vector)
-            for register, pixel in zip(self.sums[row], pixels, strict=True):
-                b.store(b.call(self.fma, [factor, pixel, b.load(register)]), register)
-
-    def write(self, out: ir.Value, pitch: ir.Value) -> None:
-        """Store all sums."""
-        b = self.builder
-        target = b.inttoptr(out, self.vector.element.as_pointer())
-        for row in self.sums:
-            for i, register in enumerate(row):
-                place = b.gep(target, [constant_index(i * self.vector.count)])
-                store_vector(b, b.load(register), place, self.bytes)
-            target = b.gep(target, [pitch])
+    def store(self, out: ir.Value, stride: ir.Value) -> None:
+        """Write all sums."""
+        self._tile.store(self._tile.rows_at(out, stride))
 
 
-def generate_tall(taps: int | None) -> Callable[..., Any]:
-    """Return the code generator for kernels ``taps`` wide, written out; None: any, in a loop.
+def generate_unrolled_square(size: int) -> Callable[..., Any]:
+    """Return the code generator for kernels of ``size`` x ``size``, without any loop.
 
+    Larger kernels than 3 x 3 gain nothing from it: the compiler moves loads away from their use
+    and runs out of registers.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        tile = _DenseTile(context, builder, signature, args)
+        for r in range(MR - 1 + size):
+            row = tile.row_at(constant_index(r))
+            for x in range(size):
+                own = {
+                    j: builder.gep(tile.weights, [constant_index((r - j) * size + x)])
+                    for j in range(max(0, r - size + 1), min(MR, r + 1))
+                }
+                tile.add_tap(builder.gep(row, [constant_index(x)]), own)
+        tile.store(*args[8:10])
+        return context.get_dummy_value()
+
+    return generate
+
+
+def generate_unrolled(taps: int | None) -> Callable[..., Any]:
+    """Return the code generator for kernels of MR rows of taps or more.
+
+    They are ``taps`` wide, and these are written out; None: they have any width, in a loop.
     Kernels wider than 7 gain nothing from being written out, and lose from 15 on. In float64
     already 7 taps lose a fifth, and 5 gain nothing.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Sequence[Any]) -> Any:
-        _, _, _, step_count, _, tap_count, _, _, out, pitch, _ = args
-        block = _Block.of(context, builder, signature, args)
+        step_count, tap_count = args[3], args[5]
+        tile = _DenseTile(context, builder, signature, args)
         width = constant_index(taps) if taps else tap_count
 
-        def add_written_out(line: ir.Value, weights: ir.Value, rows: range) -> None:
+        def add_written_out(row: ir.Value, weights: ir.Value, rows: range) -> None:
             for tap in range(taps or 0):
                 own = {
-                    row: builder.gep(weights, [constant_index(tap - row * (taps or 0))])
-                    for row in rows
+                    j: builder.gep(weights, [constant_index(tap - j * (taps or 0))]) for j in rows
                 }
-                block.add_tap(builder.gep(line, [constant_index(tap)]), own)
+                tile.add_tap(builder.gep(row, [constant_index(tap)]), own)
 
-        def add_in_loop(line: ir.Value, weights: ir.Value, rows: range) -> None:
+        def add_in_loop(row: ir.Value, weights: ir.Value, rows: range) -> None:
             # a pointer for each row of weights: few instructions a tap
             starts = {
-                row: builder.gep(weights, [builder.mul(width, constant_index(-row))])
-                for row in rows
+                j: builder.gep(weights, [builder.mul(width, constant_index(-j))]) for j in rows
             }
             with cgutils.for_range(builder, width, intp=INDEX_TYPE) as loop:
-                own = {row: builder.gep(start, [loop.index]) for row, start in starts.items()}
-                block.add_tap(builder.gep(line, [loop.index]), own)
+                own = {j: builder.gep(start, [loop.index]) for j, start in starts.items()}
+                tile.add_tap(builder.gep(row, [loop.index]), own)
 
-        def add_line(number: ir.Value, rows: range) -> None:
-            weights = builder.gep(block.weights, [builder.mul(number, width)])
+        def add_row(number: ir.Value, rows: range) -> None:
+            weights = builder.gep(tile.weights, [builder.mul(number, width)])
             add = add_written_out if taps else add_in_loop
-            add(block.line(number), weights, rows)
+            add(tile.row_at(number), weights, rows)
 
-        for r in range(ROWS - 1):
-            add_line(constant_index(r), range(r + 1))
-        begin, end = constant_index(ROWS - 1), builder.sub(step_count, constant_index(ROWS - 1))
+        for r in range(MR - 1):
+            add_row(constant_index(r), range(r + 1))
+        begin, end = constant_index(MR - 1), builder.sub(step_count, constant_index(MR - 1))
         step = constant_index(1)
         with cgutils.for_range_slice(builder, begin, end, step, intp=INDEX_TYPE) as (number, _):
-            add_line(number, range(ROWS))
-        for r in range(ROWS - 1):
-            add_line(builder.add(end, constant_index(r)), range(r + 1, ROWS))
-        block.write(out, pitch)
+            add_row(number, range(MR))
+        for r in range(MR - 1):
+            add_row(builder.add(end, constant_index(r)), range(r + 1, MR))
+        tile.store(*args[8:10])
         return context.get_dummy_value()
 
     return generate

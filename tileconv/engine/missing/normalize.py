@@ -1,4 +1,4 @@
-"""Sums of fields with missing pixels, settled by the weight of those that are valid."""
+"""Normalize sums of fields with missing pixels by the weight of those that are valid."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,30 +11,38 @@ from tileconv import buffers
 from tileconv.convolution import Taps
 from tileconv.engine.jit import address_of, call, loop
 from tileconv.engine.missing.validity import (
-    BESIDE,
-    BLOCKS,
-    BLOCKS_GATHERED,
-    GATHERED,
-    WORD,
-    add_words,
-    blocks_that_are,
-    first_bit,
-    gather_words,
-    join_rows,
-    join_words,
-    lose_block,
-    settle_block,
-    weigh_blocks,
+    CHUNK_GROUPS,
+    CHUNK_WORDS,
+    GROUP,
+    GROUPS,
+    WORD_BITS,
+    combine_phase,
+    combine_rows,
+    combine_shifted,
+    groups_equal_to,
+    lowest_bit,
+    normalize_group,
+    store_nan_group,
+    weigh_down,
+    weigh_groups,
 )
-from tileconv.engine.vectors import address_at, call_at, pointer_like, pointer_to
+from tileconv.engine.vectors import (
+    advance,
+    call_at,
+    double_pointer,
+    index_pointer,
+    pointer_address,
+    pointer_like,
+    record_at,
+)
 from tileconv.engine.workspace import INDEX, address
 
-NONE, EVERY = np.uint64(0), np.uint64(2**64 - 1)
-"""A word of marks of missing pixels, and of valid ones."""
+NO_BITS, ALL_BITS = np.uint64(0), np.uint64(2**64 - 1)
+"""A word of validity bits of missing pixels, and one of valid ones."""
 
 
 @dataclass(frozen=True)
-class Rule:
+class NormalizationRule:
     """What becomes of the sum of a field with missing pixels."""
 
     scale: bool
@@ -44,94 +52,105 @@ class Rule:
     empty: bool
     """It is missing where ``valid`` is 0."""
     counts: bool = False
-    """Taps are counted, instead of their weights added up: not one may be missing unnoticed."""
+    """Count valid taps instead of summing their weights, so that a missing tap of tiny weight is
+    not lost to rounding."""
 
 
 Factors = tuple[np.ndarray, np.ndarray]
 """A kernel of rank one: its column and its row, float64."""
 
-(
-    STRIDE_Y,
-    STRIDE_X,
-    SPAN,
-    PHASES,
-    PITCH,
-    ROWS,
-    ROW_COUNT,
-    ROWS_HERE,
-    WORDS,
-    WORDS_EACH,
-    ROOM,
-    LOST,
-    TAPS,
-    PLACES,
-    SIZES,
-    SHARE,
-    SHARE_PITCH,
-    RULED,
-    SCALE,
-    EMPTY,
-    PRESENCE,
-    ROW,
-    LINES,
-    RING,
-    LINE_BLOCKS,
-    DOWN_SIZES,
-    LINES_HERE,
-    MADE,
-    SEEN,
-    KNOWN,
-    WANTED,
-) = range(31)
-"""What a table of `_settle_rows` holds:
+NORMALIZATION = np.dtype(
+    [
+        *(
+            (name, np.intp)
+            for name in (
+                "stride_y",
+                "stride_x",
+                "span",
+                "phases",
+                "line_words",
+                "rows",
+                "row_count",
+                "field_rows",
+                "combined",
+                "combined_words",
+                "groups",
+                "missing_rows",
+                "tap_count",
+                "tap_bits",
+                "tap_weights",
+                "share",
+                "share_stride",
+                "ruled",
+                "scale",
+                "empty",
+                "any_suffices",
+                "normalize_row",
+                "line_weights",
+                "ring",
+                "line_groups",
+                "down_weights",
+                "field_lines",
+                "made",
+                "seen",
+                "known",
+                "wanted",
+                "group",
+            )
+        ),
+        ("total", np.float64),
+        ("least", np.float64),
+    ]
+)
+"""What `_normalize_rows` knows of a kernel:
 
-STRIDE_Y, STRIDE_X    input pixels between fields
-SPAN                  pixels from a field's first column of taps to its last one
-PHASES, PITCH         lines of marks of a row, one for each stride phase; words in a line
-ROWS, ROW_COUNT       address of the rows that a field at the top reads; how many
-ROWS_HERE             address of room for where the marks of those of some field begin
-WORDS, WORDS_EACH     address of room for four lines of marks; words in each
-ROOM                  of room for the places of BLOCKS blocks, and for the blocks of a row, twice
-LOST                  address of what rows have missing pixels
-TAPS, PLACES, SIZES   how many taps; addresses of where the mark of each lies, in bits from the
-                      first one of all, and of their weights. With RING: those of a row
-SHARE, SHARE_PITCH    address of the share of outputs, or 0; numbers in a row
-RULED, SCALE, EMPTY   whether there is a `Rule`, and what it says
-PRESENCE              whether only fields without a valid pixel are missing, and taps lie everywhere
-ROW                   address of `_settle_row`
-LINES                 address of room for the weights of fields
-RING                  how many lines of it hold the weights of a row's taps, for rows of pixels; 0:
-                      fields are weighed tap by tap
-LINE_BLOCKS           blocks of BESIDE weights in such a line
-DOWN_SIZES            address of the weights of the rows
-LINES_HERE            address of room for where the lines of some field begin
-MADE                  address of what says which row and column each block of them is of
-SEEN, KNOWN           address of which output each block of a row was last asked for; how many rows
-                      are known from the output row before
-WANTED                address of room for the places of blocks, of marks and of lines
+stride_y, stride_x  input pixels between fields
+span                pixels from a field's first column of taps to its last one
+phases, line_words  lines of validity bits of a row, one for each stride phase; words of a line
+rows, row_count     address of the rows that a field at the top reads; how many
+field_rows          address of workspace: where the bits of those of some field begin
+combined, combined_words
+                    address of workspace for four lines of combined bits; words of each
+groups              of workspace: where GROUPS groups lie, and twice the groups of a row
+missing_rows        address of flags: which rows have missing pixels
+tap_count, tap_bits, tap_weights
+                    taps; addresses of where the validity bit of each lies, counted from the first
+                    one of all, and of their weights. With ring: those of a row
+share, share_stride address of the share of outputs, or 0; elements of a row
+ruled, scale, empty whether there is a `NormalizationRule`, and what it says
+any_suffices        only fields without a valid pixel are missing, and taps lie everywhere
+normalize_row       address of `_normalize_row`
+line_weights        address of workspace for the weights of fields
+ring                how many lines of it hold the weights of a row's taps, for rows of pixels; 0:
+                    fields are weighed tap by tap
+line_groups         groups of GROUP weights in such a line
+down_weights        address of the weights of the rows
+field_lines         address of workspace: where the lines of some field begin
+made                address of what says which row and column each group of them is of
+seen, known         address of which output each group of a row was last weighed for; how many rows
+                    are known from the output row before
+wanted              address of workspace for where groups lie, in bits and in lines
+group               address of 2 * GROUP float64: weights of a group, and staged sums
+total, least        the weight of a whole field, and the least one that is not missing
 """
-ENTRIES = WANTED + 1
-TOTAL, LEAST, WEIGHTS = range(3)
-"""What it knows as float64: the weight of a whole field, the least one, and room for weights."""
 
 
-class Settler:
-    """Settles the sums of one kernel, row by row.
+class Normalizer:
+    """Normalizes the sums of one kernel, row by row.
 
-    The weight of a field's valid pixels is the sum of their ``|w|`` in float64,
-    tap by tap; of a kernel that is summed up in two passes, in two passes too,
-    along the rows and then down the columns. It is added up only where some are
-    missing and some are not.
+    The weight of a field's valid pixels is the sum of their ``|w|`` in float64, tap by tap; for a
+    kernel that is summed up in two passes, in two passes too, along the rows and then down the
+    columns. It is added up only where some pixels are missing and some are not.
     """
 
     def __init__(
         self,
         valid: np.ndarray,
-        lost: np.ndarray,
+        missing_rows: np.ndarray,
         width: int,
         taps: Taps,
         sampling: tuple[tuple[int, int], tuple[int, int]],
-        rule: Rule | None,
+        rule: NormalizationRule | None,
         share: np.ndarray | None,
         factors: Factors | None = None,
     ) -> None:
@@ -140,12 +159,13 @@ class Settler:
         Parameters
         ----------
         valid
-            (bands, H, phases, `line_bytes`) uint8, marks of rows of ``width`` pixels, 0 where one
-            is missing, else 1, see `missing.validity`; the phases that fields read, at least.
+            (bands, H, phases, `bitmap_row_bytes`) uint8, validity bits of rows of ``width`` pixels,
+            0 where one is missing, else 1, see `missing.validity`; at least the phases that fields
+            read.
             SLACK more may be read.
-        lost
+        missing_rows
             (bands, H) intp, 0 where a row has no missing pixel: ``valid`` may then hold anything
-            there, and is mended where it is looked at.
+            there, and is set to 1 where it is read.
         sampling
             Stride and dilation, (y, x).
         rule
@@ -158,30 +178,29 @@ class Settler:
         """
         (stride_y, stride_x), (step_y, step_x) = sampling
         y, x = taps.y.astype(np.intp) * step_y, taps.x.astype(np.intp) * step_x
-        _, height, phases, pitch = valid.shape
-        pitch //= WORD // 8
+        _, height, phases, line_words = valid.shape
+        line_words //= WORD_BITS // 8
         bands = np.unique(taps.band).astype(np.intp) * height
         rows = (bands[:, None] + np.unique(y)).ravel()
         span = int(x.max()) + 1
-        reach = (span - 1) // stride_x + 1  # marks of a phase that a field reads
+        reach = (span - 1) // stride_x + 1  # validity bits of a phase that a field reads
         columns = (width - span) // stride_x + 1
-        blocks = columns // BESIDE + 2
-        table, numbers = np.zeros(ENTRIES, np.intp), np.zeros(WEIGHTS + 2 * BESIDE)
-        table[[STRIDE_Y, STRIDE_X, SPAN]] = stride_y, stride_x, span
-        table[[PHASES, PITCH]] = phases, pitch
-        table[ROW_COUNT] = rows.size
+        groups = columns // GROUP + 2
+        table = np.zeros(1, NORMALIZATION)
+        table["stride_y"], table["stride_x"], table["span"] = stride_y, stride_x, span
+        table["phases"], table["line_words"], table["row_count"] = phases, line_words, rows.size
         counts = rule is not None and rule.counts
-        # numbers of 8 bytes, by the entries that say where they lie
-        self._room = {
-            WORDS: 4 * _row_words(columns, reach),
-            ROOM: 2 * (BLOCKS + blocks),
-            LINES: blocks * BESIDE,
+        # elements of 8 bytes, by the fields that hold their addresses
+        self._workspace = {
+            "combined": 4 * _row_words(columns, reach),
+            "groups": 2 * (GROUPS + groups),
+            "line_weights": groups * GROUP,
         }
         if factors is not None:
             x = np.flatnonzero(factors[1]).astype(np.intp) * step_x
-        places = x % stride_x * pitch * WORD + x // stride_x
+        places = x % stride_x * line_words * WORD_BITS + x // stride_x
         if factors is None:
-            places += (taps.band.astype(np.intp) * height + y) * phases * pitch * WORD
+            places += (taps.band.astype(np.intp) * height + y) * phases * line_words * WORD_BITS
             sizes = np.abs(taps.exact)
             if counts:
                 sizes = np.ones_like(sizes)
@@ -190,77 +209,80 @@ class Settler:
             down, sizes = (np.abs(line[np.flatnonzero(line)]) for line in factors)
             if counts:
                 down, sizes = np.ones_like(down), np.ones_like(sizes)
-            total = _join(down, np.cumsum(sizes)[-1])
+            total = _combine(down, np.cumsum(sizes)[-1])
             ring = int(rows[-1] - rows[0]) + 1
-            table[[RING, LINE_BLOCKS]] = ring, blocks
+            table["ring"], table["line_groups"] = ring, groups
             if ring == rows.size:
-                table[KNOWN] = max(0, ring - stride_y)
-            self._room |= {
-                LINES: ring * blocks * BESIDE,
-                WANTED: 2 * rows.size * blocks,
-                LINES_HERE: rows.size,
-                MADE: ring * blocks,
-                SEEN: blocks,
+                table["known"] = max(0, ring - stride_y)
+            self._workspace |= {
+                "line_weights": ring * groups * GROUP,
+                "wanted": 2 * rows.size * groups,
+                "field_lines": rows.size,
+                "made": ring * groups,
+                "seen": groups,
             }
-        arrays: dict[int, np.ndarray] = {
-            ROWS: rows,
-            ROWS_HERE: np.empty_like(rows),
-            LOST: lost,
-            PLACES: places,
-            SIZES: sizes,
+        arrays: dict[str, np.ndarray] = {
+            "rows": rows,
+            "field_rows": np.empty_like(rows),
+            "missing_rows": missing_rows,
+            "tap_bits": places,
+            "tap_weights": sizes,
+            "group": np.zeros(2 * GROUP),
         }
         if factors is not None:
-            arrays[DOWN_SIZES] = down
+            arrays["down_weights"] = down
         if share is not None:
-            arrays[SHARE], table[SHARE_PITCH] = share, share.strides[0] // share.itemsize
-        for entry, array in arrays.items():
-            table[entry] = address(array)
-        table[[TAPS, WORDS_EACH]] = sizes.size, _row_words(columns, reach)
-        numbers[[TOTAL, LEAST]] = total, -1
+            arrays["share"], table["share_stride"] = share, share.strides[0] // share.itemsize
+        for name, array in arrays.items():
+            table[name] = address(array)
+        table["tap_count"], table["combined_words"] = sizes.size, _row_words(columns, reach)
+        table["total"], table["least"] = total, -1
         if rule is not None:
-            table[[RULED, SCALE, EMPTY]] = True, rule.scale, rule.empty
-            numbers[LEAST] = rule.least * total
+            table["ruled"], table["scale"], table["empty"] = True, rule.scale, rule.empty
+            table["least"] = rule.least * total
             whole = taps.exact.size == rows.size * span
             counted = rule.scale or rule.least > 0 or share is not None
-            table[PRESENCE] = whole and not counted
+            table["any_suffices"] = whole and not counted
         self._valid, self._held = address(valid), np.empty(0, np.intp)
-        self._table, self._numbers, self._owners = table, numbers, arrays
+        self._table, self._owners = table, arrays
 
     def begin(self, valid: np.uintp) -> None:
-        """Begin with other marks, at an address; the caller holds them."""
+        """Begin with another bitmap, at an address; the caller holds it."""
         self._valid = valid
 
-    def addresses(self, number: np.dtype) -> tuple[np.uintp, ...]:
-        """Return what `settle_rows` is told: a function for sums of a dtype, and its tables.
+    def addresses(self, dtype: np.dtype) -> tuple[np.uintp, ...]:
+        """Return what `_normalize_rows` takes: its address for sums of a dtype, and its tables.
 
-        Nothing is known of the marks then. They are good until the thread asks another settler.
+        Nothing is known of the bitmap then. They are good until the thread asks another normalizer.
         """
-        rows, row = settler(number)
-        room = buffers.scratch("settler", (sum(self._room.values()),), np.dtype(np.intp))
-        place = int(address(room))
-        for entry, count in self._room.items():
-            self._table[entry] = place
+        rows, row = normalizer(dtype)
+        workspace = buffers.scratch(
+            "normalizer", (sum(self._workspace.values()),), np.dtype(np.intp)
+        )
+        place = int(address(workspace))
+        for name, count in self._workspace.items():
+            self._table[name] = place
             place += count * INDEX
-        if MADE in self._room:  # these two come last
-            room[-self._room[MADE] - self._room[SEEN] :] = 0
-        self._table[ROW] = row
-        self._held = room
-        return rows, address(self._table), address(self._numbers), self._valid
+        if "made" in self._workspace:  # these two come last
+            workspace[-self._workspace["made"] - self._workspace["seen"] :] = 0
+        self._table["normalize_row"] = row
+        self._held = workspace
+        return rows, address(self._table), self._valid
 
-    def settle(self, sums: np.ndarray) -> None:
-        """Settle all sums (OH, OW) in place."""
+    def normalize(self, sums: np.ndarray) -> None:
+        """Normalize all sums (OH, OW) in place."""
         rows, columns = sums.shape
-        settle, *tables = self.addresses(sums.dtype)
-        call(settle, *tables, address(sums), sums.strides[0], 0, 1, rows, 0, columns)
+        normalize, *tables = self.addresses(sums.dtype)
+        call(normalize, *tables, address(sums), sums.strides[0], 0, 1, rows, 0, columns)
 
 
 def _row_words(columns: int, reach: int) -> int:
-    """Return the words of a line of marks, gathered, and beyond, where looks at fields go."""
-    return (columns + WORD + 2 * reach) // WORD + 2 + GATHERED
+    """Return the words of a line of combined bits, with room for reads at its end."""
+    return (columns + WORD_BITS + 2 * reach) // WORD_BITS + 2 + CHUNK_WORDS
 
 
-def _join(sizes: np.ndarray, weight: float) -> float:
-    """Return what `join_rows` makes of lines of one weight: fused multiply-adds, rounded once."""
+def _combine(sizes: np.ndarray, weight: float) -> float:
+    """Return what `weigh_down` makes of lines of one weight: fused multiply-adds, rounded once."""
     total = 0.0
     try:
         for size in sizes:
@@ -273,190 +295,192 @@ def _join(sizes: np.ndarray, weight: float) -> float:
 _ready: set[np.dtype] = set()
 
 
-def is_ready(number: np.dtype) -> bool:
-    """Say whether sums of a dtype can be settled without compiling anything."""
-    return number in _ready
+def is_ready(dtype: np.dtype) -> bool:
+    """Say whether sums of a dtype can be normalized without compiling anything."""
+    return dtype in _ready
 
 
 @cache
-def settler(number: np.dtype) -> tuple[np.uintp, np.uintp]:
-    """Return the addresses of `_settle_rows`, and of `_settle_row` for sums of a dtype."""
-    index, floats, i = types.CPointer(types.intp), types.CPointer(types.float64), types.intp
-    marks, sums, u = types.CPointer(types.uint64), types.CPointer(from_dtype(number)), types.uintp
-    many = index, floats, marks, u, i, i, i, i, i, i
-    one = index, floats, marks, sums, i, marks, marks, i, i, i
+def normalizer(dtype: np.dtype) -> tuple[np.uintp, np.uintp]:
+    """Return the addresses of `_normalize_rows`, and of `_normalize_row` for sums of a dtype."""
+    table, i = types.CPointer(from_dtype(NORMALIZATION)), types.intp
+    bitmap, sums, u = types.CPointer(types.uint64), types.CPointer(from_dtype(dtype)), types.uintp
+    many = table, bitmap, u, i, i, i, i, i, i
+    index = table, bitmap, sums, i, bitmap, bitmap, i, i, i
     found = tuple(
         address_of(function, types.void(*kinds))
-        for function, kinds in ((_settle_rows, many), (_settle_row, one))
+        for function, kinds in ((_normalize_rows, many), (_normalize_row, index))
     )
-    _ready.add(number)
+    _ready.add(dtype)
     return found  # type: ignore[return-value]
 
 
 @loop
-def _settle_rows(  # type: ignore[no-untyped-def]
-    table, numbers, valid, sums, pitch, first, apart, count, x, columns
+def _normalize_rows(  # type: ignore[no-untyped-def]
+    table_at, valid, sums, row_bytes, first, row_step, count, x, columns
 ):
-    """Settle some rows of sums. It knows no dtype.
+    """Normalize some rows of sums. It knows no dtype.
 
-    table, numbers  pointers to intp and float64, see above
-    valid           pointer to uint64
-    sums, pitch     address of the first sum; the next row lies ``pitch`` bytes further on
-    first, apart    output row of the first of ``count`` rows, and rows from one to the next
-    x, columns      output column of the first sum of a row, and how many are there
+    table_at         pointer to NORMALIZATION
+    valid            pointer to uint64, the bitmap
+    sums, row_bytes  address of the first sum; bytes from row to row
+    first, row_step  output row of the first of ``count`` rows, and rows from one to the next
+    x, columns       output column of the first sum of a row, and how many are there
     """
-    words, phases, row_count = table[PITCH], table[PHASES], table[ROW_COUNT]
-    lost = pointer_like(table, np.uintp(table[LOST]))
-    rows = pointer_like(table, np.uintp(table[ROWS]))
-    here = pointer_like(table, np.uintp(table[ROWS_HERE]))
-    every = pointer_like(valid, np.uintp(table[WORDS]))
-    some = pointer_to(every, table[WORDS_EACH])
-    low, high = pointer_to(some, table[WORDS_EACH]), pointer_to(some, 2 * table[WORDS_EACH])
-    asked = some if table[PRESENCE] else every
-    looked = (columns + WORD - 1) // WORD
-    behind = EVERY << np.uint64(columns % WORD) if columns % WORD else NONE
+    table = record_at(table_at)
+    words, phases, row_count = table.line_words, table.phases, table.row_count
+    missing_rows = index_pointer(table.missing_rows)
+    rows = index_pointer(table.rows)
+    here = index_pointer(table.field_rows)
+    every = pointer_like(valid, np.uintp(table.combined))
+    some = advance(every, table.combined_words)
+    low, high = advance(some, table.combined_words), advance(some, 2 * table.combined_words)
+    clean = some if table.any_suffices else every
+    looked = (columns + WORD_BITS - 1) // WORD_BITS
+    behind = ALL_BITS << np.uint64(columns % WORD_BITS) if columns % WORD_BITS else NO_BITS
     for j in range(count):
-        top = (first + j * apart) * table[STRIDE_Y]
+        top = (first + j * row_step) * table.stride_y
         found = False
         for r in range(row_count):
-            found |= lost[rows[r] + top] != 0
+            found |= missing_rows[rows[r] + top] != 0
         if not found:
             continue
         for r in range(row_count):
             row = rows[r] + top
-            here[r] = row * phases * words + x // WORD
-            if lost[row] == 0:
-                lost[row] = 1
-                marks = pointer_to(valid, row * phases * words)
+            here[r] = row * phases * words + x // WORD_BITS
+            if missing_rows[row] == 0:
+                missing_rows[row] = 1
+                bitmap = advance(valid, row * phases * words)
                 for i in range(phases * words):
-                    marks[i] = EVERY
-        for phase in range(min(table[STRIDE_X], table[SPAN])):
-            reach = (table[SPAN] - 1 - phase) // table[STRIDE_X] + 1
-            marks = pointer_to(valid, phase * words)
-            wide = looked + 2 + reach // WORD  # fields begin and end within words
-            for i in range(0, wide, GATHERED):
-                at = pointer_to(marks, i)
-                gather_words(at, here, row_count, pointer_to(low, i), pointer_to(high, i))
+                    bitmap[i] = ALL_BITS
+        for phase in range(min(table.stride_x, table.span)):
+            reach = (table.span - 1 - phase) // table.stride_x + 1
+            bitmap = advance(valid, phase * words)
+            wide = looked + 2 + reach // WORD_BITS  # fields begin and end within words
+            for i in range(0, wide, CHUNK_WORDS):
+                at = advance(bitmap, i)
+                combine_rows(at, here, row_count, advance(low, i), advance(high, i))
             done = 1
-            while done < reach:  # marks come to tell of twice as many
+            while done < reach:  # each bit then covers twice as many pixels
                 step = min(done, reach - done)
-                far, near = step // WORD, step % WORD
-                for i in range(0, wide, GATHERED):
-                    join_words(pointer_to(low, i), pointer_to(high, i), far, near)
+                far, near = step // WORD_BITS, step % WORD_BITS
+                for i in range(0, wide, CHUNK_WORDS):
+                    combine_shifted(advance(low, i), advance(high, i), far, near)
                 done += step
-            for i in range(0, looked, GATHERED):
-                lows, highs = pointer_to(low, i), pointer_to(high, i)
-                to_every, to_some = pointer_to(every, i), pointer_to(some, i)
-                add_words(lows, highs, x % WORD, to_every, to_some, phase == 0)
+            for i in range(0, looked, CHUNK_WORDS):
+                lows, highs = advance(low, i), advance(high, i)
+                to_every, to_some = advance(every, i), advance(some, i)
+                combine_phase(lows, highs, x % WORD_BITS, to_every, to_some, phase == 0)
         every[looked - 1] |= behind
         some[looked - 1] |= behind
         whole = True
         for i in range(looked):
-            whole &= asked[i] == EVERY
+            whole &= clean[i] == ALL_BITS
         if not whole:
             call_at(
-                np.uintp(table[ROW]),
-                address_at(table),
-                address_at(numbers),
-                address_at(valid),
-                sums + np.uintp(j * pitch),
+                np.uintp(table.normalize_row),
+                pointer_address(table_at),
+                pointer_address(valid),
+                sums + np.uintp(j * row_bytes),
                 columns,
-                address_at(asked),
-                address_at(some),
+                pointer_address(clean),
+                pointer_address(some),
                 top,
                 x,
-                (first + j * apart) * table[SHARE_PITCH] + x,
+                (first + j * row_step) * table.share_stride + x,
             )
 
 
 @loop
-def _settle_row(table, numbers, valid, sums, columns, asked, some, top, x, share_at):  # type: ignore[no-untyped-def]
-    """Settle a row of sums, some of whose fields have missing pixels.
+def _normalize_row(table_at, valid, sums, columns, clean, some, top, x, share_at):  # type: ignore[no-untyped-def]
+    """Normalize a row of sums, some of whose fields have missing pixels.
 
-    asked     pointer to words: which fields have what is asked for, all their pixels or, with
-              PRESENCE, one
+    clean     pointer to words: which fields need no normalization, those whose pixels are all valid
+              or, with ``any_suffices``, those with a valid pixel
     some      pointer to words: which have a valid pixel
     top, x    row of the first field's first pixel, column of the first output
     share_at  where the share of the first output lies
     """
-    ruled, scale, loses = table[RULED] != 0, table[SCALE] != 0, table[EMPTY] != 0
-    shared = table[SHARE] != 0
-    total, least = numbers[TOTAL], numbers[LEAST]
-    bits = pointer_like(table, np.uintp(table[ROOM]))
-    places_here = pointer_to(bits, BLOCKS)
-    blocks = pointer_to(places_here, BLOCKS)
-    empties = pointer_to(blocks, columns // BESIDE + 2)
+    table = record_at(table_at)
+    ruled, scale, loses = table.ruled != 0, table.scale != 0, table.empty != 0
+    shared = table.share != 0
+    total, least = table.total, table.least
+    bits = index_pointer(table.groups)
+    places_here = advance(bits, GROUPS)
+    groups = advance(places_here, GROUPS)
+    empties = advance(groups, columns // GROUP + 2)
     far_empty = ruled and (loses or least > 0) and not shared
-    mixed, lost = 0, 0
-    for i in range(0, (columns + WORD - 1) // WORD, GATHERED):
-        whole = blocks_that_are(pointer_to(asked, i), -1)
-        empty = blocks_that_are(pointer_to(some, i), 0) if far_empty else NONE
-        left = columns // BESIDE + (columns % BESIDE != 0) - i * WORD // BESIDE
-        here = ~(EVERY << np.uint64(min(BLOCKS_GATHERED, left)))
+    mixed, empty_count = 0, 0
+    for i in range(0, (columns + WORD_BITS - 1) // WORD_BITS, CHUNK_WORDS):
+        whole = groups_equal_to(advance(clean, i), -1)
+        empty = groups_equal_to(advance(some, i), 0) if far_empty else NO_BITS
+        left = columns // GROUP + (columns % GROUP != 0) - i * WORD_BITS // GROUP
+        here = ~(ALL_BITS << np.uint64(min(CHUNK_GROUPS, left)))
         empty &= here
         others = here & ~whole & ~empty
         while others:
-            blocks[mixed] = i * WORD + first_bit(others) * BESIDE
+            groups[mixed] = i * WORD_BITS + lowest_bit(others) * GROUP
             others &= others - np.uint64(1)
             mixed += 1
         while empty:
-            empties[lost] = i * WORD + first_bit(empty) * BESIDE
+            empties[empty_count] = i * WORD_BITS + lowest_bit(empty) * GROUP
             empty &= empty - np.uint64(1)
-            lost += 1
-    for block in range(lost):
-        lose_block(pointer_to(sums, empties[block]))
-    ring, row_count, row_bits = table[RING], table[ROW_COUNT], table[PHASES] * table[PITCH] * WORD
-    lines = pointer_like(numbers, np.uintp(table[LINES]))
-    lines_here = pointer_like(table, np.uintp(table[LINES_HERE]))
-    wanting = pointer_like(table, np.uintp(table[WANTED]))
+            empty_count += 1
+    for group in range(empty_count):
+        store_nan_group(advance(sums, empties[group]))
+    ring, row_count = table.ring, table.row_count
+    row_bits = table.phases * table.line_words * WORD_BITS
+    lines = double_pointer(table.line_weights)
+    lines_here = index_pointer(table.field_lines)
+    wanting = index_pointer(table.wanted)
     wanted = mixed
     base = top * row_bits + x
     if ring:
-        rows = pointer_like(table, np.uintp(table[ROWS]))
-        made = pointer_like(table, np.uintp(table[MADE]))
-        seen = pointer_like(table, np.uintp(table[SEEN]))
+        rows = index_pointer(table.rows)
+        made = index_pointer(table.made)
+        seen = index_pointer(table.seen)
         wanted = 0
         for r in range(row_count):
-            lines_here[r] = (rows[r] + top) % ring * table[LINE_BLOCKS] * BESIDE
+            lines_here[r] = (rows[r] + top) % ring * table.line_groups * GROUP
         for i in range(mixed):
-            # most are there since the row before
-            known = seen[blocks[i] // BESIDE] == base - table[STRIDE_Y] * row_bits + 1
-            seen[blocks[i] // BESIDE] = base + 1
-            for r in range(table[KNOWN] if known else 0, row_count):
-                place, bit = lines_here[r] + blocks[i], base + rows[r] * row_bits
-                if made[place // BESIDE] != bit + 1:
-                    made[place // BESIDE] = bit + 1
-                    wanting[2 * wanted] = bit + blocks[i]
+            # most are known from the row before
+            known = seen[groups[i] // GROUP] == base - table.stride_y * row_bits + 1
+            seen[groups[i] // GROUP] = base + 1
+            for r in range(table.known if known else 0, row_count):
+                place, bit = lines_here[r] + groups[i], base + rows[r] * row_bits
+                if made[place // GROUP] != bit + 1:
+                    made[place // GROUP] = bit + 1
+                    wanting[2 * wanted] = bit + groups[i]
                     wanting[2 * wanted + 1] = place
                     wanted += 1
-    taps = pointer_like(table, np.uintp(table[PLACES]))
-    sizes = pointer_like(numbers, np.uintp(table[SIZES]))
-    for first in range(0, wanted, BLOCKS):
-        for i in range(BLOCKS):
-            one = min(first + i, wanted - 1)
-            bits[i] = wanting[2 * one] if ring else base + blocks[one]
-            places_here[i] = wanting[2 * one + 1] if ring else one * BESIDE
-        weigh_blocks(valid, bits, taps, sizes, table[TAPS], lines, places_here)
-    weights = pointer_to(numbers, WEIGHTS)
-    aside = pointer_like(sums, address_at(pointer_to(weights, BESIDE)))
-    share = pointer_to(pointer_like(numbers, np.uintp(table[SHARE])), share_at)
-    down = pointer_like(numbers, np.uintp(table[DOWN_SIZES]))
+    taps = index_pointer(table.tap_bits)
+    sizes = double_pointer(table.tap_weights)
+    for first in range(0, wanted, GROUPS):
+        for i in range(GROUPS):
+            index = min(first + i, wanted - 1)
+            bits[i] = wanting[2 * index] if ring else base + groups[index]
+            places_here[i] = wanting[2 * index + 1] if ring else index * GROUP
+        weigh_groups(valid, bits, taps, sizes, table.tap_count, lines, places_here)
+    weights = double_pointer(table.group)
+    staging = pointer_like(sums, pointer_address(advance(weights, GROUP)))
+    share = advance(double_pointer(table.share), share_at)
+    down = double_pointer(table.down_weights)
     for i in range(mixed):
-        at, number = blocks[i], min(BESIDE, columns - blocks[i])
-        beside = pointer_to(lines, i * BESIDE)
+        at, number = groups[i], min(GROUP, columns - groups[i])
+        weights_here = advance(lines, i * GROUP)
         if ring:
-            join_rows(pointer_to(lines, at), lines_here, down, row_count, weights)
-            beside = weights
+            weigh_down(advance(lines, at), lines_here, down, row_count, weights)
+            weights_here = weights
         if shared:
             for k in range(number):
-                share[at + k] = min(share[at + k], beside[k] / total)
+                share[at + k] = min(share[at + k], weights_here[k] / total)
         if ruled:
-            place = pointer_to(sums, at)
-            if number < BESIDE:
-                place = aside
+            place = advance(sums, at)
+            if number < GROUP:
+                place = staging
                 for k in range(number):
                     place[k] = sums[at + k]
-            settle_block(place, beside, total, scale, least, loses)
-            if number < BESIDE:
+            normalize_group(place, weights_here, total, scale, least, loses)
+            if number < GROUP:
                 for k in range(number):
                     sums[at + k] = place[k]
