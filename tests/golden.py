@@ -390,7 +390,7 @@ def narrow_vectors(size):
     told = {**found(), **{name: False for width, name in wide.items() if width > size}}
     llvm.get_host_cpu_features = lambda: told
     try:
-        import tileconv.engine.lanes as lanes
+        import tileconv.engine.vectors as lanes
     finally:
         llvm.get_host_cpu_features = found
     assert size >= lanes.VECTOR_BYTES

@@ -11,7 +11,10 @@ import ctypes, itertools, mmap, sys
 import numpy as np
 import tileconv
 from tileconv.arrays import eager
-from tileconv.engine import bank, columns, direct, matrix, program, separable, streamed
+from tileconv.engine import kernel_layout
+from tileconv.engine.loops import (
+    columns_first, direct, kernel_gemm, panel_gemm, row_stream, two_pass
+)
 
 LIBC, PAGE = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
 LIBC.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
@@ -49,17 +52,19 @@ def scratch(count, dtype):
     return np.uintp(SCRATCH[size].ctypes.data), SCRATCH[size]
 
 
-for module in (bank, columns, direct, matrix, separable, streamed):
+for module in (columns_first, direct, kernel_gemm, panel_gemm, row_stream, two_pass):
     module.scratch = scratch
-places = program.Program.places
-program.Program.places = lambda self, line: between_pages(places(self, line), end=True)
+phase_offsets = kernel_layout.KernelLayout.phase_offsets
+kernel_layout.KernelLayout.phase_offsets = lambda self, line: between_pages(
+    phase_offsets(self, line), end=True
+)
 eager.result = eager.buffers.result = lambda shape, dtype: guarded(
     int(np.prod(shape)) * dtype.itemsize
 ).view(dtype).reshape(shape)
 
 part, past = sys.argv[1:]
 if past == "past":
-    eager.PAST_BYTES = 0
+    eager.STREAM_BYTES = 0
 
 
 def check(array, kernel, **options):

@@ -13,17 +13,18 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import INPUT_DTYPES, Numbers
-from tileconv.engine import columns as columns_first
-from tileconv.engine import direct, gaps, marks, program, separable, sizes, streamed
-from tileconv.engine.bank import CHUNK, TOGETHER
-from tileconv.engine.blocks import AFRESH, PAST
+from tileconv.engine import kernel_layout, sizes
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
 from tileconv.engine.factor import factor
-from tileconv.engine.lines import NEVER, PARTS, asked_early
-from tileconv.engine.marks import SLACK, line_bytes, marked
-from tileconv.engine.matrix import Matrix
-from tileconv.engine.program import lay_out
-from tileconv.engine.sieve import in_phases
+from tileconv.engine.kernel_layout import layout_of
+from tileconv.engine.loops import columns_first, direct, row_stream, two_pass
+from tileconv.engine.loops.kernel_gemm import KernelGemm
+from tileconv.engine.loops.panel_gemm import CHUNK, TOGETHER
+from tileconv.engine.micro.tile_rows import OVERWRITE, STREAM
+from tileconv.engine.missing import normalize, validity
+from tileconv.engine.missing.detect import bitmap_by_phase
+from tileconv.engine.missing.validity import SLACK, bitmap_row_bytes, unpack_bitmap
+from tileconv.engine.pack.rows import NO_PREFETCH, PREFETCH_PARTS, early_prefetch
 from tileconv.geometry import Axis
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
@@ -112,9 +113,9 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     array = RNG.normal(size=(3 if kernel.ndim == 4 else 1, 30, 1700)).astype(np.float32)
     whole = tileconv.convolve(array, kernel, stride=stride)
     for module, limit in (
-        (program, "MOST_COLUMNS"),
-        (program, "RING_BYTES"),
-        (sizes, "LINE_BYTES"),
+        (kernel_layout, "MOST_COLUMNS"),
+        (kernel_layout, "RING_BYTES"),
+        (sizes, "PACKED_BYTES"),
         (sizes, "COLUMN_SUM_BYTES"),
     ):
         monkeypatch.setattr(module, limit, 96)
@@ -128,7 +129,7 @@ def test_bits_depend_on_no_width_of_strips(name, stride, monkeypatch):
     ("dtype", "target"),
     [*((dtype, None) for dtype in INPUT_DTYPES[1:]), ("uint8", "float64"), ("int16", "float64")],
 )
-def test_pixels_of_any_dtype_are_dealt_out_for_any_stride(dtype, stride, target):
+def test_pixels_of_any_dtype_are_packed_for_any_stride(dtype, stride, target):
     # words hold several small pixels, and phases may be read by no tap; rows end anywhere
     for width, taps in (
         (400, [0, 1, 2, 3, 4, 5, 6]),
@@ -146,98 +147,110 @@ def test_pixels_of_any_dtype_are_dealt_out_for_any_stride(dtype, stride, target)
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8, 16])
-def test_bits_do_not_depend_on_whether_the_next_row_is_asked_for(dtype, stride, monkeypatch):
+def test_bits_do_not_depend_on_whether_the_next_row_is_prefetched(dtype, stride, monkeypatch):
     kernel, asked = RNG.normal(size=(17, 19)), set()
     array = RNG.integers(0, 250, (90, 700)).astype(dtype)
     every = tileconv.convolve(array, kernel)
-    for early in (NEVER, 0, 1, PARTS // 2, PARTS):
+    for early in (NO_PREFETCH, 0, 1, PREFETCH_PARTS // 2, PREFETCH_PARTS):
         monkeypatch.setattr(
-            streamed, "asked_early", lambda apart, adds, early=early: asked.add(early) or early
+            row_stream, "early_prefetch", lambda apart, adds, early=early: asked.add(early) or early
         )
-        eager._recipes.clear()  # with the layouts that hold what was asked for before
+        eager._recipes.clear()  # with the layouts that hold what was prefetched before
         eager._layouts.clear()
         some = tileconv.convolve(array, kernel, stride=stride)
         assert some.tobytes() == np.ascontiguousarray(every[::stride, ::stride]).tobytes()
     assert len(asked) == (0 if stride == 1 else 5)
 
 
-def test_the_next_row_is_asked_for_evenly():
-    assert asked_early(8, 0) == PARTS  # nothing to add: all of it while pixels are dealt out
-    assert PARTS > asked_early(8, 2) > asked_early(8, 20) > 0
-    assert asked_early(128, 2) == NEVER  # cache lines that nobody reads
-    assert asked_early(-4, 2) == NEVER
+def test_the_next_row_is_prefetched_evenly():
+    assert (
+        early_prefetch(8, 0) == PREFETCH_PARTS
+    )  # nothing to add: all of it while pixels are packed
+    assert PREFETCH_PARTS > early_prefetch(8, 2) > early_prefetch(8, 20) > 0
+    assert early_prefetch(128, 2) == NO_PREFETCH  # cache lines that nobody reads
+    assert early_prefetch(-4, 2) == NO_PREFETCH
+
+
+STORES = {  # which argument of a loop ends with how it stores sums
+    direct: ("correlate_with_ring", 10),
+    two_pass: ("correlate_in_two_passes", 10),
+    row_stream: ("correlate_row_by_row", 9),
+    columns_first: ("correlate_columns_first", 7),
+}
+
+
+@pytest.fixture
+def stores(monkeypatch):
+    """Collect how loops store sums, as they run."""
+    found = set()
+
+    def watched(run, at):
+        return lambda *args: (found.add(args[at][-1]), run(*args))
+
+    for module, (name, at) in STORES.items():
+        monkeypatch.setattr(module, name, watched(getattr(module, name), at))
+    return found
+
+
+@pytest.fixture
+def streamed(monkeypatch):
+    """Return what computes like `tileconv.convolve`, with results that are streamed to memory."""
+
+    def convolve(*args, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(eager, "STREAM_BYTES", 0)
+            return tileconv.convolve(*args, **options)
+
+    return convolve
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 @pytest.mark.parametrize("name", ["dense", "holes", "sum over bands", "separable", "box"])
 @pytest.mark.parametrize("stride", [2, 3, (9, 8)], ids=str)
-def test_bits_of_strides_do_not_depend_on_whether_caches_are_passed_by(
-    name, dtype, stride, monkeypatch
+def test_bits_of_strides_do_not_depend_on_whether_they_are_streamed(
+    name, dtype, stride, stores, streamed
 ):
-    kernel, copied = KERNELS[name], []
-    for module, at, which in ((streamed, 9, -1), (columns_first, 7, -1)):
-
-        def spy(*args, run=module.correlate, at=at, which=which):
-            copied.append(args[at][which])
-            run(*args)
-
-        monkeypatch.setattr(module, "correlate", spy)
+    kernel = KERNELS[name]
     for width in (1601, 197, 40):
         array = RNG.integers(0, 250, (3 if kernel.ndim == 4 else 1, 61, width)).astype(dtype)
-        copied.clear()
+        stores.clear()
         plain = tileconv.convolve(array, kernel, stride=stride)
-        assert {*copied} == {streamed.COPIED}
-        copied.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(eager, "PAST_BYTES", 0)
-            past = tileconv.convolve(array, kernel, stride=stride)
-        assert {*copied} == {streamed.COPIED_PAST}
-        assert past.tobytes() == plain.tobytes()
+        assert stores == {row_stream.COPY_OUT}
+        stores.clear()
+        assert streamed(array, kernel, stride=stride).tobytes() == plain.tobytes()
+        assert stores == {row_stream.STREAM_OUT}
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
 @pytest.mark.parametrize("name", ["3x3", "row", "column", "separable", "box"])
-def test_bits_do_not_depend_on_whether_caches_are_passed_by(name, dtype, monkeypatch):
+def test_bits_do_not_depend_on_whether_they_are_streamed(name, dtype, stores, streamed):
     # strips that hold several buffers of outputs, and less than one; rows that begin anywhere
-    modes = set()
-    for module in (direct, separable):
-        run = module.correlate
-        spy = lambda *args, run=run: (modes.add(args[10][-1]), run(*args))  # noqa: E731
-        monkeypatch.setattr(module, "correlate", spy)
     for width, dilation in ((1601, 1), (197, (2, 1)), (40, 1)):
         array = RNG.integers(0, 250, (61, width)).astype(dtype)
-        modes.clear()
+        stores.clear()
         plain = tileconv.convolve(array, KERNELS[name], dilation=dilation)
-        assert modes == {AFRESH}
-        with monkeypatch.context() as patch:
-            patch.setattr(eager, "PAST_BYTES", 0)
-            modes.clear()
-            past = tileconv.convolve(array, KERNELS[name], dilation=dilation)
-        assert modes == {PAST}
-        assert past.tobytes() == plain.tobytes()
+        assert stores == {OVERWRITE}
+        stores.clear()
+        assert streamed(array, KERNELS[name], dilation=dilation).tobytes() == plain.tobytes()
+        assert stores == {STREAM}
 
 
-def test_sums_that_are_looked_at_again_stay_in_the_caches(monkeypatch):
-    modes, run = set(), direct.correlate
-    monkeypatch.setattr(direct, "correlate", lambda *args: (modes.add(args[10][-1]), run(*args))[1])
+def test_sums_that_are_read_again_are_not_streamed(stores, streamed):
     array = RNG.integers(1, 250, (61, 1601), np.uint8)
     array[7, 9] = 3
-    for nodata, more, mode in (
-        (0, {}, PAST),  # no pixel is missing
-        (3, {}, PAST),  # nor are many
-        (0, {"dtype": "float64"}, PAST),
-        (0, {"dtype": "int32"}, AFRESH),  # they have yet to be rounded
-        (0, {"bias": [1.5]}, AFRESH),
+    for nodata, more, store in (
+        (0, {}, STREAM),  # no pixel is missing
+        (3, {}, STREAM),  # nor are many
+        (0, {"dtype": "float64"}, STREAM),
+        (0, {"dtype": "int32"}, OVERWRITE),  # they have yet to be rounded
+        (0, {"bias": [1.5]}, OVERWRITE),
     ):
         given = {"missing": "skip", "nodata": nodata, **more}
         given["kernel"] = np.reshape(KERNELS["3x3"], (1, 1, 3, 3))
         plain = tileconv.convolve(array[None], **given)
-        with monkeypatch.context() as patch:
-            patch.setattr(eager, "PAST_BYTES", 0)
-            modes.clear()
-            past = tileconv.convolve(array[None], **given)
-        assert modes == {mode}, given
-        assert past.tobytes() == plain.tobytes()
+        stores.clear()
+        assert streamed(array[None], **given).tobytes() == plain.tobytes()
+        assert stores == {store}, given
 
 
 def layouts(array):
@@ -269,12 +282,12 @@ def test_a_dense_kernel_has_the_bits_of_its_place_in_a_bank(shape, dtype):
 
 
 @pytest.mark.parametrize("holes", [False, True], ids=["dense", "holes"])
-@pytest.mark.parametrize("past", [0, 1 << 60], ids=["past the caches", "to the caches"])
+@pytest.mark.parametrize("past", [0, 1 << 60], ids=["streamed", "cached"])
 def test_kernels_of_a_bank_whose_fields_lie_apart_have_the_bits_they_have_alone(
     holes, past, monkeypatch
 ):
     # more kernels than go over a strip together
-    monkeypatch.setattr(eager, "PAST_BYTES", past)
+    monkeypatch.setattr(eager, "STREAM_BYTES", past)
     kernels = RNG.normal(size=(4 * TOGETHER + 3, 2, 3, 4))
     if holes:
         kernels *= RNG.random(kernels.shape) < 0.7
@@ -288,18 +301,18 @@ def test_kernels_of_a_bank_whose_fields_lie_apart_have_the_bits_they_have_alone(
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
 @pytest.mark.parametrize("width", [640, 641, 801], ids="{} columns".format)
 @pytest.mark.parametrize("number", [50, 64, 107])
-@pytest.mark.parametrize("past", [0, 1 << 60], ids=["past the caches", "to the caches"])
+@pytest.mark.parametrize("past", [0, 1 << 60], ids=["streamed", "cached"])
 def test_many_kernels_side_by_side_have_the_bits_they_have_alone(
     monkeypatch, past, number, width, dtype
 ):
     # outputs in rows that begin with a cache line, and not; groups of kernels that are full, or not
     kernels = RNG.normal(size=(number, 3, 4, 5))
     image = RNG.integers(0, 60000, (3, 91, width)).astype(dtype)
-    runs, run = [], Matrix.run
+    runs, run = [], KernelGemm.run
     monkeypatch.setattr(
-        Matrix, "run", lambda *args, final: (runs.append(final), run(*args, final=final))
+        KernelGemm, "run", lambda *args, stream: (runs.append(stream), run(*args, stream=stream))
     )
-    monkeypatch.setattr(eager, "PAST_BYTES", past)
+    monkeypatch.setattr(eager, "STREAM_BYTES", past)
     together = tileconv.convolve(image, kernels, stride=(4, 5), threads=1)
     assert {*runs} == {past == 0}
     for kernel, plane in zip(kernels, together, strict=True):
@@ -400,9 +413,9 @@ def test_scratch_is_bounded_for_any_kernel():
         taps = convolution.plan_groups(1, np.dtype(np.float32))[0].taps
         axis = Axis(50_000, size, stride, dilation)
         for vector_bytes in (16, 32, 64):
-            program = lay_out(convolution.stride, convolution.dilation, taps, 1, vector_bytes)
-            ring = program.ring_size(program.columns(axis.out_size))
-            assert ring * program.weights.itemsize < 2 << 20
+            layout = layout_of(convolution.stride, convolution.dilation, taps, 1, vector_bytes)
+            ring = layout.ring_size(layout.columns(axis.out_size))
+            assert ring * layout.weights.itemsize < 2 << 20
 
 
 def test_memory_of_a_result_is_used_again_only_when_nobody_holds_it(monkeypatch):
@@ -444,7 +457,7 @@ def patches(shape, *, rows):
     ids=lambda policy: " ".join(map(str, policy.values())),
 )
 def test_missing_pixels_of_wide_rows_are_those_of_narrow_ones(policy, name, stride, dtype):
-    # wide rows are looked at 64 marks and outputs at a time, narrow ones singly
+    # wide rows are read 64 bits and outputs at a time, narrow ones singly
     kernel = np.abs(KERNELS[name])
     array = RNG.integers(1, 60000, (70, 391)).astype(dtype)
     array[patches(array.shape, rows=21)] = 0
@@ -494,33 +507,33 @@ def test_whole_numbers_with_gaps_have_the_bits_of_floats_with_nan(policy, dtype)
         assert of_whole[~missing].tobytes() == of_floats[~missing].tobytes()
 
 
-def lines_of(valid, stride, span):
-    """Return marks of pixels (bands, H, W), as `tileconv.engine.gaps.Settler` takes them."""
+def bitmap_of(valid, stride, span):
+    """Return the bitmap of pixels (bands, H, W), as `missing.normalize.Normalizer` takes them."""
     bands, height, width = valid.shape
-    plain = np.zeros((bands, height, line_bytes(width)), np.uint8)
+    plain = np.zeros((bands, height, bitmap_row_bytes(width)), np.uint8)
     plain[..., : -(-width // 8)] = np.packbits(valid, axis=-1, bitorder="little")
-    shape = (bands, height, min(stride, span), line_bytes(-(-width // stride)))
+    shape = (bands, height, min(stride, span), bitmap_row_bytes(-(-width // stride)))
     room = np.full(np.prod(shape) + SLACK, 0xA5, np.uint8)  # what lies around must not matter
     lines = room[:-SLACK].reshape(shape)
-    in_phases(plain, width, stride, lines)
+    bitmap_by_phase(plain, width, stride, lines)
     return lines
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 7, 8, 16, 24, 63, 64, 65, 200])
 @pytest.mark.parametrize("width", [1, 63, 64, 65, 700])
-def test_marks_are_kept_in_stride_phases(stride, width):
+def test_validity_bits_are_stored_in_stride_phases(stride, width):
     valid = RNG.random((2, 3, width)) < 0.5
-    lines = lines_of(valid, stride, width)
+    lines = bitmap_of(valid, stride, width)
     for phase in range(lines.shape[2]):
         expected = valid[..., phase::stride]
-        found = marked(np.ascontiguousarray(lines[:, :, phase]), expected.shape[2])
+        found = unpack_bitmap(np.ascontiguousarray(lines[:, :, phase]), expected.shape[2])
         np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("stride", [1, (1, 2), (2, 1), (2, 2)], ids=str)
 @pytest.mark.parametrize("name", ["dense", "two passes"])
 def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, stride):
-    # strips begin within words of marks; what lies around these says that no pixel is missing
+    # strips begin within words of the bitmap; what lies around these says that no pixel is missing
     held = np.empty
 
     def poisoned(shape, dtype=float, **options):
@@ -533,7 +546,7 @@ def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, s
 
     kernel = np.ones((3, 31)) if name == "two passes" else RNG.uniform(0.1, 1, (3, 31))
     options = {"stride": stride, "missing": "skip", "min_valid_fraction": 1, "threads": 1}
-    monkeypatch.setattr(gaps.buffers, "scratch", poisoned_scratch)
+    monkeypatch.setattr(normalize.buffers, "scratch", poisoned_scratch)
     monkeypatch.setattr(np, "empty", poisoned)
     step = stride if isinstance(stride, int) else stride[1]
     for width in range(2400 * step, 2400 * step + 1500, 31):
@@ -545,13 +558,13 @@ def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, s
         assert not np.isnan(found[:, : -31 // step - 1]).any(), width
 
 
-def test_bits_are_picked_without_an_instruction_for_it_too(monkeypatch):
-    monkeypatch.setattr(marks, "PICKS", False)
-    picked = njit(marks.pick_bits.py_func)
+def test_bits_are_extracted_without_an_instruction_for_it_too(monkeypatch):
+    monkeypatch.setattr(validity, "HAS_PEXT", False)
+    picked = njit(validity.extract_bits.py_func)
     for word, mask in RNG.integers(0, 2**64, (50, 2), np.uint64):
         bits = [word >> np.uint64(i) & np.uint64(1) for i in range(64) if int(mask) >> i & 1]
         expected = sum(int(bit) << i for i, bit in enumerate(bits))
-        assert marks.pick_bits.py_func(word, mask) == expected
+        assert validity.extract_bits.py_func(word, mask) == expected
         assert picked(word, mask) == expected
 
 
@@ -568,7 +581,11 @@ WEIGHED = {
 @pytest.mark.parametrize("name", WEIGHED)
 @pytest.mark.parametrize(
     "rule",
-    [None, gaps.Rule(scale=True, least=0.0, empty=True), gaps.Rule(False, 0.3, True)],
+    [
+        None,
+        normalize.NormalizationRule(scale=True, least=0.0, empty=True),
+        normalize.NormalizationRule(False, 0.3, True),
+    ],
     ids=["no rule", "renormalize", "least"],
 )
 def test_shares_of_wide_rows_are_those_of_their_pixels(rule, name, stride):
@@ -579,13 +596,15 @@ def test_shares_of_wide_rows_are_those_of_their_pixels(rule, name, stride):
     factors = factor(kernel, np.dtype(np.float64)) if two_passes else None
     shape = tuple((n - k) // stride + 1 for n, k in zip(valid.shape, kernel.shape, strict=True))
     sums, share = RNG.normal(size=shape).astype(np.float32), np.ones(shape)
-    lines = lines_of(valid[None], stride, kernel.shape[1])
+    lines = bitmap_of(valid[None], stride, kernel.shape[1])
     lost = np.ones(lines.shape[:2], np.intp)
     whole = valid[None].all(axis=2)
     lost[whole], lines[whole] = 0, 7  # what lies there must not matter
     sampling = (stride, stride), (1, 1)
-    settler = gaps.Settler(lines, lost, valid.shape[1], taps, sampling, rule, share, factors)
-    settler.settle(sums)
+    normalizer = normalize.Normalizer(
+        lines, lost, valid.shape[1], taps, sampling, rule, share, factors
+    )
+    normalizer.normalize(sums)
     fields = np.lib.stride_tricks.sliding_window_view(valid, kernel.shape)[::stride, ::stride]
     expected = (fields * kernel).sum(axis=(2, 3)) / kernel.sum()
     np.testing.assert_allclose(share, expected, rtol=1e-12, atol=1e-15)

@@ -72,13 +72,6 @@ class Pool:
             self._spare.append(mapping)
 
 
-def copy(array: np.ndarray) -> np.ndarray:
-    """Return a contiguous copy of ``array``."""
-    made = zeros(array.shape, array.dtype)
-    made[...] = array
-    return made
-
-
 # scratch of a thread
 
 MOST_SCRATCH = 16 << 20

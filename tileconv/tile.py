@@ -15,12 +15,12 @@ import numpy as np
 from tileconv import buffers
 from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, Group
 from tileconv.dtypes import Numbers
-from tileconv.engine import gaps
 from tileconv.engine.choose import Algorithm, choose
-from tileconv.engine.finish import round_and_saturate
-from tileconv.engine.marks import SLACK, line_bytes, mark_columns, marked
+from tileconv.engine.missing import normalize
+from tileconv.engine.missing.detect import MissingDetector, MissingPixelRule, bitmap_by_phase
+from tileconv.engine.missing.validity import SLACK, bitmap_row_bytes, set_columns, unpack_bitmap
 from tileconv.engine.prepare import Prepared, prepare
-from tileconv.engine.sieve import Gap, Sieve, in_phases
+from tileconv.engine.round import round_and_saturate
 from tileconv.errors import ConvolutionError
 from tileconv.missing import TIE
 from tileconv.planning.reads import AxisRead
@@ -56,7 +56,9 @@ class Recipe:
     bias: np.ndarray | None
     """Of the compute dtype."""
     _prepared: dict[tuple[int, Sampling], Prepared] = field(default_factory=dict, repr=False)
-    _gaps: dict[tuple[np.dtype, bool, bool], Gap] = field(default_factory=dict, repr=False)
+    _pixel_rules: dict[tuple[np.dtype, bool, bool], MissingPixelRule] = field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
     def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
@@ -72,7 +74,10 @@ class Recipe:
 
     @cached_property
     def plain(self) -> bool:
-        """Sums of the window as it is are what the output holds, where no padding is met."""
+        """True if the loops can write the output directly: nothing to convert, add or replace.
+
+        Padding is another matter, of each tile.
+        """
         c, numbers = self.convolution, self.numbers
         looks = c.missing != "propagate" or c.require_center
         return (
@@ -85,33 +90,33 @@ class Recipe:
         )
 
     @cached_property
-    def sifted(self) -> bool:
-        """The same where pixels may be missing for what they hold, and are taken out row by row."""
+    def detecting(self) -> bool:
+        """True if they can do so while missing pixels are detected and replaced row by row."""
         numbers = self.numbers
         return (
             numbers.target == numbers.compute
             and numbers.source != np.float16
             and numbers.keeps_nan
             and self.bias is None
-            and self.gap(numbers.source, listed=self.listed).possible
+            and self.pixel_rule(numbers.source, listed=self.listed).possible
             and not self.copies
         )
 
     @cached_property
     def listed(self) -> bool:
-        """Missing pixels have to be found; under "propagate" they are NaN and need not."""
+        """True if missing pixels have to be found: under "propagate" NaN need not."""
         c = self.convolution
         return c.require_center or c.missing != "propagate"
 
     @cached_property
-    def rule(self) -> gaps.Rule | None:
+    def rule(self) -> normalize.NormalizationRule | None:
         """What becomes of sums of fields with missing pixels; None if they stay as they are."""
         c = self.convolution
         if c.missing == "propagate":
             return None  # they are NaN already
         if c.missing == "fill" and not c.min_valid_fraction:
             return None
-        return gaps.Rule(
+        return normalize.NormalizationRule(
             scale=c.missing == "renormalize",
             least=c.min_valid_fraction - TIE,
             empty=c.missing != "fill",
@@ -119,22 +124,24 @@ class Recipe:
 
     @cached_property
     def copies(self) -> bool:
-        """Tiles with missing pixels are copied; else these are taken out row by row."""
+        """True if tiles with missing pixels are copied; else these are replaced row by row."""
         c = self.convolution
         sampling = c.stride, c.dilation
-        if c.require_center or not all(self._lay_out(g, sampling).sifts for g in self.groups):
+        if c.require_center or not all(
+            self._lay_out(g, sampling).detects_missing for g in self.groups
+        ):
             return True
         return self.algorithm.in_place and not self.takes_place(self.numbers.source)
 
     def takes_place(self, dtype: np.dtype) -> bool:
         """Say whether copies of rows without missing pixels can be of the dtype of the pixels."""
-        return self.gap(dtype, listed=self.listed, in_place=True).instead.dtype == dtype
+        return self.pixel_rule(dtype, listed=self.listed, in_place=True).substitute.dtype == dtype
 
     @cached_property
-    def counted(self) -> gaps.Rule | None:
-        """The `rule` where copies are of the dtype of the pixels: whole numbers hold no NaN."""
+    def counted(self) -> normalize.NormalizationRule | None:
+        """The `rule` where copies of rows keep the dtype of the pixels: integers hold no NaN."""
         if self.convolution.missing == "propagate" and self.numbers.source.kind in "iu":
-            return gaps.Rule(scale=False, least=1, empty=False, counts=True)
+            return normalize.NormalizationRule(scale=False, least=1, empty=False, counts=True)
         return self.rule
 
     @property
@@ -143,17 +150,19 @@ class Recipe:
         return sum(len(group.outputs) for group in self.groups)
 
     @property
-    def marks(self) -> bool:
-        """Marks of missing pixels are kept where these are taken out row by row."""
+    def keeps_bitmap(self) -> bool:
+        """True if validity bits are kept where missing pixels are replaced row by row."""
         return (self.counted if self.algorithm.in_place else self.rule) is not None
 
-    def gap(self, dtype: np.dtype, *, listed: bool, in_place: bool = False) -> Gap:
-        """Return what makes pixels of a dtype missing, and what stands in for them.
+    def pixel_rule(
+        self, dtype: np.dtype, *, listed: bool, in_place: bool = False
+    ) -> MissingPixelRule:
+        """Return which pixels of a dtype are missing, and what replaces them.
 
         ``listed`` says that NaN has to be found; else it does what a missing pixel does. With
-        ``in_place`` the latter is of their dtype where it can; see `counted`.
+        ``in_place`` the substitute is of their dtype where it can be; see `counted`.
         """
-        found = self._gaps.get((dtype, listed, in_place))
+        found = self._pixel_rules.get((dtype, listed, in_place))
         if found is None:
             c, numbers = self.convolution, self.numbers
             nodata = None if numbers.nodata is None else dtype.type(numbers.nodata)
@@ -171,9 +180,11 @@ class Recipe:
                 same = value == np.rint(value) and bounds.min <= value <= bounds.max
             else:
                 same = in_place and bool(np.isnan(value) or dtype.type(value) == value)
-            instead = dtype.type(value) if same else numbers.compute.type(value)
-            found = Gap(dtype, nodata, nan=listed and dtype.kind == "f", instead=instead)
-            self._gaps[dtype, listed, in_place] = found
+            substitute = dtype.type(value) if same else numbers.compute.type(value)
+            found = MissingPixelRule(
+                dtype, nodata, nan=listed and dtype.kind == "f", substitute=substitute
+            )
+            self._pixel_rules[dtype, listed, in_place] = found
         return found
 
     def prepared(self, group: Group, reads: Reads) -> Prepared:
@@ -183,13 +194,13 @@ class Recipe:
         """
         return self._lay_out(group, _sampling(reads))
 
-    def sifts(self, reads: Reads) -> bool:
-        """Say whether missing pixels of windows are taken out row by row.
+    def detects_missing(self, reads: Reads) -> bool:
+        """Say whether missing pixels of windows are replaced row by row.
 
         Fields that overlap in the raster lie side by side in a packed window, and may then be read
         as a whole.
         """
-        return all(self.prepared(group, reads).sifts for group in self.groups)
+        return all(self.prepared(group, reads).detects_missing for group in self.groups)
 
     def _lay_out(self, group: Group, sampling: Sampling) -> Prepared:
         key = id(group.taps), sampling
@@ -213,7 +224,7 @@ def compute_tile(
     out: np.ndarray,
     share: np.ndarray | None = None,
     *,
-    final: bool = False,
+    stream: bool = False,
 ) -> Counts:
     """Compute all planes of one tile into ``out``.
 
@@ -230,26 +241,26 @@ def compute_tile(
     share
         (rows.outputs, columns.outputs) float, overwritten with the least share of ``sum |w|``
         that lies on valid pixels, over all outputs; None if nobody asks.
-    final
+    stream
         ``out`` is a part of more than the caches hold, and nobody reads it soon: it may be written
-        past them.
+        by streaming stores.
     """
     rows, columns = reads
     as_it_is = masked is None and share is None and rows.outside is columns.outside is None
-    if as_it_is and (recipe.plain or (recipe.sifted and recipe.sifts(reads))):
+    if as_it_is and (recipe.plain or (recipe.detecting and recipe.detects_missing(reads))):
         for group in recipe.groups:
             planes = window[group.bands[0] : group.bands[-1] + 1]
             sums = out[group.outputs[0] : group.outputs[-1] + 1]
             if recipe.plain:
-                recipe.prepared(group, reads).run(planes, sums, final=final)
+                recipe.prepared(group, reads).run(planes, sums, stream=stream)
             else:
-                _sift(recipe, group, reads, planes, sums, None, None, final=final)
+                _run_detecting(recipe, group, reads, planes, sums, None, None, stream=stream)
         return Counts()
     counts = Counts()
     valid = None if share is None else np.ones(share.shape)
     for group in recipe.groups:
         counts = counts.plus(
-            _compute_group(recipe, group, reads, window, masked, out, valid, final=final)
+            _compute_group(recipe, group, reads, window, masked, out, valid, stream=stream)
         )
     if share is not None:
         share[:] = valid
@@ -265,7 +276,7 @@ def _compute_group(
     out: np.ndarray,
     share: np.ndarray | None,
     *,
-    final: bool,
+    stream: bool,
 ) -> Counts:
     c, numbers = recipe.convolution, recipe.numbers
     prepared = recipe.prepared(group, reads)
@@ -276,33 +287,37 @@ def _compute_group(
     if numbers.target != numbers.compute:
         sums = np.empty(sums.shape, numbers.compute)
     again = recipe.bias is not None or not numbers.keeps_nan
-    final = final and sums.dtype == out.dtype and not again  # else they stay in the caches
+    stream = stream and sums.dtype == out.dtype and not again  # else they stay in the caches
     listed = share is not None or recipe.listed
     hidden = _hidden(masked, group.bands, planes.shape)
-    gap = recipe.gap(planes.dtype, listed=listed)
+    pixel_rule = recipe.pixel_rule(planes.dtype, listed=listed)
     padded = any(read.outside is not None for read in reads)
-    sifts = prepared.sifts and not (padded or c.require_center)
+    detects_missing = prepared.detects_missing and not (padded or c.require_center)
     if recipe.algorithm.in_place:
-        sifts &= recipe.takes_place(planes.dtype)
-        sifts &= share is None or recipe.counted is recipe.rule
-    if not padded and hidden is None and not gap.possible:
-        prepared.run(planes, sums, final=final)
-    elif not sifts:
-        planes, valid = _settle(c, numbers, reads, planes, gap, hidden, listed=listed)
-        prepared.run(planes, sums, final=final and valid is None)
+        detects_missing &= recipe.takes_place(planes.dtype)
+        detects_missing &= share is None or recipe.counted is recipe.rule
+    if not padded and hidden is None and not pixel_rule.possible:
+        prepared.run(planes, sums, stream=stream)
+    elif not detects_missing:
+        planes, valid = _replace_beforehand(
+            c, numbers, reads, planes, pixel_rule, hidden, listed=listed
+        )
+        prepared.run(planes, sums, stream=stream and valid is None)
         if valid is not None:
-            lost = np.ones(planes.shape[:2], np.intp)
+            missing = np.ones(planes.shape[:2], np.intp)
             width = planes.shape[2]
             stride, phases = _phases(c, reads)
-            marks = valid[:, :, None]
+            bitmap = valid[:, :, None]
             if stride > 1:
-                marks = _marks("phases", planes.shape, stride, phases)
-                in_phases(valid, width, stride, marks)
+                bitmap = _bitmap("phases", planes.shape, stride, phases)
+                bitmap_by_phase(valid, width, stride, bitmap)
             rule = recipe.rule
-            _settle_sums(_settlers(recipe, group, reads, marks, lost, width, rule, share), sums)
-            _require_centres(recipe, reads, marked(valid, width), sums)
+            _normalize_sums(
+                _normalizers(recipe, group, reads, bitmap, missing, width, rule, share), sums
+            )
+            _require_centres(recipe, reads, unpack_bitmap(valid, width), sums)
     else:
-        _sift(recipe, group, reads, planes, sums, hidden, share, final=final)
+        _run_detecting(recipe, group, reads, planes, sums, hidden, share, stream=stream)
     counts = Counts()
     for i, values in zip(group.outputs, sums, strict=True):
         if recipe.bias is not None:
@@ -311,7 +326,7 @@ def _compute_group(
     return counts
 
 
-def _sift(
+def _run_detecting(
     recipe: Recipe,
     group: Group,
     reads: Reads,
@@ -320,21 +335,23 @@ def _sift(
     hidden: np.ndarray | None,
     share: np.ndarray | None,
     *,
-    final: bool,
+    stream: bool,
 ) -> None:
     """Compute the sums of a group without its missing pixels, and apply the policy for them."""
-    shape, marks, in_place = planes.shape, None, recipe.algorithm.in_place
+    shape, bitmap, in_place = planes.shape, None, recipe.algorithm.in_place
     listed = share is not None or recipe.listed
-    gap = recipe.gap(planes.dtype, listed=listed, in_place=in_place)
+    pixel_rule = recipe.pixel_rule(planes.dtype, listed=listed, in_place=in_place)
     rule = recipe.counted if in_place else recipe.rule
     if rule is not None or share is not None:
-        marks = _marks("valid", shape, *_phases(recipe.convolution, reads))
-    sieve = _sieve(recipe, group, reads, gap, shape, hidden, marks, rule, share)
-    sieve.begin(marks, reads[1].stride, recipe.numbers.compute)
-    recipe.prepared(group, reads).run(planes, sums, final=final, sieve=sieve)
-    if marks is not None and sieve.found and not sieve.settles:
-        settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], rule, share)
-        _settle_sums(settlers, sums)
+        bitmap = _bitmap("valid", shape, *_phases(recipe.convolution, reads))
+    detector = _detector_for(recipe, group, reads, pixel_rule, shape, hidden, bitmap, rule, share)
+    detector.begin(bitmap, reads[1].stride, recipe.numbers.compute)
+    recipe.prepared(group, reads).run(planes, sums, stream=stream, detector=detector)
+    if bitmap is not None and detector.found and not detector.normalizes:
+        normalizers = _normalizers(
+            recipe, group, reads, bitmap, detector.rows, shape[2], rule, share
+        )
+        _normalize_sums(normalizers, sums)
 
 
 def _hidden(
@@ -349,47 +366,49 @@ def _hidden(
 
 
 VALID = 255
-"""A byte of marks of valid pixels."""
+"""A byte of a bitmap: eight valid pixels."""
 
 
 class _Kept(threading.local):
-    """Sieves of a thread, for its next tiles: to lay one out takes as long as a small tile."""
+    """Detectors of a thread, for its next tiles: making one takes as long as a small tile."""
 
     def __init__(self) -> None:
-        self.sieves: dict[tuple[Any, ...], tuple[Recipe, Sieve]] = {}
+        self.detectors: dict[tuple[Any, ...], tuple[Recipe, MissingDetector]] = {}
 
 
 REMEMBERED = 16
-"""Sieves that a thread keeps; each holds its recipe."""
+"""Detectors that a thread keeps; each holds its recipe."""
 _kept = _Kept()
 
 
-def _sieve(
+def _detector_for(
     recipe: Recipe,
     group: Group,
     reads: Reads,
-    gap: Gap,
+    pixel_rule: MissingPixelRule,
     shape: tuple[int, ...],
     hidden: np.ndarray | None,
-    marks: np.ndarray | None,
-    rule: gaps.Rule | None,
+    bitmap: np.ndarray | None,
+    rule: normalize.NormalizationRule | None,
     share: np.ndarray | None,
-) -> Sieve:
-    """Return a sieve for planes of a shape, to begin with."""
+) -> MissingDetector:
+    """Return a detector for planes of a shape, to begin with."""
     # it holds the recipe, so that none of the numbers it is found by is used again
     key = id(recipe), id(group.taps), _sampling(reads), shape
     plain = hidden is None and share is None
-    sieve = _kept.sieves[key][1] if plain and key in _kept.sieves else None
-    if sieve is None:
-        sieve = Sieve(gap, shape, hidden)
-        if marks is not None and recipe.prepared(group, reads).settles:
-            settlers = _settlers(recipe, group, reads, marks, sieve.rows, shape[2], rule, share)
-            sieve.settlers.extend(settlers)
+    detector = _kept.detectors[key][1] if plain and key in _kept.detectors else None
+    if detector is None:
+        detector = MissingDetector(pixel_rule, shape, hidden)
+        if bitmap is not None and recipe.prepared(group, reads).normalizes:
+            normalizers = _normalizers(
+                recipe, group, reads, bitmap, detector.rows, shape[2], rule, share
+            )
+            detector.normalizers.extend(normalizers)
         if plain and recipe.convolution.weights.nbytes <= SMALL_KERNEL_BYTES:
-            if len(_kept.sieves) >= REMEMBERED:
-                _kept.sieves.clear()
-            _kept.sieves[key] = recipe, sieve
-    return sieve
+            if len(_kept.detectors) >= REMEMBERED:
+                _kept.detectors.clear()
+            _kept.detectors[key] = recipe, detector
+    return detector
 
 
 def _phases(convolution: Convolution, reads: Reads) -> tuple[int, int]:
@@ -399,31 +418,31 @@ def _phases(convolution: Convolution, reads: Reads) -> tuple[int, int]:
     return columns.stride, min(columns.stride, span)
 
 
-def _marks(name: str, shape: tuple[int, ...], stride: int = 1, phases: int = 1) -> np.ndarray:
-    """Return room for marks of the pixels of a tile (bands, H, W): (bands, H, phases, bytes)."""
-    lines = (*shape[:2], phases, line_bytes(-(-shape[2] // stride)))
+def _bitmap(name: str, shape: tuple[int, ...], stride: int = 1, phases: int = 1) -> np.ndarray:
+    """Return room for the validity bits of a tile (bands, H, W): (bands, H, phases, bytes)."""
+    lines = (*shape[:2], phases, bitmap_row_bytes(-(-shape[2] // stride)))
     size = math.prod(lines)
     room = buffers.scratch(name, (size + SLACK,), np.dtype(np.uint8))
     return room[:size].reshape(lines)
 
 
-def _settle(
+def _replace_beforehand(
     convolution: Convolution,
     numbers: Numbers,
     reads: Reads,
     planes: np.ndarray,
-    gap: Gap,
+    pixel_rule: MissingPixelRule,
     hidden: np.ndarray | None,
     *,
     listed: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return (copies of planes with padding and missing data put in, which pixels are valid).
+    """Return (copies of planes with padding and missing pixels replaced, which pixels are valid).
 
-    The latter are marks (bands, H, `line_bytes`), bits that are 0 where a pixel is missing; None if
-    none is, or nobody asks. The planes themselves are returned where there is neither.
+    The latter is a bitmap (bands, H, `bitmap_row_bytes`), 0 where a pixel is missing; None if none
+    is, or if it is not needed. The planes themselves are returned where nothing is replaced.
     """
-    lost = [
-        (hidden is not None and hidden[i].any()) or gap.any_in(plane)
+    missing = [
+        (hidden is not None and hidden[i].any()) or pixel_rule.any_in(plane)
         for i, plane in enumerate(planes)
     ]
     outside = [
@@ -432,17 +451,19 @@ def _settle(
         if read.outside is not None
     ]
     outside.sort(key=lambda part: part[1])  # a pixel is missing if either axis says so
-    if not any(lost) and not outside:
+    if not any(missing) and not outside:
         return planes, None
-    listed = listed and (any(lost) or any(unseen for _, unseen, _ in outside))
-    around = [gap.instead if unseen else convolution.padding_value for _, unseen, _ in outside]
-    if gap.instead.dtype.kind in "iu" and any(value != 0 for value in around):
-        gap = replace(gap, instead=numbers.compute.type(gap.instead))
-    pixels = buffers.scratch("pixels", planes.shape, gap.instead.dtype)
-    valid = _marks("valid", planes.shape)[:, :, 0]
+    listed = listed and (any(missing) or any(unseen for _, unseen, _ in outside))
+    around = [
+        pixel_rule.substitute if unseen else convolution.padding_value for _, unseen, _ in outside
+    ]
+    if pixel_rule.substitute.dtype.kind in "iu" and any(value != 0 for value in around):
+        pixel_rule = replace(pixel_rule, substitute=numbers.compute.type(pixel_rule.substitute))
+    pixels = buffers.scratch("pixels", planes.shape, pixel_rule.substitute.dtype)
+    valid = _bitmap("valid", planes.shape)[:, :, 0]
     for i, (plane, made, seen) in enumerate(zip(planes, pixels, valid, strict=True)):
-        if lost[i]:
-            gap.take_out(plane, None if hidden is None else hidden[i], made, seen)
+        if missing[i]:
+            pixel_rule.replace_in(plane, None if hidden is None else hidden[i], made, seen)
         else:
             made[...] = plane
             seen[...] = VALID
@@ -452,64 +473,66 @@ def _settle(
                 seen[places] = 0 if unseen else VALID
             else:
                 made[:, places] = value
-                mark_columns(seen, places, valid=not unseen)
+                set_columns(seen, places, valid=not unseen)
     return pixels, valid if listed else None
 
 
-def _settlers(
+def _normalizers(
     recipe: Recipe,
     group: Group,
     reads: Reads,
     valid: np.ndarray,
-    lost: np.ndarray,
+    missing: np.ndarray,
     width: int,
-    rule: gaps.Rule | None,
+    rule: normalize.NormalizationRule | None,
     share: np.ndarray | None,
-) -> list[gaps.Settler | None]:
+) -> list[normalize.Normalizer | None]:
     """Return what applies the policy for missing data to the sums of each kernel of a group.
 
-    It is None for kernels without taps, whose fields miss nothing. ``valid``, ``lost`` and
-    ``width`` are as for `tileconv.engine.gaps.Settler`.
+    It is None for kernels without taps, whose fields miss nothing. ``valid``, ``missing_rows`` and
+    ``width`` are as for `missing.normalize.Normalizer`.
     """
     if rule is None and share is None:
         return [None] * len(group.taps)
-    made: list[gaps.Settler | None] = []
+    made: list[normalize.Normalizer | None] = []
     for taps in group.taps:
         if not taps.exact.any():
             made.append(None)
             continue
         factors = recipe.algorithm.factors(taps)
         sampling = _sampling(reads)
-        made.append(gaps.Settler(valid, lost, width, taps, sampling, rule, share, factors))
+        made.append(
+            normalize.Normalizer(valid, missing, width, taps, sampling, rule, share, factors)
+        )
     return made
 
 
-def _settle_sums(settlers: list[gaps.Settler | None], sums: np.ndarray) -> None:
-    for settler, values in zip(settlers, sums, strict=True):
-        if settler is not None:
-            settler.settle(values)
+def _normalize_sums(normalizers: list[normalize.Normalizer | None], sums: np.ndarray) -> None:
+    for normalizer, values in zip(normalizers, sums, strict=True):
+        if normalizer is not None:
+            normalizer.normalize(values)
 
 
 def _require_centres(recipe: Recipe, reads: Reads, seen: np.ndarray, sums: np.ndarray) -> None:
-    """Make sums missing whose kernel's centre lies on a missing pixel, if that is asked for.
+    """Make sums missing whose kernel's centre lies on a missing pixel, if that is prefetched.
 
     ``seen`` (bands, H, W) is 0 there.
     """
     if recipe.convolution.require_center:
-        lost = (seen == 0).any(axis=0)
-        hidden = _centres(recipe.convolution, reads, lost, sums[0].shape)
+        missing = (seen == 0).any(axis=0)
+        hidden = _centres(recipe.convolution, reads, missing, sums[0].shape)
         for values in sums:
             values[hidden] = np.nan
 
 
 def _centres(
-    convolution: Convolution, reads: Reads, lost: np.ndarray, shape: tuple[int, ...]
+    convolution: Convolution, reads: Reads, missing: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
     """Return the pixels of a window that lie under the kernel's centre (kh // 2, kw // 2)."""
     rows, columns = reads
     kh, kw = convolution.kernel_shape
     y, x = rows.dilation * (kh // 2), columns.dilation * (kw // 2)
-    return lost[y :: rows.stride, x :: columns.stride][: shape[0], : shape[1]]
+    return missing[y :: rows.stride, x :: columns.stride][: shape[0], : shape[1]]
 
 
 def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
@@ -522,9 +545,9 @@ def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
         if fill is None or np.isnan(fill):
             return Counts()
         collisions = int(np.count_nonzero(out == fill))
-        lost = np.isnan(out)
-        out[lost] = fill
-        return Counts(int(np.count_nonzero(lost)), collisions)
+        missing = np.isnan(out)
+        out[missing] = fill
+        return Counts(int(np.count_nonzero(missing)), collisions)
     bounds = np.iinfo(target)
     counts = Counts(
         *round_and_saturate(

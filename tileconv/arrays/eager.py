@@ -19,12 +19,12 @@ from tileconv.text import size
 from tileconv.tile import Reads, Recipe, compute_tile
 
 TILE = 4096
-"""Most outputs in a row of a tile that copies its window, or keeps marks of its pixels."""
+"""Most outputs in a row of a tile that copies its window, or keeps a bitmap of its pixels."""
 COPIED_PIXELS = 1 << 20
-"""Input pixels of a tile that copies its window: 5 MiB of float32 and marks, a part of the
+"""Input pixels of a tile that copies its window: 5 MiB of float32 and bitmap, a part of the
 third-level cache."""
-MARKED_PIXELS = 1 << 22
-"""Those of one band of one that keeps marks, of rows with missing pixels: as many bits."""
+BITMAP_PIXELS = 1 << 22
+"""Those of one band of one that keeps a bitmap, of rows with missing pixels: as many bits."""
 MOST_COPIED = 1 << 26
 """The same whatever it keeps: large kernels at large strides read far more than they write."""
 FEWEST_ROWS = 64
@@ -36,7 +36,7 @@ MOST_ROWS = 2048
 FEW = 1 << 17
 """Rows and columns of all tiles of an array, up to which these are kept for the next one of its
 shape: 1 MiB at the most."""
-PAST_BYTES = 1 << 22
+STREAM_BYTES = 1 << 22
 """Results of this size and more are written past the caches, which would not hold them."""
 REMEMBERED = 64
 """Recipes and layouts that are kept."""
@@ -90,14 +90,14 @@ def _convolve_numpy(
     recipe, shape, lead, threads, cuts = _lay_out(convolution, numbers, array.shape, threads)
     out = buffers.result(shape, numbers.target)
     source, target = _readable(array), out.reshape(*lead, -1, *shape[-2:])
-    final = out.nbytes >= PAST_BYTES
+    stream = out.nbytes >= STREAM_BYTES
 
     def compute(item: tuple[tuple[int, ...], Cut]) -> None:
         index, (y, x, reads) = item
         planes = source[index]
         planes = planes if planes.ndim == 3 else planes[None]
         window = take_window(planes, reads, numbers.source)
-        compute_tile(recipe, reads, window, None, target[index][:, y, x], final=final)
+        compute_tile(recipe, reads, window, None, target[index][:, y, x], stream=stream)
 
     indices = itertools.product(*map(range, lead))  # np.ndindex takes as long as a small tile
     run_all(compute, itertools.product(indices, cuts), threads)
@@ -188,14 +188,14 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     looks = numbers.nodata is not None or (
         numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
     )
-    held = looks and (recipe.copies or recipe.marks)
+    held = looks and (recipe.copies or recipe.keeps_bitmap)
     wide = TILE if held else columns
     pieces = threads + 1 if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
     fewest = FEWEST_ROWS if geometry.y.halo > 0 else FEWEST_APART
     tall = min(max(share, fewest), MOST_ROWS)
     if held:
-        pixels = COPIED_PIXELS if recipe.copies else MARKED_PIXELS
+        pixels = COPIED_PIXELS if recipe.copies else BITMAP_PIXELS
         tall = min(tall, max(FEWEST_ROWS, pixels // shape[1]))
     down, across = (
         [(slice(*part), read_axis(axis, *part)) for part in _ranges(axis, most)]

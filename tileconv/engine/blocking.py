@@ -1,4 +1,4 @@
-"""Blocking factors: how many sums, vectors and words the loops hold at a time.
+"""Blocking factors: how many rows, vectors and words the loops hold at a time.
 
 They shape the generated code, and with it the workspace that a plan counts. So they are known
 where nothing is compiled: this module imports neither numba nor llvmlite.
@@ -7,28 +7,29 @@ where nothing is compiled: this module imports neither numba nor llvmlite.
 from functools import cache
 from importlib import import_module
 
-ROWS = 4
-"""Sums of one column that a block holds: output rows, or kernels of a bank."""
-WIDE = 3
-"""Vectors of sums in each row of a block: with ROWS, 12 of 16 registers, enough to keep both
-multiply-add units busy in spite of their latency, and one loaded pixel serves ROWS sums."""
-LONG = 8
-"""Vectors of sums in a block of a single row."""
-ADDED = (0, 8, 4, 3, 3)
-"""Vectors of each row in a block of as many rows that rest in memory: 8 to 12 chains of additions
-at a time, with room for their pixels in 16 registers."""
-PAST_BLOCKS = 10
-"""Blocks in a row of the buffer on the way past the caches: a part of a first-level cache."""
-PLACES = 6
-"""Outputs of a kernel that are summed up side by side, where lanes are kernels."""
+MR = 4
+"""Rows of a register tile: output rows, or kernels of a bank."""
+NR = 3
+"""Vectors in each row of a register tile: with MR, 12 of 16 registers, enough to keep both
+multiply-add units busy in spite of their latency, and one loaded pixel serves MR sums."""
+LONG_NR = 8
+"""Vectors of sums in a tile of a single row."""
+UPDATE_NR = (0, 8, 4, 3, 3)
+"""Vectors of each row in a tile of as many rows of sums that rest in memory: 8 to 12 chains of
+additions at a time, with room for their pixels in 16 registers."""
+STAGED_TILES = 10
+"""Tiles in a row of the staging buffer of streaming stores: a part of a first-level cache."""
+OUTPUTS = 6
+"""Outputs of a kernel that are summed up side by side where lanes are kernels: the rows of the
+tile."""
 MOST_WORDS = 4
-"""Words of a field that are dealt out at a time; each holds a byte of pixels or more."""
+"""Words of a field that are deinterleaved at a time; each holds a byte of pixels or more."""
 UNUSED, END = -1, -2
-"""In a table of places: no tap reads this phase; nor any from here on."""
+"""In a table of phase offsets: no tap reads this phase; no tap reads any phase from here on."""
 
 
 def kernel_vectors(vector_bytes: int) -> int:
-    """Return the vectors of kernels in a block: with PLACES, 24 of 32 registers, or 12 of 16."""
+    """Return the vectors of kernels in a tile: with OUTPUTS, 24 of 32 registers, or 12 of 16."""
     return 4 if vector_bytes == 64 else 2
 
 
@@ -36,9 +37,8 @@ def kernel_vectors(vector_bytes: int) -> int:
 def host_vector_bytes() -> int:
     """Return the bytes of a vector register of this machine, as numpy tells them.
 
-    LLVM decides for the loops (`tileconv.engine.lanes.VECTOR_BYTES`), but loading it takes longer
-    than a whole plan. Where numpy does not tell, the widest are assumed: a plan is then on the
-    safe side.
+    LLVM decides for the loops (`vectors.VECTOR_BYTES`), but loading it takes longer than a whole
+    plan. Where numpy does not tell, the widest are assumed: a plan is then on the safe side.
     """
     try:
         features = import_module("numpy._core._multiarray_umath").__cpu_features__

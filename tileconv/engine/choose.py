@@ -2,8 +2,8 @@
 
 The choice depends on kernel, stride, dilation and dtype alone, never on a
 tile's size or the number of threads: an algorithm that rounds differently is
-part of what the result means. `tileconv.engine.prepare` lays out its loops;
-a plan needs the name and the workspace alone, and neither numba nor llvmlite.
+part of what the result means. `prepare` lays kernels out for its loops; a plan
+needs its name and workspace alone, and so neither numba nor llvmlite.
 
 direct     every tap of every output, one multiply-add each, in one fixed order
 separable  kernels of rank one: along the rows, then down the columns, where
@@ -11,7 +11,7 @@ separable  kernels of rank one: along the rows, then down the columns, where
 columns-first separable
            the same the other way round, at strides (sy, sx) from 2 on along y, where
            1.5 (sx * kh + kw) + 4 <= kh * kw + 2 * min(sy, kh) * min(sx, kw),
-           the last term, what dealing out pixels costs, for sx > 1 only
+           the last term, what packing pixels costs, for sx > 1 only
 
 Strides along y count in units of what they share with the dilation.
 """
@@ -25,15 +25,15 @@ import numpy as np
 from tileconv.convolution import Taps
 from tileconv.engine.blocking import host_vector_bytes
 from tileconv.engine.factor import factor, taken_apart
-from tileconv.engine.program import Pair
-from tileconv.engine.sizes import columns_first_bytes, direct_bytes, separable_bytes
+from tileconv.engine.kernel_layout import Pair
+from tileconv.engine.sizes import columns_first_bytes, direct_bytes, two_pass_bytes
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
 SET_UP = 4
 """Multiply-adds that pay for the second pass, per output."""
-DEALT = 2
-"""What it costs to deal out a pixel for a stride along x."""
+PACKING = 2
+"""What it costs to pack a pixel for a stride along x."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Algorithm:
     def workspace_bytes(
         self, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int, width: int
     ) -> int:
-        """Return the memory that outputs ``width`` wide take beside in- and output, per thread."""
+        """Return the bytes that outputs ``width`` wide take besides planes and out, per thread."""
         return self._workspace(stride, dilation, kernels, bands, width, host_vector_bytes())
 
     def factors(self, taps: Taps) -> tuple[np.ndarray, np.ndarray] | None:
@@ -60,7 +60,7 @@ class Algorithm:
 
 
 DIRECT = Algorithm("direct", direct_bytes, two_passes=False)
-SEPARABLE = Algorithm("separable", separable_bytes)
+SEPARABLE = Algorithm("separable", two_pass_bytes)
 COLUMNS_FIRST = Algorithm("columns-first separable", columns_first_bytes, in_place=True)
 
 
@@ -80,7 +80,7 @@ def worth(kernel: np.ndarray, stride: Pair, dilation: Pair) -> bool:
         two = rows * stride[1] + columns
         if stride[1] > 1:
             between = min(stride[0] // gcd(stride[0], dilation[0]), rows)
-            direct += DEALT * between * min(stride[1], columns)
+            direct += PACKING * between * min(stride[1], columns)
     else:
         two = columns + rows
     return bool(DEARER * two + SET_UP <= direct)

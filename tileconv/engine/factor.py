@@ -5,7 +5,7 @@ from math import gcd
 import numpy as np
 
 from tileconv.convolution import Taps
-from tileconv.engine.program import Pair, Program, lay_out
+from tileconv.engine.kernel_layout import KernelLayout, Pair, layout_of
 
 
 def factor(kernel: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
@@ -49,12 +49,14 @@ def taken_apart(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
     return parts
 
 
-def passes(stride: Pair, dilation: Pair, taps: Taps, vector_bytes: int) -> tuple[Program, Program]:
+def passes(
+    stride: Pair, dilation: Pair, taps: Taps, vector_bytes: int
+) -> tuple[KernelLayout, KernelLayout]:
     """Lay out a kernel that `factor` takes: what is done along the rows, and down the columns."""
     parts, dtype = taken_apart(taps), taps.weights.dtype
     row, column = _line_taps(parts[1], dtype, row=True), _line_taps(parts[0], dtype, row=False)
-    along = lay_out((1, stride[1]), (1, dilation[1]), [row], 1, vector_bytes)
-    down = lay_out((stride[0], 1), (dilation[0], 1), [column], 1, vector_bytes)
+    along = layout_of((1, stride[1]), (1, dilation[1]), [row], 1, vector_bytes)
+    down = layout_of((stride[0], 1), (dilation[0], 1), [column], 1, vector_bytes)
     if along is None or down is None:
         raise ValueError("the kernel has no taps")
     return along, down

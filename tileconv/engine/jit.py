@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,11 @@ def _warn_once(message: str) -> None:
         warnings.warn(visible(message), RuntimeWarning, stacklevel=2)
 
 
+@cache
 def _sources_digest() -> str:
+    """Return a digest of the engine's source files; they are read once in a process."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -83,7 +86,7 @@ def loop(function: Callable[..., Any]) -> Any:
 def address_of(function: Any, signature: Any) -> np.uintp:
     """Compile a `loop` for a signature of numbers and pointers and return its address.
 
-    Others call it there (`tileconv.engine.lanes.call_at`), by the C convention. A loop that is
+    Others call it there (`vectors.call_at`), by the C convention. A loop that is
     linked into its callers instead is compiled once more with each of them.
     """
     function.compile(signature)

@@ -7,42 +7,42 @@ import numpy as np
 
 from tileconv.convolution import Taps
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, Algorithm
-from tileconv.engine.columns import ColumnsFirst
-from tileconv.engine.direct import Direct
-from tileconv.engine.program import Pair
-from tileconv.engine.separable import Separable
-from tileconv.engine.sieve import Sieve
+from tileconv.engine.kernel_layout import Pair
+from tileconv.engine.loops.columns_first import ColumnsFirst
+from tileconv.engine.loops.direct import Direct
+from tileconv.engine.loops.two_pass import TwoPass
+from tileconv.engine.missing.detect import MissingDetector
 
 
 class Prepared(Protocol):
     """Kernels laid out for the loops."""
 
     @property
-    def sifts(self) -> bool:
-        """Whether `run` takes a sieve."""
+    def detects_missing(self) -> bool:
+        """Whether `run` takes a detector of missing pixels."""
 
     @property
-    def settles(self) -> bool:
-        """Whether sums are settled by the sieve as they are made."""
+    def normalizes(self) -> bool:
+        """Whether sums are normalized by the detector as they are made."""
 
     def run(
         self,
         planes: np.ndarray,
         out: np.ndarray,
         *,
-        final: bool = False,
-        sieve: Sieve | None = None,
+        stream: bool = False,
+        detector: MissingDetector | None = None,
     ) -> None:
         """Write the "valid" correlations of planes (bands, H, W) into out (kernels, OH, OW).
 
-        ``final`` says that nobody reads them soon. A ``sieve`` takes missing pixels out of rows as
-        they are dealt out.
+        ``stream`` says that nobody reads them soon. A ``detector`` replaces missing pixels while
+        rows are packed.
         """
 
 
 _LOOPS: dict[str, Callable[[Pair, Pair, Sequence[Taps], int], Prepared]] = {
     DIRECT.name: Direct.of,
-    SEPARABLE.name: Separable.of,
+    SEPARABLE.name: TwoPass.of,
     COLUMNS_FIRST.name: ColumnsFirst.of,
 }
 

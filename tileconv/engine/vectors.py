@@ -1,17 +1,13 @@
-"""The vectors that the loops are made of, written for LLVM by hand, and pointers to memory.
+"""Vectors and pointers for the loops, as intrinsics and helpers that write LLVM code.
 
-Numba sees scalar code and leaves vectors to the compiler, which does not keep a
-block of sums in registers, nor turn strided pixels round in them. So the inner
-steps are built as vector instructions, of what is here:
+Numba compiles scalar code and leaves vectors to LLVM, which neither keeps a
+register tile in registers nor transposes strided pixels in them. So the inner
+steps are written as vector instructions, with what is here:
 
-    tileconv.engine.pixels   lays pixels out
-    tileconv.engine.sums     adds products up, block by block
-    tileconv.engine.adders   adds to sums that rest in memory
-    tileconv.engine.tall     blocks of small dense kernels
-    tileconv.engine.panels   blocks of banks whose fields share no pixel
-    tileconv.engine.places   the same where there are many kernels
-    tileconv.engine.marks    marks missing pixels, looks at the marks, and settles sums
-    tileconv.engine.settling asks a sieve for what it has found
+    pack.deinterleave     converts and deinterleaves pixels
+    micro.register_tile   adds products up; all other modules of `micro` are built of it
+    missing.validity      writes and reads validity bitmaps, and normalizes sums
+    missing.epilogue      asks a detector what it has found
 
 Every lane is one output and does what a scalar would do, so the bits depend on
 neither the vector's width nor an output's place in it.
@@ -24,12 +20,11 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 QUAD_BYTES = 16
-"""The parts of a vector that numbers move about in cheaply."""
+"""The parts of a vector within which elements move cheaply."""
 
 INDEX_TYPE = ir.IntType(64)
 SHORT_TYPE = ir.IntType(32)
@@ -46,13 +41,13 @@ def _vector_bytes() -> int:
 VECTOR_BYTES = _vector_bytes()
 
 
-def step_of(typer: Callable[..., Any]) -> Any:
-    """Make a function for compiled code of one that returns (signature, code generator)."""
-    return intrinsic(typer)
+def intrinsic(typer: Callable[..., Any]) -> Any:
+    """Return `numba.extending.intrinsic` of a typer, untyped: its calls take no typing context."""
+    return extending.intrinsic(typer)
 
 
 def lanes_of(kind: Any) -> int:
-    """Numbers of a floating type that a vector holds."""
+    """Return the elements of a floating type that a vector holds."""
     return VECTOR_BYTES * 8 // kind.bitwidth
 
 
@@ -72,14 +67,14 @@ def vector_fma(builder: ir.IRBuilder, vector: ir.VectorType) -> ir.Function:
 def load_vector(
     builder: ir.IRBuilder, pointer: ir.Value, vector: ir.VectorType, align: int
 ) -> ir.Value:
-    """Load a vector from where numbers lie, at a multiple of ``align`` bytes."""
+    """Load a vector whose elements lie at a multiple of ``align`` bytes."""
     loaded = builder.load(builder.bitcast(pointer, vector.as_pointer()))
     loaded.align = align
     return loaded
 
 
 def store_vector(builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, align: int) -> None:
-    """Store a vector where numbers lie, at a multiple of ``align`` bytes."""
+    """Store a vector whose elements lie at a multiple of ``align`` bytes."""
     stored = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
     stored.align = align
 
@@ -98,8 +93,8 @@ def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: Sequence[int
     return builder.shuffle_vector(a, b, mask)
 
 
-def fetch(builder: ir.IRBuilder, place: ir.Value) -> None:
-    """Ask for the cache line at a pointer to bytes, soon to be read; any address will do."""
+def emit_prefetch(builder: ir.IRBuilder, place: ir.Value) -> None:
+    """Prefetch the cache line at a pointer to bytes, soon to be read; any address will do."""
     byte = ir.IntType(8).as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [byte, SHORT_TYPE, SHORT_TYPE, SHORT_TYPE])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -107,18 +102,18 @@ def fetch(builder: ir.IRBuilder, place: ir.Value) -> None:
     builder.call(function, [place, read, second_level, data])
 
 
-@step_of
-def lanes(typingctx: Any, lines: Any) -> Any:
-    """Return how many numbers of ``lines``, an array or a pointer, a vector holds."""
+@intrinsic
+def lane_count(typingctx: Any, packed: Any) -> Any:
+    """Return how many elements of ``packed``, an array or a pointer, a vector holds."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return constant_index(lanes_of(signature.args[0].dtype))
 
-    return types.intp(lines), generate
+    return types.intp(packed), generate
 
 
-@step_of
-def float_to(typingctx: Any, value: Any, address: Any) -> Any:
+@intrinsic
+def store_float(typingctx: Any, value: Any, address: Any) -> Any:
     """Store ``value`` at ``address``."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -129,7 +124,7 @@ def float_to(typingctx: Any, value: Any, address: Any) -> Any:
     return types.void(value, types.uintp), generate
 
 
-@step_of
+@intrinsic
 def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
     """Copy bytes from an address to another; they do not overlap."""
 
@@ -142,8 +137,8 @@ def copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
     return types.void(types.uintp, types.uintp, types.intp), generate
 
 
-@step_of
-def put_at(typingctx: Any, place: Any, address: Any) -> Any:
+@intrinsic
+def store_index(typingctx: Any, place: Any, address: Any) -> Any:
     """Store an address at an address that is a multiple of 8."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -153,8 +148,8 @@ def put_at(typingctx: Any, place: Any, address: Any) -> Any:
     return types.void(types.uintp, types.uintp), generate
 
 
-@step_of
-def index_at(typingctx: Any, address: Any, number: Any) -> Any:
+@intrinsic
+def load_index(typingctx: Any, address: Any, number: Any) -> Any:
     """Return one of the intp at an address."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -164,19 +159,19 @@ def index_at(typingctx: Any, address: Any, number: Any) -> Any:
     return types.intp(types.uintp, types.intp), generate
 
 
-@step_of
+@intrinsic
 def prefetch(typingctx: Any, address: Any) -> Any:
-    """Ask for the cache line at ``address``, see `fetch`."""
+    """Prefetch the cache line at ``address``, see `emit_prefetch`."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        fetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+        emit_prefetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
         return context.get_dummy_value()
 
     return types.void(types.uintp), generate
 
 
-@step_of
-def pointer_to(typingctx: Any, pointer: Any, count: Any) -> Any:
+@intrinsic
+def advance(typingctx: Any, pointer: Any, count: Any) -> Any:
     """Return ``pointer`` moved on by ``count`` items."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -185,9 +180,9 @@ def pointer_to(typingctx: Any, pointer: Any, count: Any) -> Any:
     return pointer(pointer, types.intp), generate
 
 
-@step_of
+@intrinsic
 def pointer_like(typingctx: Any, pointer: Any, address: Any) -> Any:
-    """Return a pointer of the kind of ``pointer`` to ``address``."""
+    """Return a pointer of the type of ``pointer`` to ``address``."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[1], args[0].type)
@@ -195,19 +190,34 @@ def pointer_like(typingctx: Any, pointer: Any, address: Any) -> Any:
     return pointer(pointer, types.uintp), generate
 
 
-@step_of
-def pointer_for(typingctx: Any, array: Any, address: Any) -> Any:
-    """Return a pointer to ``address`` for numbers of the kind that ``array`` holds."""
+@intrinsic
+def record_at(typingctx: Any, pointer: Any) -> Any:
+    """Return the record that ``pointer`` points to: its fields are read and written in place."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        kind = context.get_data_type(signature.args[0].dtype)
-        return builder.inttoptr(args[1], kind.as_pointer())
+        return args[0]  # a record is a pointer to its bytes
 
-    return types.CPointer(array.dtype)(array, types.uintp), generate
+    return pointer.dtype(pointer), generate
 
 
-@step_of
-def address_at(typingctx: Any, pointer: Any) -> Any:
+def _pointer_of(kind: Any) -> Any:
+    """Return an intrinsic that makes an address, intp or uintp, a pointer to elements of a type."""
+
+    def typer(typingctx: Any, address: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_data_type(kind).as_pointer())
+
+        return types.CPointer(kind)(address), generate
+
+    return intrinsic(typer)
+
+
+index_pointer = _pointer_of(types.intp)
+double_pointer = _pointer_of(types.float64)
+
+
+@intrinsic
+def pointer_address(typingctx: Any, pointer: Any) -> Any:
     """Return the address that ``pointer`` holds."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -216,9 +226,9 @@ def address_at(typingctx: Any, pointer: Any) -> Any:
     return types.uintp(pointer), generate
 
 
-@step_of
+@intrinsic
 def call_at(typingctx: Any, function: Any, *numbers: Any) -> Any:
-    """Call the compiled function at an address; pointers are passed as the numbers they are."""
+    """Call the compiled function at an address; pointers are passed as addresses."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         values = cgutils.unpack_tuple(builder, args[1])

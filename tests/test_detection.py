@@ -1,4 +1,4 @@
-"""Missing pixels found while rows are dealt out: the bits of tiles looked at beforehand."""
+"""Missing pixels detected while rows are packed: the bits of tiles searched beforehand."""
 
 import itertools
 
@@ -9,10 +9,10 @@ import tileconv
 from tileconv.arrays import eager
 from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
-from tileconv.engine import gaps
-from tileconv.engine.columns import ColumnsFirst
-from tileconv.engine.direct import Direct
-from tileconv.engine.separable import Separable
+from tileconv.engine.loops.columns_first import ColumnsFirst
+from tileconv.engine.loops.direct import Direct
+from tileconv.engine.loops.two_pass import TwoPass
+from tileconv.engine.missing import normalize
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
 
@@ -36,13 +36,13 @@ POLICIES = [
 
 @pytest.fixture
 def beforehand(monkeypatch):
-    """Return what computes like `tileconv.convolve`, with tiles looked at beforehand."""
+    """Return what computes like `tileconv.convolve`, with tiles searched beforehand."""
 
     def convolve(*args, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(Direct, "sifts", False)
-            patch.setattr(Separable, "sifts", False)
-            patch.setattr(ColumnsFirst, "sifts", False)
+            patch.setattr(Direct, "detects_missing", False)
+            patch.setattr(TwoPass, "detects_missing", False)
+            patch.setattr(ColumnsFirst, "detects_missing", False)
             return tileconv.convolve(*args, **options)
 
     return convolve
@@ -63,15 +63,15 @@ def sprinkled(shape, dtype, nodata):
     "dtype", ["uint8", "int16", "uint16", "int32", "int64", "float32", "float64"]
 )
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: " ".join(map(str, policy.values())))
-def test_bits_are_those_of_tiles_looked_at_beforehand(beforehand, policy, dtype):
+def test_bits_are_those_of_tiles_searched_beforehand(beforehand, policy, dtype):
     nodata = np.nan if dtype.startswith("float") else 0
     array = sprinkled((70, 901), dtype, nodata)
     sampling = itertools.product((1, 2, 3, 4, 8, 16, (3, 1), (1, 5)), (1, 2))
     for (name, kernel), (stride, dilation) in itertools.product(KERNELS.items(), sampling):
         options = {"stride": stride, "dilation": dilation, "nodata": nodata, **policy}
-        sifted = tileconv.convolve(array, kernel, **options)
+        detecting = tileconv.convolve(array, kernel, **options)
         expected = beforehand(array, kernel, **options)
-        assert sifted.tobytes() == expected.tobytes(), (name, stride, dilation)
+        assert detecting.tobytes() == expected.tobytes(), (name, stride, dilation)
 
 
 def comb(*columns):
@@ -82,8 +82,8 @@ def comb(*columns):
 
 @pytest.mark.parametrize("ready", [False, True])
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: " ".join(map(str, policy.values())))
-def test_sums_settled_late_have_the_same_bits(monkeypatch, beforehand, policy, ready):
-    # what settles sums as they are made may not be compiled yet; kernels of a bank may read pixels
+def test_sums_normalized_late_have_the_same_bits(monkeypatch, beforehand, policy, ready):
+    # what normalizes sums may not be compiled yet; kernels of a bank may read pixels
     # that others do not
     array = RNG.integers(1, 100, (40, 16 * 30 + 45)).astype(np.uint16)
     array[20, 16 * 7 + 12] = array[22, 16 * 9] = array[30, -3:] = 0
@@ -98,10 +98,10 @@ def test_sums_settled_late_have_the_same_bits(monkeypatch, beforehand, policy, r
         options = {"stride": stride, "nodata": 0, **policy}
         expected = beforehand(array, kernel, **options)
         nothing = {"nodata": 0, "missing": "skip"}
-        tileconv.convolve(np.zeros_like(array), DENSE, **nothing)  # leaves its marks behind
+        tileconv.convolve(np.zeros_like(array), DENSE, **nothing)  # leaves its validity bits behind
         with monkeypatch.context() as patch:
             if not ready:
-                patch.setattr(gaps, "_ready", set())
+                patch.setattr(normalize, "_ready", set())
             found = tileconv.convolve(array, kernel, **options)
         assert found.tobytes() == expected.tobytes()
 
@@ -141,8 +141,8 @@ def test_strips_of_a_row_may_differ(beforehand, policy, stride):
         array = clean.copy()
         array[15, list(places)] = 0
         options = {"stride": stride, "nodata": 0, **policy}
-        sifted = tileconv.convolve(array, kernel, **options)
-        assert sifted.tobytes() == beforehand(array, kernel, **options).tobytes()
+        detecting = tileconv.convolve(array, kernel, **options)
+        assert detecting.tobytes() == beforehand(array, kernel, **options).tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float64"])
@@ -208,14 +208,14 @@ def test_a_thread_begins_anew_with_each_array():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", ["dense", "separable"])
-def test_past_the_caches(monkeypatch, beforehand, name, stride):
+def test_streamed_results(monkeypatch, beforehand, name, stride):
     for lost in (0, 40):  # the first rows are written past them, later ones, with gaps, are not
         array = RNG.integers(1, 100, (80, 1500)).astype(np.uint16)
         array[40:60, 10 : 10 + lost] = 0
         options = {"nodata": 0, "missing": "renormalize", "stride": stride}
         expected = beforehand(array, KERNELS[name], **options)
         with monkeypatch.context() as patch:
-            patch.setattr(eager, "PAST_BYTES", 0)
+            patch.setattr(eager, "STREAM_BYTES", 0)
             found = tileconv.convolve(array, KERNELS[name], **options)
         assert found.tobytes() == expected.tobytes()
 
@@ -233,15 +233,15 @@ def test_masks_hide_pixels(monkeypatch, kernel, policy, masks):
     geometry = convolution.geometry(size)
     reads = tuple(read_axis(axis, 0, axis.out_size) for axis in (geometry.y, geometry.x))
     results = []
-    for sifts in (True, False):
+    for detects_missing in (True, False):
         recipe = Recipe.of(convolution, Numbers.of(np.uint16, nodata=0), bands)
         out = np.zeros((recipe.outputs, *geometry.out_shape), np.float32)
         share = np.zeros(geometry.out_shape, np.float32)
         with monkeypatch.context() as patch:
-            if not sifts:
-                patch.setattr(Direct, "sifts", False)
-                patch.setattr(Separable, "sifts", False)
-            patch.setattr(ColumnsFirst, "sifts", False)
+            if not detects_missing:
+                patch.setattr(Direct, "detects_missing", False)
+                patch.setattr(TwoPass, "detects_missing", False)
+            patch.setattr(ColumnsFirst, "detects_missing", False)
             compute_tile(recipe, reads, window, masked, out, share)
             alone = np.zeros_like(out)
             compute_tile(recipe, reads, window, masked, alone)

@@ -1,16 +1,17 @@
-"""Steps that lay pixels out as floats: `copy_lanes`, `deal_fields` and `turn_quads`.
+"""Convert pixels to floats and deinterleave them in vector registers.
 
-The latter two, and `copy_pixels`, may watch for pixels meanwhile that are to be found: those that
-equal a value, and NaN. They say whether some pixel that they read is one, or equals the value but
-for its sign. ``watch`` is a pointer to pixels, see `watched`, or a plain number: nothing is sought,
-and nothing compiled for it.
+`deinterleave_fields`, `transpose_quads` and `convert_and_detect` can detect
+pixels that are sought on their way: those that equal a value, and NaN. They
+return whether a pixel that they read is one, or equals the value but for its
+sign. ``sought`` is a pointer to pixels, see `sought_value`, or a plain number:
+then nothing is sought, and no code is generated for it.
 
-Pixels move about in words that have the bits of a float: two of uint16 in each,
-four of uint8. Only where each word belongs to one field, and neighbouring ones
-to neighbouring fields, are they taken apart, by shifts: the machine has one
-unit for moving numbers between lanes, and it is what dealing out is bound by.
+Pixels are moved in words of the size of a float: two of uint16 in each, four of
+uint8. A word is taken apart by shifts only when it belongs to one field and its
+neighbours belong to neighbouring fields. The machine has one unit for moving
+data between lanes, and packing is bound by it.
 
-What is not said here is as in `tileconv.engine.lanes`.
+What is not said here is as in `vectors`.
 """
 
 from collections.abc import Sequence
@@ -20,25 +21,25 @@ from llvmlite import ir
 from numba import types
 
 from tileconv.engine.blocking import MOST_WORDS
-from tileconv.engine.lanes import (
+from tileconv.engine.vectors import (
     INDEX_TYPE,
     QUAD_BYTES,
     SHORT_TYPE,
     VECTOR_BYTES,
     constant_index,
+    intrinsic,
     lanes_of,
     load_vector,
     shuffle,
     splat,
-    step_of,
     store_vector,
 )
 
 BYTE = ir.IntType(8)
-FOUND_AFTER = 16
-"""Bytes after what is watched for that hold whether it was found: those of two pixels, or more."""
-WHOLE_TURN = VECTOR_BYTES == 64
-"""The machine takes numbers from anywhere in two vectors at once."""
+DETECTED_OFFSET = 16
+"""Bytes from ``sought`` to the flag that a pixel was detected: those of two pixels, or more."""
+SHUFFLES_ANY_LANES = VECTOR_BYTES == 64
+"""The machine shuffles lanes from anywhere in two vectors at once."""
 
 
 def to_floats(
@@ -56,21 +57,21 @@ def to_floats(
     return builder.sitofp(pixels, vector) if dtype.signed else builder.uitofp(pixels, vector)
 
 
-class _Deal:
-    """What the steps that lay pixels out have in common.
+class _Packing:
+    """What the packing steps have in common.
 
-    The first two arguments of each are pointers: to pixels, and to the lines of floats.
+    The first two arguments of each are pointers: to pixels, and to packed floats.
     """
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> None:
-        source, lines = signature.args[:2]
+        source, packed = signature.args[:2]
         self.builder, self._signature, self._args = builder, signature, args
         self.dtype, self.pixel_bytes = source.dtype, source.dtype.bitwidth // 8
-        self.vector = ir.VectorType(context.get_data_type(lines.dtype), lanes_of(lines.dtype))
-        self.lanes, self.float_bytes = self.vector.count, lines.dtype.bitwidth // 8
+        self.vector = ir.VectorType(context.get_data_type(packed.dtype), lanes_of(packed.dtype))
+        self.lanes, self.float_bytes = self.vector.count, packed.dtype.bitwidth // 8
         self.pixel = context.get_data_type(source.dtype)
         self._source = builder.bitcast(args[0], BYTE.as_pointer())
-        self._lines = args[1]
+        self._packed = args[1]
 
     def load_raw(self, offset: ir.Value) -> ir.Value:
         """Load a vector of pixels, ``offset`` bytes on."""
@@ -81,15 +82,15 @@ class _Deal:
         place = self.builder.gep(self._source, [offset])
         return load_vector(self.builder, place, ir.VectorType(kind, count), self.pixel_bytes)
 
-    def split(self, word: ir.Value, places: ir.Value, first: int, at: ir.Value) -> None:
-        """Take words apart and store pixel ``first`` of their fields, and so on, if it has a place.
+    def split(self, word: ir.Value, offsets: ir.Value, first: int, at: ir.Value) -> None:
+        """Take words apart and store pixel ``first`` of their fields, and so on, if a tap reads it.
 
-        A line's place is a negative number if no tap reads it.
+        The offset of a phase is negative if no tap does.
         """
         builder, bits = self.builder, self.pixel_bytes * 8
         kind = ir.VectorType(ir.IntType(bits), self.lanes)
         for p in range(word.type.element.width // bits):
-            place = builder.load(builder.gep(places, [constant_index(first + p)]))
+            place = builder.load(builder.gep(offsets, [constant_index(first + p)]))
             with builder.if_then(builder.icmp_signed(">=", place, constant_index(0))):
                 pixel = word
                 if p:
@@ -101,28 +102,29 @@ class _Deal:
                     pixel = builder.bitcast(pixel, ir.VectorType(self.pixel, self.lanes))
                 self.store(pixel, builder.add(place, at))
 
-    def watch(self, words: Sequence[ir.Value]) -> ir.Value:
-        """Return whether a pixel in vectors of words is to be found, see above.
+    def detect(self, words: Sequence[ir.Value]) -> ir.Value:
+        """Return whether a pixel in vectors of words is sought, see above.
 
-        It is done on bits, and few comparisons are made: they take the unit that moves lanes.
+        Vectors are reduced with `min` first, so one comparison serves them all: comparisons compete
+        for the unit that moves data between lanes. All is done on bits.
         """
-        builder, watch = self.builder, self._signature.args[-1]
-        if not isinstance(watch, types.CPointer):
+        builder, sought = self.builder, self._signature.args[-1]
+        if not isinstance(sought, types.CPointer):
             return ir.IntType(1)(0)
         floats, bits = isinstance(self.dtype, types.Float), self.pixel_bytes * 8
         kind = ir.IntType(bits)
         words_bits = bits if words[0].type.element == self.pixel else words[0].type.element.width
         vector = ir.VectorType(kind, words[0].type.count * words_bits // bits)
-        sought, bound = (
+        value, bound = (
             splat(builder, builder.bitcast(value, kind) if floats else value, vector)
             for value in self._args[-3:-1]
         )
         pixels = [builder.bitcast(word, vector) for word in words]
-        apart = [builder.xor(pixel, sought) for pixel in pixels]
+        differences = [builder.xor(pixel, value) for pixel in pixels]
         if floats:  # without its sign, NaN is more than infinity
             unsigned = ir.Constant(vector, [(1 << (bits - 1)) - 1] * vector.count)
-            apart = [builder.and_(pixel, unsigned) for pixel in apart]
-        nearest = self._extreme(apart, "<")
+            differences = [builder.and_(pixel, unsigned) for pixel in differences]
+        nearest = self._extreme(differences, "<")
         found = builder.icmp_unsigned("==", nearest, ir.Constant(vector, [0] * vector.count))
         if floats:
             sizes = [builder.and_(pixel, unsigned) for pixel in pixels]
@@ -143,10 +145,10 @@ class _Deal:
     def store(self, value: ir.Value, at: ir.Value) -> None:
         """Store floats, or pixels as floats."""
         floats = to_floats(self.builder, value, self.dtype, self.vector)
-        store_vector(self.builder, floats, self.builder.gep(self._lines, [at]), self.float_bytes)
+        store_vector(self.builder, floats, self.builder.gep(self._packed, [at]), self.float_bytes)
 
 
-@step_of
+@intrinsic
 def pixel_bytes(typingctx: Any, source: Any) -> Any:
     """Return the bytes of a pixel at the pointer ``source``."""
 
@@ -156,7 +158,7 @@ def pixel_bytes(typingctx: Any, source: Any) -> Any:
     return types.intp(source), generate
 
 
-@step_of
+@intrinsic
 def pixel_at(typingctx: Any, source: Any, offset: Any) -> Any:
     """Return the pixel ``offset`` bytes from ``source``."""
 
@@ -169,119 +171,123 @@ def pixel_at(typingctx: Any, source: Any, offset: Any) -> Any:
     return source.dtype(source, types.intp), generate
 
 
-@step_of
-def watched(typingctx: Any, watch: Any, source: Any, number: Any) -> Any:
-    """Return what is watched for among the pixels at ``source``; 0 if nothing is.
+@intrinsic
+def sought_value(typingctx: Any, sought: Any, source: Any, number: Any) -> Any:
+    """Return what is sought among the pixels at ``source``; 0 if nothing is.
 
-    Number 0 is a value, 1 the bits beyond which, without a sign, a float is to be found.
+    Number 0 is a value, 1 the bits above which, without its sign, a float is NaN.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        watch, _, number = args
+        sought, _, number = args
         if not isinstance(signature.args[0], types.CPointer):
             return ir.Constant(context.get_data_type(signature.return_type), 0)
-        return builder.load(builder.gep(watch, [number]))
+        return builder.load(builder.gep(sought, [number]))
 
-    return source.dtype(watch, source, types.intp), generate
+    return source.dtype(sought, source, types.intp), generate
 
 
-@step_of
-def tell(typingctx: Any, watch: Any, found: Any) -> Any:
-    """Write whether what is watched for was found, if ``watch`` is a pointer.
+@intrinsic
+def report_detected(typingctx: Any, sought: Any, found: Any) -> Any:
+    """Write whether a sought pixel was detected, if ``sought`` is a pointer.
 
-    It is an intp, 0 or 1, and lies FOUND_AFTER bytes on.
+    The flag is an intp, 0 or 1, DETECTED_OFFSET bytes on.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        watch, found = args
+        sought, found = args
         if isinstance(signature.args[0], types.CPointer):
             place = builder.gep(
-                builder.bitcast(watch, BYTE.as_pointer()), [constant_index(FOUND_AFTER)]
+                builder.bitcast(sought, BYTE.as_pointer()), [constant_index(DETECTED_OFFSET)]
             )
             place = builder.bitcast(place, INDEX_TYPE.as_pointer())
             builder.store(builder.zext(found, INDEX_TYPE), place)
         return context.get_dummy_value()
 
-    return types.void(watch, types.boolean), generate
+    return types.void(sought, types.boolean), generate
 
 
-WATCHED = 4
-"""Vectors of pixels that are looked at together."""
+DETECTION_VECTORS = 4
+"""Vectors of pixels that `detect_in_vectors` reads together."""
 
 
-@step_of
-def pixels_watched(typingctx: Any, source: Any) -> Any:
-    """Return how many pixels `look_at_pixels` looks at."""
+@intrinsic
+def pixels_per_detection(typingctx: Any, source: Any) -> Any:
+    """Return how many pixels `detect_in_vectors` reads."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return constant_index(WATCHED * VECTOR_BYTES * 8 // signature.args[0].dtype.bitwidth)
+        return constant_index(
+            DETECTION_VECTORS * VECTOR_BYTES * 8 // signature.args[0].dtype.bitwidth
+        )
 
     return types.intp(source), generate
 
 
-def _looker(vectors: int) -> Any:
-    """Return a function of Numba's that says whether to be found is a pixel, or one of vectors."""
+def _detector(vectors: int) -> Any:
+    """Return an intrinsic that detects sought pixels in some vectors, or in one pixel."""
 
     def typer(
-        typingctx: Any, source: Any, lines: Any, offset: Any, sought: Any, bound: Any, watch: Any
+        typingctx: Any, source: Any, packed: Any, offset: Any, value: Any, bound: Any, sought: Any
     ) -> Any:
         pixel = source.dtype
-        return types.boolean(source, lines, types.intp, pixel, pixel, watch), generate
+        return types.boolean(source, packed, types.intp, pixel, pixel, sought), generate
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        deal = _Deal(context, builder, signature, args)
-        count = VECTOR_BYTES // deal.pixel_bytes if vectors else 1
-        places = [
+        packing = _Packing(context, builder, signature, args)
+        count = VECTOR_BYTES // packing.pixel_bytes if vectors else 1
+        offsets = [
             builder.add(args[2], constant_index(i * VECTOR_BYTES)) for i in range(vectors or 1)
         ]
-        return deal.watch([deal.load_words(place, deal.pixel, count) for place in places])
+        return packing.detect(
+            [packing.load_words(place, packing.pixel, count) for place in offsets]
+        )
 
-    return step_of(typer)
-
-
-is_watched = _looker(0)
-"""Say whether the pixel ``offset`` bytes on is to be found."""
-look_at_pixels = _looker(WATCHED)
-"""Say whether one of `pixels_watched`, from ``offset`` bytes on, is to be found."""
+    return intrinsic(typer)
 
 
-@step_of
-def copy_pixels(
+detect_in_pixel = _detector(0)
+"""Say whether the pixel ``offset`` bytes on is sought."""
+detect_in_vectors = _detector(DETECTION_VECTORS)
+"""Say whether one of `pixels_per_detection`, from ``offset`` bytes on, is sought."""
+
+
+@intrinsic
+def convert_and_detect(
     typingctx: Any,
     source: Any,
-    lines: Any,
+    packed: Any,
     offset: Any,
     at: Any,
-    sought: Any,
+    value: Any,
     bound: Any,
-    watch: Any,
+    sought: Any,
 ) -> Any:
-    """Do what `copy_lanes` does, and watch for pixels."""
+    """Do what `convert_vector` does, and detect sought pixels."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        deal = _Deal(context, builder, signature, args)
-        values = deal.load_raw(args[2])
-        deal.store(values, args[3])
-        return deal.watch([values])
+        packing = _Packing(context, builder, signature, args)
+        values = packing.load_raw(args[2])
+        packing.store(values, args[3])
+        return packing.detect([values])
 
     i, pixel = types.intp, source.dtype
-    return types.boolean(source, lines, i, i, pixel, pixel, watch), generate
+    return types.boolean(source, packed, i, i, pixel, pixel, sought), generate
 
 
-@step_of
-def copy_lanes(typingctx: Any, source: Any, lines: Any, offset: Any, at: Any) -> Any:
-    """Write a vector of neighbouring pixels, ``offset`` bytes on, to ``lines[at:]``."""
+@intrinsic
+def convert_vector(typingctx: Any, source: Any, packed: Any, offset: Any, at: Any) -> Any:
+    """Write a vector of neighbouring pixels, ``offset`` bytes on, to ``packed[at:]``, as floats."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        deal = _Deal(context, builder, signature, args)
-        deal.store(deal.load_raw(args[2]), args[3])
+        packing = _Packing(context, builder, signature, args)
+        packing.store(packing.load_raw(args[2]), args[3])
         return context.get_dummy_value()
 
-    return types.void(source, lines, types.intp, types.intp), generate
+    return types.void(source, packed, types.intp, types.intp), generate
 
 
 def field_words(pixel_bits: int, float_bits: int, stride: int) -> int:
-    """Return the words of a field that `deal_fields` deals out: 1, 2 or 4; 0 if it cannot.
+    """Return the words of a field that `deinterleave_fields` takes: 1, 2 or 4; 0 if it cannot.
 
     A word has the bits of the floats. Where fields are smaller, one is a word by itself.
     """
@@ -289,55 +295,55 @@ def field_words(pixel_bits: int, float_bits: int, stride: int) -> int:
     if stride > 1 and bits <= float_bits:
         return int(bits & (bits - 1) == 0)
     words = bits // float_bits
-    # four are put together by an instruction that AVX-512 alone has
-    known = (2, MOST_WORDS) if WHOLE_TURN else (2,)
+    # only AVX-512 has an instruction that combines four
+    known = (2, MOST_WORDS) if SHUFFLES_ANY_LANES else (2,)
     return words if words * float_bits == bits and words in known else 0
 
 
-@step_of
-def deal_fields(
+@intrinsic
+def deinterleave_fields(
     typingctx: Any,
     source: Any,
-    lines: Any,
+    packed: Any,
     offset: Any,
-    places: Any,
+    offsets: Any,
     at: Any,
     stride: Any,
-    sought: Any,
+    value: Any,
     bound: Any,
-    watch: Any,
+    sought: Any,
 ) -> Any:
-    """Deal out a vector's lanes of fields that lie side by side, ``stride`` pixels each.
+    """Deinterleave a vector's lanes of fields that lie side by side, ``stride`` pixels each.
 
-    They begin ``offset`` bytes on. Pixel ``p`` of field ``i`` goes to ``lines[places[p] + at + i]``
-    if ``places[p]``, of a pointer to intp, is not negative. ``stride`` is a literal.
+    They begin ``offset`` bytes on. Pixel ``p`` of field ``i`` goes to ``packed[offsets[p] + at +
+    i]`` if ``offsets[p]``, of a pointer to intp, is not negative. ``stride`` is a literal.
     """
     if not isinstance(stride, types.IntegerLiteral):
         return None  # Numba asks again with the literal
     size = stride.literal_value
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        deal = _Deal(context, builder, signature, args)
-        offset, places, at = args[2:5]
-        bits, float_bits = deal.pixel_bytes * 8, deal.float_bytes * 8
+        packing = _Packing(context, builder, signature, args)
+        offset, offsets, at = args[2:5]
+        bits, float_bits = packing.pixel_bytes * 8, packing.float_bytes * 8
         words = field_words(bits, float_bits, size)
         kind = ir.IntType(min(bits * size, float_bits))
-        step = constant_index(deal.lanes * kind.width // 8)
+        step = constant_index(packing.lanes * kind.width // 8)
         vectors = []
         for _ in range(words):
-            vectors.append(deal.load_words(offset, kind, deal.lanes))
+            vectors.append(packing.load_words(offset, kind, packing.lanes))
             offset = builder.add(offset, step)
-        for w, word in enumerate(_deal_words(builder, vectors)):
-            deal.split(word, places, w * (kind.width // bits), at)
-        return deal.watch(vectors)
+        for w, word in enumerate(_deinterleave_words(builder, vectors)):
+            packing.split(word, offsets, w * (kind.width // bits), at)
+        return packing.detect(vectors)
 
     i, pixel = types.intp, source.dtype
-    kinds = source, lines, i, places, i, stride, pixel, pixel, watch
+    kinds = source, packed, i, offsets, i, stride, pixel, pixel, sought
     return types.boolean(*kinds), generate
 
 
-def _deal_words(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> Sequence[ir.Value]:
-    """Deal the words of vectors out: the first ones of all fields, the second ones, and so on."""
+def _deinterleave_words(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> Sequence[ir.Value]:
+    """Return the first words of all fields, the second ones, and so on, of vectors of words."""
     if len(vectors) == 1:
         return vectors
     n = vectors[0].type.count
@@ -359,9 +365,9 @@ def _deal_words(builder: ir.IRBuilder, vectors: Sequence[ir.Value]) -> Sequence[
     ]
 
 
-@step_of
+@intrinsic
 def quad_size(typingctx: Any, source: Any) -> Any:
-    """Return how many pixels of a field `turn_quads` turns: those in 128 bits."""
+    """Return how many pixels of a field `transpose_quads` takes: those in 128 bits."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return constant_index(QUAD_BYTES * 8 // signature.args[0].dtype.bitwidth)
@@ -369,40 +375,40 @@ def quad_size(typingctx: Any, source: Any) -> Any:
     return types.intp(source), generate
 
 
-@step_of
-def turn_quads(
+@intrinsic
+def transpose_quads(
     typingctx: Any,
     source: Any,
-    lines: Any,
+    packed: Any,
     offset: Any,
-    apart: Any,
-    places: Any,
+    field_bytes: Any,
+    offsets: Any,
     at: Any,
     whole: Any,
-    sought: Any,
+    value: Any,
     bound: Any,
-    watch: Any,
+    sought: Any,
 ) -> Any:
-    """Deal out 128 bits of each of a vector's lanes of fields that lie ``apart`` bytes apart.
+    """Pack 128 bits of each of a vector's lanes of fields, ``field_bytes`` bytes apart.
 
-    Pixel ``p`` of field ``i``, which begins ``offset + i * apart`` bytes on, goes to
-    ``lines[places[p] + at + i]`` if ``places[p]``, of a pointer to intp, is not negative. Where
+    Pixel ``p`` of field ``i``, which begins ``offset + i * field_bytes`` bytes on, goes to
+    ``packed[offsets[p] + at + i]`` if ``offsets[p]``, of a pointer to intp, is not negative. Where
     ``whole`` is false, only the first half of the pixels does.
 
-    The parts of fields that come to lie in the same lanes of the 128-bit parts of vectors are
-    loaded into one vector, so that no word moves from part to part: such steps are dear. Words
-    have the bits of the floats, whatever pixels they hold, which are taken apart at the end.
+    The parts of fields that end in the same lanes of the 128-bit parts of vectors are loaded into
+    one vector, so that no word moves from part to part: such steps are expensive. Words have the
+    bits of the floats, whatever pixels they hold, which are taken apart at the end.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        deal = _Deal(context, builder, signature, args)
-        n, size = deal.lanes, QUAD_BYTES // deal.float_bytes
-        offset, apart, places, at, whole = args[2:7]
-        kind, each = ir.IntType(deal.float_bytes * 8), deal.float_bytes // deal.pixel_bytes
+        packing = _Packing(context, builder, signature, args)
+        n, size = packing.lanes, QUAD_BYTES // packing.float_bytes
+        offset, field_bytes, offsets, at, whole = args[2:7]
+        kind, each = ir.IntType(packing.float_bytes * 8), packing.float_bytes // packing.pixel_bytes
         quads = []
         for _ in range(n):
-            quads.append(deal.load_words(offset, kind, size))
-            offset = builder.add(offset, apart)
+            quads.append(packing.load_words(offset, kind, size))
+            offset = builder.add(offset, field_bytes)
         rows = []
         for j in range(size):
             parts = quads[j::size]
@@ -413,21 +419,23 @@ def turn_quads(
                 ]
             rows.append(parts[0])
         half = size // 2
-        for w, word in enumerate(_turn_parts(builder, rows, first=True)):
-            deal.split(word, places, w * each, at)
+        for w, word in enumerate(_transpose_parts(builder, rows, first=True)):
+            packing.split(word, offsets, w * each, at)
         with builder.if_then(whole):
-            for w, word in enumerate(_turn_parts(builder, rows, first=False), half):
-                deal.split(word, places, w * each, at)
-        return deal.watch(rows)
+            for w, word in enumerate(_transpose_parts(builder, rows, first=False), half):
+                packing.split(word, offsets, w * each, at)
+        return packing.detect(rows)
 
     i, b, pixel = types.intp, types.boolean, source.dtype
-    return b(source, lines, i, i, places, i, b, pixel, pixel, watch), generate
+    return b(source, packed, i, i, offsets, i, b, pixel, pixel, sought), generate
 
 
-def _turn_parts(builder: ir.IRBuilder, rows: Sequence[ir.Value], *, first: bool) -> list[ir.Value]:
-    """Turn squares of as many numbers as there are rows, each in its own part of the vectors.
+def _transpose_parts(
+    builder: ir.IRBuilder, rows: Sequence[ir.Value], *, first: bool
+) -> list[ir.Value]:
+    """Transpose squares of as many elements as there are rows, each in its own part of the vectors.
 
-    Returned are the first half of the turned rows, or the second.
+    Returned are the first half of the transposed rows, or the second.
     """
     size, n = len(rows), rows[0].type.count
     starts = range(0, n, size)

@@ -1,6 +1,6 @@
 """Arrays as the loops take them: an address, strides and a dtype.
 
-Numba compiles anew for every layout of an array, and for read-only ones; an
+Numba compiles again for every layout of an array, and for read-only ones; an
 address has neither.
 """
 
@@ -30,7 +30,7 @@ def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 
 class _Scratch(threading.local):
-    """Memory of a thread that its next tile uses again: to ask for it costs as much as a row."""
+    """Memory that the thread's next tile reuses: allocating it costs as much as a row."""
 
     size = 0
     address = np.uintp(0)
@@ -43,7 +43,7 @@ _kept = _Scratch()
 
 
 def scratch(count: int, dtype: np.dtype) -> tuple[np.uintp, np.ndarray | None]:
-    """Return the address of ``count`` numbers, which hold anything, and who owns them.
+    """Return the address of ``count`` elements of scratch, which hold anything, and their owner.
 
     They begin with a cache line: vectors that lie across two of them are slow to store. The
     thread's next call overwrites them.

@@ -1,0 +1,1 @@
+"""The innermost steps, written for LLVM: register tiles and how their results are stored."""

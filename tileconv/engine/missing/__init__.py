@@ -1,0 +1,1 @@
+"""Missing pixels: detected and replaced while rows are packed; sums normalized afterwards."""
