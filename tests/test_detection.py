@@ -12,7 +12,6 @@ from tileconv.dtypes import Numbers
 from tileconv.engine.loops.columns_first import ColumnsFirst
 from tileconv.engine.loops.direct import Direct
 from tileconv.engine.loops.two_pass import TwoPass
-from tileconv.engine.missing import normalize
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
 
@@ -80,11 +79,8 @@ def comb(*columns):
     return np.outer(np.arange(1, 10.0), row)
 
 
-@pytest.mark.parametrize("ready", [False, True])
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: " ".join(map(str, policy.values())))
-def test_sums_normalized_late_have_the_same_bits(monkeypatch, beforehand, policy, ready):
-    # what normalizes sums may not be compiled yet; kernels of a bank may read pixels
-    # that others do not
+def test_kernels_of_a_bank_may_read_pixels_that_others_do_not(beforehand, policy):
     array = RNG.integers(1, 100, (40, 16 * 30 + 45)).astype(np.uint16)
     array[20, 16 * 7 + 12] = array[22, 16 * 9] = array[30, -3:] = 0
     banks = [
@@ -98,11 +94,10 @@ def test_sums_normalized_late_have_the_same_bits(monkeypatch, beforehand, policy
         options = {"stride": stride, "nodata": 0, **policy}
         expected = beforehand(array, kernel, **options)
         nothing = {"nodata": 0, "missing": "skip"}
-        tileconv.convolve(np.zeros_like(array), DENSE, **nothing)  # leaves its validity bits behind
-        with monkeypatch.context() as patch:
-            if not ready:
-                patch.setattr(normalize, "_ready", set())
-            found = tileconv.convolve(array, kernel, **options)
+        tileconv.convolve(
+            np.zeros_like(array), DENSE, **nothing
+        )  # leaves its validity plane behind
+        found = tileconv.convolve(array, kernel, **options)
         assert found.tobytes() == expected.tobytes()
 
 

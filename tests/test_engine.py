@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numba import njit
 
 import tileconv
 from tileconv.arrays import eager
@@ -21,9 +20,7 @@ from tileconv.engine.loops import columns_first, direct, row_stream, two_pass
 from tileconv.engine.loops.kernel_gemm import KernelGemm
 from tileconv.engine.loops.panel_gemm import CHUNK, TOGETHER
 from tileconv.engine.micro.tile_rows import OVERWRITE, STREAM
-from tileconv.engine.missing import normalize, validity
-from tileconv.engine.missing.detect import bitmap_by_phase
-from tileconv.engine.missing.validity import SLACK, bitmap_row_bytes, unpack_bitmap
+from tileconv.engine.missing import normalize, replace
 from tileconv.engine.pack.rows import NO_PREFETCH, PREFETCH_PARTS, early_prefetch
 from tileconv.geometry import Axis
 from tileconv.planning.reads import read_axis
@@ -239,18 +236,18 @@ def test_sums_that_are_read_again_are_not_streamed(stores, streamed):
     array = RNG.integers(1, 250, (61, 1601), np.uint8)
     array[7, 9] = 3
     for nodata, more, store in (
-        (0, {}, STREAM),  # no pixel is missing
-        (3, {}, STREAM),  # nor are many
-        (0, {"dtype": "float64"}, STREAM),
-        (0, {"dtype": "int32"}, OVERWRITE),  # they have yet to be rounded
-        (0, {"bias": [1.5]}, OVERWRITE),
+        (0, {}, {STREAM}),  # no pixel is missing
+        (3, {}, {STREAM, OVERWRITE}),  # weights of valid pixels are read again
+        (0, {"dtype": "float64"}, {STREAM}),
+        (0, {"dtype": "int32"}, {OVERWRITE}),  # they have yet to be rounded
+        (0, {"bias": [1.5]}, {OVERWRITE}),
     ):
         given = {"missing": "skip", "nodata": nodata, **more}
         given["kernel"] = np.reshape(KERNELS["3x3"], (1, 1, 3, 3))
         plain = tileconv.convolve(array[None], **given)
         stores.clear()
         assert streamed(array[None], **given).tobytes() == plain.tobytes()
-        assert stores == {store}, given
+        assert stores == store, given
 
 
 def layouts(array):
@@ -507,33 +504,10 @@ def test_whole_numbers_with_gaps_have_the_bits_of_floats_with_nan(policy, dtype)
         assert of_whole[~missing].tobytes() == of_floats[~missing].tobytes()
 
 
-def bitmap_of(valid, stride, span):
-    """Return the bitmap of pixels (bands, H, W), as `missing.normalize.Normalizer` takes them."""
-    bands, height, width = valid.shape
-    plain = np.zeros((bands, height, bitmap_row_bytes(width)), np.uint8)
-    plain[..., : -(-width // 8)] = np.packbits(valid, axis=-1, bitorder="little")
-    shape = (bands, height, min(stride, span), bitmap_row_bytes(-(-width // stride)))
-    room = np.full(np.prod(shape) + SLACK, 0xA5, np.uint8)  # what lies around must not matter
-    lines = room[:-SLACK].reshape(shape)
-    bitmap_by_phase(plain, width, stride, lines)
-    return lines
-
-
-@pytest.mark.parametrize("stride", [1, 2, 3, 7, 8, 16, 24, 63, 64, 65, 200])
-@pytest.mark.parametrize("width", [1, 63, 64, 65, 700])
-def test_validity_bits_are_stored_in_stride_phases(stride, width):
-    valid = RNG.random((2, 3, width)) < 0.5
-    lines = bitmap_of(valid, stride, width)
-    for phase in range(lines.shape[2]):
-        expected = valid[..., phase::stride]
-        found = unpack_bitmap(np.ascontiguousarray(lines[:, :, phase]), expected.shape[2])
-        np.testing.assert_array_equal(found, expected)
-
-
 @pytest.mark.parametrize("stride", [1, (1, 2), (2, 1), (2, 2)], ids=str)
 @pytest.mark.parametrize("name", ["dense", "two passes"])
 def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, stride):
-    # strips begin within words of the bitmap; what lies around these says that no pixel is missing
+    # what lies around the validity plane says that no pixel is missing
     held = np.empty
 
     def poisoned(shape, dtype=float, **options):
@@ -558,22 +532,12 @@ def test_looks_at_the_last_fields_of_strips_see_all_of_them(monkeypatch, name, s
         assert not np.isnan(found[:, : -31 // step - 1]).any(), width
 
 
-def test_bits_are_extracted_without_an_instruction_for_it_too(monkeypatch):
-    monkeypatch.setattr(validity, "HAS_PEXT", False)
-    picked = njit(validity.extract_bits.py_func)
-    for word, mask in RNG.integers(0, 2**64, (50, 2), np.uint64):
-        bits = [word >> np.uint64(i) & np.uint64(1) for i in range(64) if int(mask) >> i & 1]
-        expected = sum(int(bit) << i for i, bit in enumerate(bits))
-        assert validity.extract_bits.py_func(word, mask) == expected
-        assert picked(word, mask) == expected
-
-
 WEIGHED = {
-    "dense": (np.abs(KERNELS["dense"]), None),
-    "holes": (np.where(RNG.random((4, 9)) < 0.5, RNG.uniform(0.1, 1, (4, 9)), 0), None),
-    "wide": (RNG.uniform(0.1, 1, (2, 150)), None),
-    "rank one": (np.outer(RNG.uniform(0.1, 1, 5), RNG.uniform(0.1, 1, 4)), True),
-    "wide, of rank one": (np.outer(RNG.uniform(0.1, 1, 3), RNG.uniform(0.1, 1, 131)), True),
+    "dense": np.abs(KERNELS["dense"]),
+    "holes": np.where(RNG.random((4, 9)) < 0.5, RNG.uniform(0.1, 1, (4, 9)), 0),
+    "wide": RNG.uniform(0.1, 1, (2, 150)),
+    "rank one": np.outer(RNG.uniform(0.1, 1, 5), RNG.uniform(0.1, 1, 4)),
+    "wide, of rank one": np.outer(RNG.uniform(0.1, 1, 3), RNG.uniform(0.1, 1, 131)),
 }
 
 
@@ -582,32 +546,98 @@ WEIGHED = {
 @pytest.mark.parametrize(
     "rule",
     [
-        None,
         normalize.NormalizationRule(scale=True, least=0.0, empty=True),
-        normalize.NormalizationRule(False, 0.3, True),
+        normalize.NormalizationRule(scale=False, least=0.3, empty=True),
+        normalize.NormalizationRule(scale=False, least=1, empty=False, counts=True),
     ],
-    ids=["no rule", "renormalize", "least"],
+    ids=["renormalize", "least", "counts"],
 )
-def test_shares_of_wide_rows_are_those_of_their_pixels(rule, name, stride):
-    kernel, two_passes = WEIGHED[name]
+def test_shares_and_sums_are_those_of_the_valid_pixels(rule, name, stride):
+    kernel = WEIGHED[name]
     valid = ~patches((60, 430), rows=21)
-    valid[:, 100:290] = False  # whole looks of missing pixels
-    taps = Convolution.of(kernel).plan_groups(1, np.dtype(np.float32))[0].taps[0]
-    factors = factor(kernel, np.dtype(np.float64)) if two_passes else None
+    valid[:, 100:290] = False
+    valid[50:] = True
+    rows = (~valid).any(axis=1)[None].astype(np.intp)
+    taps = Convolution.of(kernel).plan_groups(1, np.dtype(np.float32))[0].taps
     shape = tuple((n - k) // stride + 1 for n, k in zip(valid.shape, kernel.shape, strict=True))
-    sums, share = RNG.normal(size=shape).astype(np.float32), np.ones(shape)
-    lines = bitmap_of(valid[None], stride, kernel.shape[1])
-    lost = np.ones(lines.shape[:2], np.intp)
-    whole = valid[None].all(axis=2)
-    lost[whole], lines[whole] = 0, 7  # what lies there must not matter
+    before, share = RNG.normal(size=(1, *shape)).astype(np.float32), np.ones(shape)
+    sums, plane = before.copy(), valid[None].astype(np.uint8)
+    plane[rows == 0] = 7  # what lies there must not matter
     sampling = (stride, stride), (1, 1)
-    normalizer = normalize.Normalizer(
-        lines, lost, valid.shape[1], taps, sampling, rule, share, factors
-    )
-    normalizer.normalize(sums)
+    normalizer = normalize.Normalizer(rule, taps, sampling, 1, np.dtype(np.float32))
+    normalizer.normalize(np.ones((1, *valid.shape)), plane, rows, sums)
+    weights = normalize.ValidWeights(taps, sampling, 1, np.dtype(np.float64))
+    normalize.lower_shares(weights, plane, rows, share)
     fields = np.lib.stride_tricks.sliding_window_view(valid, kernel.shape)[::stride, ::stride]
     expected = (fields * kernel).sum(axis=(2, 3)) / kernel.sum()
     np.testing.assert_allclose(share, expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_array_equal(share == 1, fields[..., kernel != 0].all(axis=2))
-    if rule is not None:
-        np.testing.assert_array_equal(np.isnan(sums), expected <= rule.least)
+    whole = fields[..., kernel != 0].all(axis=2)
+    np.testing.assert_array_equal(share == 1, whole)
+    assert sums[0][whole].tobytes() == before[0][whole].tobytes()
+    missing = ~whole if rule.counts else expected <= rule.least
+    np.testing.assert_array_equal(np.isnan(sums[0]), missing)
+    if rule.scale:
+        scaled = before[0][~missing] / expected[~missing]
+        np.testing.assert_allclose(sums[0][~missing], scaled, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("step", "span"), [(1, 1), (1, 5), (2, 5), (3, 1), (3, 3), (7, 4)])
+def test_output_rows_are_those_that_read_a_missing_pixel(step, span):
+    for share in (0, 0.02, 0.1, 0.5, 1):
+        flags = (RNG.random((2, 200)) < share).astype(np.intp)
+        height = (200 - span) // step + 1
+        read = [flags[:, y * step : y * step + span].any() for y in range(height)]
+        first, end, taken = 0, 0, []
+        while end < height:
+            first, end = normalize._next_rows(flags, step, span, end, height)
+            if first == height:
+                break
+            assert read[first]
+            assert read[end - 1]
+            taken += range(first, end)
+        assert taken == sorted(set(taken))
+        assert set(np.flatnonzero(read)) <= set(taken)
+        gaps = np.diff([y for y in range(height) if read[y]])
+        assert len(taken) - sum(read) == sum(gap - 1 for gap in gaps if gap <= span // step + 1)
+
+
+@pytest.mark.parametrize("number", ["float32", "float64"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_faint_weights_give_a_mean_of_what_is_valid(number, stride):
+    # only weights near the end of what a float holds are valid
+    axis = np.arange(41) - 20.0
+    line = np.exp(-(axis**2) / (8.3 if number == "float32" else 1.1))
+    array = np.full((160, 160), np.nan, number)
+    array[::40, ::40] = RNG.uniform(4, 6, (4, 4))
+    kernel = np.outer(line, line) / line.sum() ** 2
+    assert 0 < kernel.min() < np.finfo(number).tiny
+    for weights in (kernel, np.stack([kernel, 3 * kernel])):
+        found = tileconv.convolve(array, weights, stride=stride, missing="renormalize")
+        gain = weights.reshape(-1, 41 * 41).sum(axis=1).reshape(-1, 1, 1)
+        mean = found.reshape(-1, *found.shape[-2:]) / gain
+        assert not np.isnan(mean).any()
+        assert mean.min() >= np.nanmin(array) * (1 - 1e-5)
+        assert mean.max() <= np.nanmax(array) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint64", "float32", "float64"])
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 31, 100])
+def test_missing_pixels_are_replaced(dtype, width):
+    plane = RNG.integers(0, 3, (7, width)).astype(dtype)
+    floats = plane.dtype.kind == "f"
+    if floats:
+        plane[RNG.random(plane.shape) < 0.2] = np.nan
+    given = RNG.random(plane.shape) < 0.8
+    for nodata, nan, hides in itertools.product((None, 2), {False, floats}, (False, True)):
+        number = None if nodata is None else plane.dtype.type(nodata)
+        rule = replace.MissingPixelRule(plane.dtype, number, nan, plane.dtype.type(9))
+        missing = np.zeros(plane.shape, bool)
+        missing |= plane == nodata if nodata is not None else False
+        missing |= np.isnan(plane) if nan else False
+        assert rule.any_in(plane) == missing.any()
+        missing |= ~given if hides else False
+        for layout in (plane, np.asfortranarray(plane)):
+            copy, valid = np.empty_like(plane), np.empty(plane.shape, np.uint8)
+            rule.replace_in(layout, given if hides else None, copy, valid)
+            np.testing.assert_array_equal(valid, ~missing)
+            np.testing.assert_array_equal(copy, np.where(missing, 9, plane))

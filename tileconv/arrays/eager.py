@@ -14,17 +14,17 @@ from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import OutOfMemoryError
 from tileconv.geometry import Axis, Geometry
-from tileconv.planning.reads import read_axis
+from tileconv.planning.reads import Reads, read_axis
 from tileconv.text import size
-from tileconv.tile import Reads, Recipe, compute_tile
+from tileconv.tile import Recipe, compute_tile
 
 TILE = 4096
-"""Most outputs in a row of a tile that copies its window, or keeps a bitmap of its pixels."""
+"""Most outputs in a row of a tile that copies its window, or keeps its validity plane."""
 COPIED_PIXELS = 1 << 20
-"""Input pixels of a tile that copies its window: 5 MiB of float32 and bitmap, a part of the
+"""Input pixels of a tile that copies its window: 5 MiB of float32 and validity, a part of the
 third-level cache."""
-BITMAP_PIXELS = 1 << 22
-"""Those of one band of one that keeps a bitmap, of rows with missing pixels: as many bits."""
+WEIGHED_PIXELS = 1 << 22
+"""Those of one band of one that keeps a validity plane, of rows with missing pixels."""
 MOST_COPIED = 1 << 26
 """The same whatever it keeps: large kernels at large strides read far more than they write."""
 FEWEST_ROWS = 64
@@ -188,14 +188,14 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     looks = numbers.nodata is not None or (
         numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
     )
-    held = looks and (recipe.copies or recipe.keeps_bitmap)
+    held = looks and (recipe.copies or recipe.weighs)
     wide = TILE if held else columns
     pieces = threads + 1 if rows * columns * c.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
     fewest = FEWEST_ROWS if geometry.y.halo > 0 else FEWEST_APART
     tall = min(max(share, fewest), MOST_ROWS)
     if held:
-        pixels = COPIED_PIXELS if recipe.copies else BITMAP_PIXELS
+        pixels = COPIED_PIXELS if recipe.copies else WEIGHED_PIXELS
         tall = min(tall, max(FEWEST_ROWS, pixels // shape[1]))
     down, across = (
         [(slice(*part), read_axis(axis, *part)) for part in _ranges(axis, most)]

@@ -44,7 +44,7 @@ from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError
 from tileconv.missing import fill_masked, filled_dtype
 from tileconv.planning.chunks import AxisChunks, Piece
-from tileconv.tile import Reads
+from tileconv.planning.reads import Reads
 
 OutChunks = tuple[int, int] | None
 """Outputs in each chunk of the output along y and x; None: chunks follow the input's."""

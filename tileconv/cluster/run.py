@@ -29,6 +29,7 @@ from tileconv.errors import (
     OutputExistsError,
     TileconvError,
 )
+from tileconv.finish import Counts
 from tileconv.jobs import quicklook
 from tileconv.jobs.output_metadata import config_hash
 from tileconv.jobs.prepare import (
@@ -53,7 +54,6 @@ from tileconv.raster.writing import (
     stored_bytes,
 )
 from tileconv.text import plural, size
-from tileconv.tile import Counts
 from tileconv.version import __version__
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from tileconv.bounded import read_bounded
 from tileconv.cluster.block_cache import BlockCache
 from tileconv.errors import ClusterError, InputError, OutOfMemoryError, TileconvError
+from tileconv.finish import Counts
 from tileconv.jobs import quicklook
 from tileconv.jobs.schedule import convolve_tile
 from tileconv.raster.reading import Identity, environment, open_source
 from tileconv.raster.writing import FORMATS
 from tileconv.text import size
-from tileconv.tile import Counts, Recipe
+from tileconv.tile import Recipe
 from tileconv.version import __version__
 
 if TYPE_CHECKING:

@@ -14,16 +14,12 @@ from tileconv.engine.loops.two_pass import TwoPass
 from tileconv.engine.missing.detect import MissingDetector
 
 
-class Prepared(Protocol):
+class Loops(Protocol):
     """Kernels laid out for the loops."""
 
     @property
     def detects_missing(self) -> bool:
         """Whether `run` takes a detector of missing pixels."""
-
-    @property
-    def normalizes(self) -> bool:
-        """Whether sums are normalized by the detector as they are made."""
 
     def run(
         self,
@@ -40,7 +36,7 @@ class Prepared(Protocol):
         """
 
 
-_LOOPS: dict[str, Callable[[Pair, Pair, Sequence[Taps], int], Prepared]] = {
+_LOOPS: dict[str, Callable[[Pair, Pair, Sequence[Taps], int], Loops]] = {
     DIRECT.name: Direct.of,
     SEPARABLE.name: TwoPass.of,
     COLUMNS_FIRST.name: ColumnsFirst.of,
@@ -49,6 +45,6 @@ _LOOPS: dict[str, Callable[[Pair, Pair, Sequence[Taps], int], Prepared]] = {
 
 def prepare(
     algorithm: Algorithm, stride: Pair, dilation: Pair, kernels: Sequence[Taps], bands: int
-) -> Prepared:
+) -> Loops:
     """Lay out kernels for planes that are sampled with a stride and a dilation."""
     return _LOOPS[algorithm.name](stride, dilation, kernels, bands)

@@ -6,8 +6,7 @@ steps are written as vector instructions, with what is here:
 
     pack.deinterleave     converts and deinterleaves pixels
     micro.register_tile   adds products up; all other modules of `micro` are built of it
-    missing.validity      writes and reads validity bitmaps, and normalizes sums
-    missing.epilogue      asks a detector what it has found
+    missing.replace       finds and replaces missing pixels
 
 Every lane is one output and does what a scalar would do, so the bits depend on
 neither the vector's width nor an output's place in it.
@@ -213,7 +212,7 @@ def _pointer_of(kind: Any) -> Any:
 
 
 index_pointer = _pointer_of(types.intp)
-double_pointer = _pointer_of(types.float64)
+byte_pointer = _pointer_of(types.uint8)
 
 
 @intrinsic

@@ -29,6 +29,7 @@ from tileconv.errors import (
     TileconvError,
     UnsupportedError,
 )
+from tileconv.finish import Counts
 from tileconv.jobs import quicklook
 from tileconv.jobs.job import Job
 from tileconv.jobs.prepare import (
@@ -40,11 +41,11 @@ from tileconv.jobs.prepare import (
 )
 from tileconv.jobs.report import Report
 from tileconv.jobs.sidecar import write_sidecar
-from tileconv.planning.reads import read_axis
+from tileconv.planning.reads import Reads, read_axis
 from tileconv.raster.reading import MosaicSource, environment, open_source
 from tileconv.raster.writing import Sink
 from tileconv.text import size
-from tileconv.tile import Counts, Reads, Recipe, compute_tile
+from tileconv.tile import Recipe, compute_tile
 
 if TYPE_CHECKING:
     from tileconv.planning.plan import Plan

@@ -120,6 +120,9 @@ class AxisRead:
         return inside[fresh]
 
 
+Reads = tuple[AxisRead, AxisRead]
+"""How a window is sampled along (y, x)."""
+
 SPARSE = 4
 """How often the pixels under taps go into a dense window that padding has blown up."""
 

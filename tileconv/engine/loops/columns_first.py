@@ -27,7 +27,6 @@ from tileconv.engine.micro.row_update import (
 )
 from tileconv.engine.micro.stores import fence_streams
 from tileconv.engine.missing.detect import MissingDetector, offset_of
-from tileconv.engine.missing.epilogue import found_missing, normalize_rows, normalized_in_staging
 from tileconv.engine.pack.deinterleave import pixel_bytes
 from tileconv.engine.pack.rows import row_packer
 from tileconv.engine.sizes import columns_first_columns, columns_first_sizes
@@ -58,7 +57,7 @@ class ColumnsFirst:
     """Some kernels of rank one on one band, ready to run one after the other."""
 
     kernels: tuple["_Kernel", ...]
-    detects_missing = normalizes = True
+    detects_missing = True
 
     @classmethod
     def of(
@@ -86,8 +85,8 @@ class ColumnsFirst:
         plane = planes[0]
         if detector is not None and plane.strides[1] != plane.itemsize:
             plane = np.ascontiguousarray(plane)  # as the copies of rows are
-        for number, (kernel, target) in enumerate(zip(self.kernels, out, strict=True)):
-            kernel.run(plane, target, stream=stream, detector=detector, number=number)
+        for kernel, target in zip(self.kernels, out, strict=True):
+            kernel.run(plane, target, stream=stream, detector=detector)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +130,6 @@ class _Kernel:
         *,
         stream: bool,
         detector: MissingDetector | None,
-        number: int,
     ) -> None:
         columns, sizes, fixed, tables = self._laid_out(out.shape[1])
         dtype = out.dtype
@@ -145,8 +143,7 @@ class _Kernel:
             ring = int(self.rows[-1]) + 1
             workspace = np.empty(self.rows.size + 2 * ring, np.intp)
             width = (columns - 1) * self.along.stride[1] + int(self.along.tap_columns[-1]) + 1
-            stream_columns = columns if stream else 0
-            started = detector.start_rows(number, dtype, stream_columns, ring, width)
+            started = detector.start_rows(ring, width)
             detection = (*started, address(self.rows), address(workspace), ring, plane.shape[1])
         correlate_columns_first(
             (
@@ -294,9 +291,7 @@ def correlate_columns_first(  # type: ignore[no-untyped-def]
                     0,
                     np.uintp(0),
                 )
-            staged = normalized_in_staging(detector_at)
             out = target + np.uintp((y * out_row_stride + x) * size)
-            how = COPY_OUT if found_missing(detector_at) else store
             call_at(
                 add_row,
                 packed_at,
@@ -310,11 +305,10 @@ def correlate_columns_first(  # type: ignore[no-untyped-def]
                 out,
                 0,
                 1,
-                0 if staged else how,
+                store,
                 np.uintp(0),
                 0,
             )
-            normalize_rows(detector_at, y, 1, 1, x, columns, sums_at if staged else out, 0, out, 0)
     fence_streams()
 
 

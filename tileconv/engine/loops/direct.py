@@ -36,7 +36,6 @@ from tileconv.engine.micro.tile_rows import (
     write_tap_offsets,
 )
 from tileconv.engine.missing.detect import MissingDetector, choose_row_packer
-from tileconv.engine.missing.epilogue import found_missing, normalize_rows, staging_for
 from tileconv.engine.sizes import is_gemm, is_kernel_gemm, is_row_stream, staging_size
 from tileconv.engine.vectors import VECTOR_BYTES, call_at
 from tileconv.engine.workspace import INDEX, address, scratch
@@ -68,12 +67,6 @@ class Direct:
         """Whether `run` takes a detector: loops that read whole fields at once do not."""
         p = self.layout
         return p is not None and not is_gemm(p)
-
-    @property
-    def normalizes(self) -> bool:
-        """Whether sums are normalized as they are made: those of a single kernel are."""
-        p = self.layout
-        return self.detects_missing and p is not None and len(p.weights) == 1
 
     def run(
         self,
@@ -113,10 +106,7 @@ class Direct:
         counts = 3 * bands * p.ring, bands * MR * p.overlap, p.weights[0].size
         workspace = np.empty(sum(counts), np.intp)
         out_row_stride = out.strides[1] // out.itemsize
-        staged_columns = columns if stream and self.normalizes else 0
-        pack, detector_at = choose_row_packer(
-            planes.dtype, out.dtype, p.stride[1], detector, stream_columns=staged_columns
-        )
+        pack, detector_at = choose_row_packer(planes.dtype, out.dtype, p.stride[1], detector)
         correlate_with_ring(
             (
                 pack,
@@ -270,8 +260,6 @@ def correlate_with_ring(  # type: ignore[no-untyped-def]
                     used = write_row_steps(
                         workspace, i * overlap, (ring, row_size), weights_shape, overlap, count
                     )
-                    out_step = classes * out_row_stride * size
-                    sums, sums_step = staging_for(detector_at, out, out_step)
                     call_at(
                         sum_whole if count == MR else sum_part,
                         packed_at,
@@ -283,27 +271,14 @@ def correlate_with_ring(  # type: ignore[no-untyped-def]
                         weights_at,
                         -overlap * tap_count,
                         which,
-                        sums,
-                        sums_step // size,
+                        out,
+                        classes * out_row_stride,
                         count,
                         buffer_at,
                         prefetches_at,
                         prefetch_count,
                         stride_x * strides[2],
-                        OVERWRITE if found_missing(detector_at) else mode,
-                    )
-                    done = c + i * classes
-                    normalize_rows(
-                        detector_at,
-                        done,
-                        classes,
-                        count,
-                        x,
-                        columns,
-                        sums,
-                        sums_step,
-                        out,
-                        out_step,
+                        mode,
                     )
                 else:
                     here = (ring, row_size)

@@ -24,7 +24,6 @@ from tileconv.engine.micro.row_update import update_rows, update_rows_narrow
 from tileconv.engine.micro.stores import fence_streams, stream_lines
 from tileconv.engine.micro.tile_rows import input_row
 from tileconv.engine.missing.detect import MissingDetector, choose_row_packer
-from tileconv.engine.missing.epilogue import found_missing, normalize_rows, normalized_in_staging
 from tileconv.engine.pack.deinterleave import pixel_bytes
 from tileconv.engine.pack.rows import NO_PREFETCH, PREFETCH_PARTS, early_prefetch
 from tileconv.engine.sizes import (
@@ -39,7 +38,6 @@ from tileconv.engine.vectors import (
     call_at,
     copy_bytes,
     lane_count,
-    load_index,
     pointer_address,
     pointer_like,
     prefetch,
@@ -98,10 +96,7 @@ class RowStream:
         stride, height, sampling, strip = numbers
         dtype = out.dtype
         packed, owner = scratch(size, dtype)
-        staged = strip[0] if stream else 0
-        pack, detector_at = choose_row_packer(
-            planes.dtype, dtype, stride, detector, stream_columns=staged
-        )
+        pack, detector_at = choose_row_packer(planes.dtype, dtype, stride, detector)
         correlate_row_by_row(
             (pack, row_updater(dtype)),
             address(planes),
@@ -209,10 +204,9 @@ def correlate_row_by_row(  # type: ignore[no-untyped-def]
                                 rows_at + np.uintp(j * INDEX), sums_at + np.uintp(at * size)
                             )
                         r = number - i * overlap  # row of the kernel for output row i
-                        ends = r == height - 1
-                        complete = band == bands - 1
-                        how = store if complete and not found_missing(detector_at) else COPY_OUT
-                        staged = complete and normalized_in_staging(detector_at)
+                        how = 0  # the sums of the first row are not complete
+                        if r == height - 1:
+                            how = store if band == bands - 1 else COPY_OUT
                         out = target + np.uintp(((c + i * classes) * out_row_stride + x) * size)
                         call_at(
                             update_rows_at,
@@ -227,18 +221,10 @@ def correlate_row_by_row(  # type: ignore[no-untyped-def]
                             out,
                             classes * out_row_stride,
                             (2 if band else 1) if r == (count - 1) * overlap else 0,
-                            how if ends and not staged else 0,
+                            how,
                             next_at + np.uintp(early) if late and i == first else np.uintp(0),
                             row_bytes - early,
                         )
-                        if ends and complete:
-                            done = c + i * classes
-                            sums = out
-                            if staged:
-                                sums = np.uintp(load_index(rows_at, 0))
-                            normalize_rows(
-                                detector_at, done, classes, 1, x, columns, sums, 0, out, 0
-                            )
     fence_streams()
 
 

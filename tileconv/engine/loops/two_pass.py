@@ -28,7 +28,6 @@ from tileconv.engine.micro.tile_rows import (
     write_row_steps,
 )
 from tileconv.engine.missing.detect import MissingDetector, choose_row_packer
-from tileconv.engine.missing.epilogue import found_missing, normalize_rows, staging_for
 from tileconv.engine.sizes import two_pass_columns, two_pass_padded, two_pass_sizes
 from tileconv.engine.vectors import VECTOR_BYTES, call_at
 from tileconv.engine.workspace import address, scratch
@@ -48,7 +47,7 @@ class TwoPass:
 
     passes: tuple[tuple[KernelLayout, KernelLayout], ...]
     """Along the rows and down the columns, for each kernel."""
-    detects_missing = normalizes = True
+    detects_missing = True
     _layouts: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -66,7 +65,7 @@ class TwoPass:
         detector: MissingDetector | None = None,
     ) -> None:
         """Write the "valid" correlations of ``planes`` into ``out``; see `Direct.run`."""
-        for kernel, (pair, target) in enumerate(zip(self.passes, out, strict=True)):
+        for pair, target in zip(self.passes, out, strict=True):
             along, down = pair
             columns, sizes, fixed, tables = self._laid_out(pair, target.shape[1])
             dtype = target.dtype
@@ -78,14 +77,7 @@ class TwoPass:
             taps = along.tap_columns.size + down.height
             stream = stream and taps <= STREAM_TAPS
             prefetches = np.empty(MR * down.overlap, np.uintp)
-            pack, detector_at = choose_row_packer(
-                planes.dtype,
-                dtype,
-                along.stride[1],
-                detector,
-                kernel=kernel,
-                stream_columns=columns if stream else 0,
-            )
+            pack, detector_at = choose_row_packer(planes.dtype, dtype, along.stride[1], detector)
             correlate_in_two_passes(
                 (
                     pack,
@@ -226,8 +218,6 @@ def correlate_in_two_passes(  # type: ignore[no-untyped-def]
                     prefetches[prefetch_count] = left + np.uintp(row * strides[1])
                     prefetch_count += 1
                 out = target + np.uintp(((c + i * classes) * out_row_stride + x) * size)
-                out_step = classes * out_row_stride * size
-                sums, sums_step = staging_for(detector_at, out, out_step)
                 used = write_row_steps(
                     steps, i * overlap, (ring, row_size), weights_shape, overlap, count
                 )
@@ -242,17 +232,13 @@ def correlate_in_two_passes(  # type: ignore[no-untyped-def]
                     weights_at,
                     -overlap,
                     which,
-                    sums,
-                    sums_step // size,
+                    out,
+                    classes * out_row_stride,
                     count,
                     buffer_at,
                     prefetches_at,
                     prefetch_count,
                     stride_x * strides[2],
-                    OVERWRITE if found_missing(detector_at) else mode,
-                )
-                done = c + i * classes
-                normalize_rows(
-                    detector_at, done, classes, count, x, columns, sums, sums_step, out, out_step
+                    mode,
                 )
     fence_streams()

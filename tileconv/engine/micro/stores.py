@@ -5,14 +5,13 @@ first and leaves nothing in the caches.
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import from_dtype, types
+from numba import types
 
-from tileconv.engine.jit import address_of, loop
+from tileconv.engine.jit import loop
 from tileconv.engine.pack.deinterleave import pixel_bytes
 from tileconv.engine.vectors import (
     advance,
@@ -22,7 +21,6 @@ from tileconv.engine.vectors import (
     lanes_of,
     load_vector,
     pointer_address,
-    pointer_like,
 )
 from tileconv.engine.workspace import CACHE_LINE
 
@@ -71,21 +69,6 @@ def write_row(sums, columns, out, streams):  # type: ignore[no-untyped-def]
         stream_lines(sums, np.intp(0), columns, out, True)
     else:
         copy_bytes(out, pointer_address(sums), columns * pixel_bytes(sums))
-
-
-@cache
-def rows_streamer(dtype: np.dtype) -> np.uintp:
-    """Return the address of `_stream_rows` for sums of a dtype."""
-    floats, i, u = types.CPointer(from_dtype(dtype)), types.intp, types.uintp
-    return address_of(_stream_rows, types.void(floats, i, i, i, u, i))
-
-
-@loop
-def _stream_rows(sums, row_bytes, columns, count, out, out_row_bytes):  # type: ignore[no-untyped-def]
-    """Write ``count`` rows of sums by streaming stores."""
-    for j in range(count):
-        row = pointer_like(sums, pointer_address(sums) + np.uintp(j * row_bytes))
-        stream_lines(row, np.intp(0), columns, out + np.uintp(j * out_row_bytes), True)
 
 
 @loop
