@@ -11,7 +11,6 @@ from numba import njit
 
 import tileconv
 from tileconv.arrays import eager
-from tileconv.convolution import Convolution
 from tileconv.dtypes import INPUT_DTYPES, Numbers
 from tileconv.engine import kernel_layout, sizes
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
@@ -26,6 +25,7 @@ from tileconv.engine.missing.detect import bitmap_by_phase
 from tileconv.engine.missing.validity import SLACK, bitmap_row_bytes, unpack_bitmap
 from tileconv.engine.pack.rows import NO_PREFETCH, PREFETCH_PARTS, early_prefetch
 from tileconv.geometry import Axis
+from tileconv.operators.convolution import Convolution
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
 

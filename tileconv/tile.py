@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tileconv import buffers
-from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution, Group
 from tileconv.dtypes import Numbers
 from tileconv.engine.choose import Algorithm, choose
 from tileconv.engine.missing import normalize
@@ -23,6 +22,8 @@ from tileconv.engine.prepare import Prepared, prepare
 from tileconv.engine.round import round_and_saturate
 from tileconv.errors import ConvolutionError
 from tileconv.missing import TIE
+from tileconv.operators.base import Operator
+from tileconv.operators.convolution import SMALL_KERNEL_BYTES, Convolution, Group
 from tileconv.planning.reads import AxisRead
 
 
@@ -61,9 +62,11 @@ class Recipe:
     )
 
     @classmethod
-    def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
+    def of(cls, operator: Operator, numbers: Numbers, bands: int) -> "Recipe":
         """Return the recipe for ``bands`` input planes."""
-        c = convolution
+        if not isinstance(operator, Convolution):
+            raise TypeError(f"no loops compute {type(operator).__name__}")
+        c = operator
         return cls(
             convolution=c,
             numbers=numbers,

@@ -8,7 +8,6 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv import buffers
-from tileconv.convolution import Taps
 from tileconv.engine.jit import address_of, call, loop
 from tileconv.engine.missing.validity import (
     CHUNK_GROUPS,
@@ -36,6 +35,7 @@ from tileconv.engine.vectors import (
     record_at,
 )
 from tileconv.engine.workspace import INDEX, address
+from tileconv.operators.convolution import Taps
 
 NO_BITS, ALL_BITS = np.uint64(0), np.uint64(2**64 - 1)
 """A word of validity bits of missing pixels, and one of valid ones."""
