@@ -667,7 +667,7 @@ def test_a_huge_job_is_not_read_whole(folder):
 
 def test_numbers_are_those_of_yaml_1_2(folder):
     job = JOB.replace("[[1, 2, 1]]", "[[1e-3, 1E3, +.5]]")
-    weights = tileconv.load_job(write_job(job) or "job.yaml").convolution.weights
+    weights = tileconv.load_job(write_job(job) or "job.yaml").operator.weights
     assert weights.tolist() == [[0.001, 1000, 0.5]]
     for text in ("010", "0x10", "1_000", "12:30", "0o7"):
         words = ["line 5: stride: must be a whole number from 1 to 2147483647", f"got '{text}'"]
@@ -682,7 +682,7 @@ def test_only_true_and_false_are_booleans(word):
 
 def test_yaml_with_other_line_ends_and_a_mark_in_front(folder):
     (folder / "job.yaml").write_bytes(b"\xef\xbb\xbf" + JOB.replace("\n", "\r\n").encode())
-    assert tileconv.load_job("job.yaml").convolution.kernel_shape == (1, 3)
+    assert tileconv.load_job("job.yaml").operator.kernel_shape == (1, 3)
 
 
 # ---- The command line's own

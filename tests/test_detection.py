@@ -7,11 +7,11 @@ import pytest
 
 import tileconv
 from tileconv.arrays import eager
-from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.engine.loops.columns_first import ColumnsFirst
 from tileconv.engine.loops.direct import Direct
 from tileconv.engine.loops.two_pass import TwoPass
+from tileconv.operators.convolution import Convolution
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import tileconv
 from tileconv.arrays import eager
-from tileconv.convolution import Convolution
 from tileconv.dtypes import INPUT_DTYPES, Numbers
 from tileconv.engine import kernel_layout, sizes
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, choose
@@ -23,6 +22,7 @@ from tileconv.engine.micro.tile_rows import OVERWRITE, STREAM
 from tileconv.engine.missing import normalize, replace
 from tileconv.engine.pack.rows import NO_PREFETCH, PREFETCH_PARTS, early_prefetch
 from tileconv.geometry import Axis
+from tileconv.operators.convolution import Convolution
 from tileconv.planning.reads import read_axis
 from tileconv.tile import Recipe, compute_tile
 

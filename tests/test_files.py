@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from strategies import random_case
 
 import tileconv
-from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.jobs import prepare, schedule
+from tileconv.operators.convolution import Convolution
 from tileconv.planning.layout import Layout
 from tileconv.planning.plan import make_plan
 from tileconv.raster import gdal
@@ -392,7 +392,7 @@ def test_every_config_runs(config, tmp_path):
     job = tileconv.load_job(config, set=[f"output.path={target}"])
     report = tileconv.run(job)
     pixels = read(job.source)[[b - 1 for b in job.bands or (1, 2, 3)]]
-    c = job.convolution
+    c = job.operator
     expected = tileconv.convolve(
         pixels,
         c.weights,

@@ -29,7 +29,7 @@ def test_every_named_kernel_can_be_asked_for(name, tmp_path):
     stride = {"stride": 2} if name == "lanczos" else {}
     assert weights.dtype == np.float64
     np.testing.assert_array_equal(
-        load(tmp_path, {"name": name}, **stride).convolution.weights, weights
+        load(tmp_path, {"name": name}, **stride).operator.weights, weights
     )
 
 
@@ -76,7 +76,7 @@ def test_padding_of_a_job(tmp_path, make_raster, rng, nan, given, modes):
         f"padding: 2\npadding_mode: {given}\npadding_value: {nan}\noutput: {{path: out.tif}}\n"
     )
     job = tileconv.load_job(tmp_path / "job.yaml")
-    assert job.convolution.padding_mode == modes
+    assert job.operator.padding_mode == modes
     tileconv.run(job)
     expected = tileconv.convolve(
         read(source), [[1, 2, 1], [0, 1, 3]], padding=2, padding_mode=modes
@@ -92,7 +92,7 @@ def test_a_wrong_mode_is_told_by_its_own_key(tmp_path):
 def test_lanczos_keeps_blocks_where_they_are(tmp_path):
     for stride in (2, 3, 4, 5):
         job = load(tmp_path, {"name": "lanczos"}, stride=stride, padding="same")
-        geometry = job.convolution.geometry((stride * 20, stride * 20))
+        geometry = job.operator.geometry((stride * 20, stride * 20))
         assert (geometry.y.shift, geometry.out_shape) == (0, (20, 20))
         wave = np.cos(np.arange(stride * 20) * np.pi * 0.9)[None]  # above half the new rate
         row = kernels.lanczos(stride).sum(axis=0, keepdims=True)
@@ -110,7 +110,7 @@ def test_sizes_on_the_ground_follow_the_pixel(make_raster, tmp_path, rng):
     )
     plan = tileconv.plan(job)
     expected = kernels.gaussian((6, 3), sigma=(2.0, 1.0))
-    np.testing.assert_allclose(plan.convolution.weights, expected, rtol=1e-12)
+    np.testing.assert_allclose(plan.operator.weights, expected, rtol=1e-12)
     feet = make_raster(array, "feet.tif", transform=transform, crs="EPSG:2263")  # US survey feet
     plan = tileconv.plan(
         tileconv.load_job(
@@ -121,7 +121,7 @@ def test_sizes_on_the_ground_follow_the_pixel(make_raster, tmp_path, rng):
             }
         )
     )
-    assert plan.convolution.kernel_shape == (6, 3)
+    assert plan.operator.kernel_shape == (6, 3)
     keys["kernel"]["size"] = f"{'9' * 400} m"
     with pytest.raises(ConfigError, match="size: 9+ m is more than a number can tell"):
         tileconv.plan(
@@ -150,7 +150,7 @@ def test_kernels_come_from_files(kind, tmp_path, rng):
     suffix, _, key = kind.partition(":")
     FILES[kind](tmp_path / f"k{suffix}", weights)
     file = f"k{suffix}:{key}" if key else f"k{suffix}"
-    np.testing.assert_allclose(load(tmp_path, {"file": file}).convolution.weights, weights)
+    np.testing.assert_allclose(load(tmp_path, {"file": file}).operator.weights, weights)
 
 
 def test_kernel_files_are_not_trusted(tmp_path):

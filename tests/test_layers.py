@@ -26,7 +26,7 @@ FLOORS = {
     "dtypes": 2,
     "missing": 3,
     "propagation": 4,
-    "convolution": 5,
+    "operators": 5,
     "engine": 6,
     "planning": 7,  # the plan names the algorithm that the engine chooses
     "finish": 7,
@@ -113,11 +113,11 @@ def test_folders_are_entered_by_their_faces():
                 assert module in FACES[folder], f"{name} imports {target}"
 
 
-def test_raster_knows_no_convolution_and_arrays_know_no_files():
+def test_raster_knows_no_operator_and_arrays_know_no_files():
     for part, name, tree in modules():
         names = set(imported(tree))
         if part == "raster":
-            assert not any(n.startswith(("tileconv.convolution", "tileconv.engine")) for n in names)
+            assert not any(n.startswith(("tileconv.operators", "tileconv.engine")) for n in names)
         if part == "arrays":
             assert not any(n.startswith(("tileconv.raster", "tileconv.jobs")) for n in names), name
 

@@ -433,7 +433,7 @@ def test_own_tags_say_how_it_was_made(described, tmp_path):
     plan = tileconv.plan(job)
     assert own == {
         "VERSION": tileconv.__version__,
-        "CONFIG_SHA256": config_hash(job, job.convolution),
+        "CONFIG_SHA256": config_hash(job, job.operator),
         "KERNEL": "gaussian(size=5, sigma=1.5)",
         "KERNEL_SHAPE": "5 5",
         "STRIDE": "8 9",
@@ -460,7 +460,7 @@ def test_kernels_in_tags(described, tmp_path):
 def test_the_hash_is_of_what_is_said_not_of_how(tmp_path):
     def hash_of(**keys):
         job = job_for("a.tif", keys.pop("target", tmp_path / "b.tif"), **keys)
-        return config_hash(job, job.convolution)
+        return config_hash(job, job.operator)
 
     plain = hash_of(stride=4)
     assert len(plain) == 64
@@ -504,8 +504,8 @@ def test_every_field_of_a_job_decides_on_values_or_does_not():
     not_deciding |= {"memory_limit", "memory_given", "tile"}
     not_deciding |= {"files"}
     not_deciding |= {"scenes", "root"}  # which pixels are read, not what is done with them
-    in_the_convolution = {"convolution", "options"}
-    known = {*DECIDING} | not_deciding | in_the_convolution
+    in_the_operator = {"operator", "options"}
+    known = {*DECIDING} | not_deciding | in_the_operator
     assert known == {field.name for field in fields(Job)}
 
 

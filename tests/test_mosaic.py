@@ -22,8 +22,8 @@ from strategies import random_case
 import tileconv
 from tileconv import InputError
 from tileconv.cli import main
-from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
+from tileconv.operators.convolution import Convolution
 from tileconv.planning.layout import Layout, Scene
 from tileconv.planning.plan import make_plan
 

@@ -244,7 +244,7 @@ def test_tables_as_people_have_them():
     ):
         Path("k.csv").write_bytes(content)
         write_job(kernel={"file": "k.csv"})
-        weights = tileconv.load_job("job.yaml").convolution.weights
+        weights = tileconv.load_job("job.yaml").operator.weights
         assert weights.tolist() == [[1, 2], [3, 4]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

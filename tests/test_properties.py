@@ -13,9 +13,9 @@ from hypothesis import given
 from strategies import DTYPES, axes, cases, random_case
 
 import tileconv
-from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.geometry import Axis
+from tileconv.operators.convolution import Convolution
 from tileconv.planning.blocks import block_uses, shared_blocks
 from tileconv.planning.reads import HOLE, PADDING, read_axis
 from tileconv.planning.tiles import AxisTiles, Tiles

@@ -293,7 +293,7 @@ class Counted(tuple):
 
 
 def test_metadata_takes_time_with_the_bands_not_with_their_square():
-    convolution = tileconv.convolution.Convolution.of(np.ones((3, 3)))
+    convolution = tileconv.operators.convolution.Convolution.of(np.ones((3, 3)))
     looks = []
     for count in (10, 100):
         Counted.looks = 0

@@ -23,10 +23,11 @@ from tileconv.arguments import (
 )
 from tileconv.arrays.eager import convolve_complex, convolve_numpy
 from tileconv.arrays.threads import thread_count
-from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError
 from tileconv.missing import fill_masked
+from tileconv.operators.base import Operator
+from tileconv.operators.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.padding import LARGEST
 from tileconv.text import visible
 
@@ -156,7 +157,7 @@ def convolve(
     >>> tileconv.convolve(image, tileconv.kernels.box(2), nodata=1, missing="renormalize")[0]
     array([4.3333335, 4.5      , 5.5      ], dtype=float32)
     """
-    convolution = _convolution(
+    operator = _convolution(
         kernel,
         stride=stride,
         dilation=dilation,
@@ -171,6 +172,19 @@ def convolve(
         min_valid_fraction=min_valid_fraction,
         require_center=require_center,
     )
+    return apply(operator, array, nodata, dtype, threads, dims, chunks)
+
+
+def apply(
+    operator: Operator,
+    array: Any,
+    nodata: float | None = None,
+    dtype: DTypeLike | None = None,
+    threads: int | None = None,
+    dims: Sequence[Hashable] | None = None,
+    chunks: int | Sequence[int] | None = None,
+) -> Any:
+    """Compute ``operator`` of an array of any kind; the options are those of `convolve`."""
     wanted = None if dtype is None else check_dtype(dtype)
     nodata = None if nodata is None else check_number(nodata, "nodata")
     threads = None if threads is None else check_whole(threads, "threads")
@@ -179,23 +193,23 @@ def convolve(
     # most calls; Python's share shows in small ones
     if type(array) is np.ndarray and dims is None and chunks is None:
         _check_shape(array.shape)
-        _warn_of_channels(array.shape, convolution)
-        numbers = _numbers(array.dtype, wanted, nodata, nodata, _taps(convolution, wanted))
-        return _convolve_numpy(array, convolution, numbers, threads)
+        _warn_of_channels(array.shape, operator)
+        numbers = _numbers(operator, array.dtype, wanted, nodata, nodata)
+        return _convolve_numpy(array, operator, numbers, threads)
     if not _is_labelled(array):
         if dims is not None:
             raise ConvolutionError(
                 "dims names dimensions of xarray objects; arrays end with (y, x)"
             )
         plain = _as_array(array)
-        _warn_of_channels(plain.shape, convolution)
-        return _convolve_plain(plain, convolution, wanted, nodata, nodata, threads, even)
-    return _convolve_labelled(array, convolution, wanted, nodata, threads, names, even)
+        _warn_of_channels(plain.shape, operator)
+        return _convolve_plain(plain, operator, wanted, nodata, nodata, threads, even)
+    return _convolve_labelled(array, operator, wanted, nodata, threads, names, even)
 
 
 def _convolve_labelled(
     data: Any,
-    convolution: Convolution,
+    operator: Operator,
     wanted: np.dtype | None,
     nodata: float | None,
     threads: int | None,
@@ -207,9 +221,9 @@ def _convolve_labelled(
 
     def compute(pixels: Any, nodata: float | None, fill: float | None) -> Any:
         even = chunks if _library(pixels) == "dask" else None
-        return _convolve_plain(_as_array(pixels), convolution, wanted, nodata, fill, threads, even)
+        return _convolve_plain(_as_array(pixels), operator, wanted, nodata, fill, threads, even)
 
-    work = labelled.Labelled(convolution, compute, wanted, dims, nodata, chunks)
+    work = labelled.Labelled(operator, compute, wanted, dims, nodata, chunks)
     result, notes = labelled.convolve_labelled(data, work)
     for note in notes:
         warnings.warn(visible(note), UserWarning, stacklevel=_callers_level())
@@ -271,7 +285,7 @@ def _same_convolution(
 
 def _convolve_plain(
     plain: Any,
-    convolution: Convolution,
+    operator: Operator,
     wanted: np.dtype | None,
     nodata: float | None,
     fill: float | None,
@@ -282,44 +296,37 @@ def _convolve_plain(
 
     ``fill`` is what missing outputs hold if they are integers.
     """
-    taps = _taps(convolution, wanted)
-    numbers = _numbers(plain.dtype, wanted, nodata, fill, taps)
+    numbers = _numbers(operator, plain.dtype, wanted, nodata, fill)
     if _library(plain) != "dask":
         if chunks is not None:
             raise ConvolutionError("chunks is for dask arrays: the output of others has none")
         if isinstance(plain, np.ma.MaskedArray):
             plain = fill_masked(plain, nodata)
-            numbers = _numbers(plain.dtype, wanted, None, fill, taps)
-        return _convolve_numpy(plain, convolution, numbers, threads)
+            numbers = _numbers(operator, plain.dtype, wanted, None, fill)
+        return _convolve_numpy(plain, operator, numbers, threads)
     from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
 
     if lazy.is_masked(plain):
         plain = lazy.fill_masked_dask(plain, nodata)
-        numbers = _numbers(plain.dtype, wanted, None, fill, taps)
+        numbers = _numbers(operator, plain.dtype, wanted, None, fill)
     thread_count(threads)  # no use here, but wrong ones are refused
     delay = lazy.convolve_dask_complex if plain.dtype.kind == "c" else lazy.convolve_dask
-    return delay(plain, convolution, numbers, chunks)
+    return delay(plain, operator, numbers, chunks)
 
 
 def _convolve_numpy(
-    plain: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int | None
+    plain: np.ndarray, operator: Operator, numbers: Numbers, threads: int | None
 ) -> np.ndarray:
     work = convolve_complex if plain.dtype.kind == "c" else convolve_numpy
-    return work(plain, convolution, numbers, thread_count(threads))
+    return work(plain, operator, numbers, thread_count(threads))
 
 
-def _taps(convolution: Convolution, wanted: np.dtype | None) -> int:
-    """Return the taps of an output, 1 where the dtype of the sums does not depend on them."""
-    return 1 if wanted is None or wanted.kind == "f" else convolution.tap_count
-
-
-@lru_cache(REMEMBERED)
 def _numbers(
+    operator: Operator,
     source: np.dtype,
     wanted: np.dtype | None,
     nodata: float | None,
     fill: float | None,
-    taps: int,
 ) -> Numbers:
     """Return how numbers come in and go out; for complex input, those of its parts.
 
@@ -328,7 +335,7 @@ def _numbers(
     if source.kind != "c":
         if wanted is None or wanted.kind not in "iu":
             fill = None
-        return Numbers.of(source, wanted, nodata=nodata, fill=fill, taps=taps)
+        return operator.dtypes(source, wanted, nodata=nodata, fill=fill)
     if nodata is not None:
         raise ConvolutionError("nodata has no meaning for complex arrays; mark pixels with NaN")
     if source.itemsize > 16:
@@ -340,7 +347,7 @@ def _numbers(
         )
     part = np.dtype(np.float32 if source.itemsize == 8 else np.float64)
     target = part if wanted is None else np.dtype(f"f{wanted.itemsize // 2}")
-    return Numbers.of(part, target)
+    return operator.dtypes(part, target)
 
 
 def _library(array: Any) -> str:
@@ -387,15 +394,15 @@ PICTURE = 16
 """Fewest rows and columns of an array that may be taken for a picture."""
 
 
-def _warn_of_channels(shape: tuple[int, ...], convolution: Convolution) -> None:
+def _warn_of_channels(shape: tuple[int, ...], operator: Operator) -> None:
     """Warn where what is convolved as rows and columns seem to be columns and channels."""
     if len(shape) < 3 or shape[-1] not in COLOURS or min(shape[-3:-1]) < PICTURE:
         return
-    if convolution.kernel_shape[1] > 1:
+    if operator.samplings[0].kernel[1] > 1:
         warnings.warn(
             f"the array's last two axes are taken as rows and columns, here {shape[-2]} x "
             f"{shape[-1]}; an image with channels last, as OpenCV and Pillow have them, goes in "
             "as numpy.moveaxis(image, -1, 0)",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

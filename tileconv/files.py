@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from tileconv.arguments import check_dtype, told
-from tileconv.convolution import check_weights
 from tileconv.errors import ConfigError
 from tileconv.jobs.config import option_places
 from tileconv.jobs.given import config_errors
+from tileconv.operators.convolution import check_weights
 from tileconv.runs import load_job, run
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from tileconv.convolution import Convolution, Group
 from tileconv.dtypes import Numbers
 from tileconv.engine.backend import Prepared, Valid
 from tileconv.engine.choose import Algorithm, choose
 from tileconv.finish import Counts, finish
+from tileconv.operators.base import Operator
+from tileconv.operators.convolution import Convolution, Group
 from tileconv.pad import pad
 from tileconv.planning.reads import Reads
 
@@ -34,9 +35,11 @@ class Recipe:
     _prepared: dict[tuple[int, Sampling], Prepared] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
+    def of(cls, operator: Operator, numbers: Numbers, bands: int) -> "Recipe":
         """Return the recipe for ``bands`` input planes."""
-        c = convolution
+        if not isinstance(operator, Convolution):
+            raise TypeError(f"no loops compute {type(operator).__name__}")
+        c = operator
         return cls(
             convolution=c,
             numbers=numbers,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileconv.api import convolve
+from tileconv.api import apply
 from tileconv.arguments import check_whole, short_repr
 from tileconv.errors import ConfigError
 from tileconv.jobs.given import config_errors
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tileconv.geometry import Axis
+    from tileconv.operators.base import Operator
     from tileconv.planning.plan import Plan
     from tileconv.raster.reading import Header
 
@@ -146,7 +147,7 @@ def single_pass(
     plan: Plan, header: Header, rows: tuple[int, int], columns: tuple[int, int]
 ) -> np.ndarray:
     """Return a window (bands, rows, columns) of what the job gives, from pixels read for it."""
-    c, numbers = plan.convolution, plan.numbers
+    numbers = plan.numbers
     at_y = _positions(plan.geometry.y, rows)
     at_x = _positions(plan.geometry.x, columns)
     inside = (at_y >= 0)[:, None] & (at_x >= 0)
@@ -161,27 +162,16 @@ def single_pass(
         lost |= masked
     values = pixels.astype(numbers.compute)
     lost &= inside
-    values[:, ~inside] = c.padding_value
+    values[:, ~inside] = plan.operator.samplings[-1].padding_value
     if plan.geometry.y.mode == "missing":
         lost |= (at_y < 0)[:, None]
     if plan.geometry.x.mode == "missing":
         lost |= at_x < 0
     values[lost] = np.nan
-    options: dict[str, Any] = {"stride": c.stride, "dilation": c.dilation, "groups": c.groups}
-    sums = convolve(
-        values,
-        c.weights,
-        bias=c.bias,
-        missing=c.missing,
-        fill_value=c.fill_value,
-        min_valid_fraction=c.min_valid_fraction,
-        require_center=c.require_center,
-        dtype=numbers.compute,
-        **options,
-    )
-    out = _finish(sums, plan)
+    operator = plan.operator.without_padding()
+    out = _finish(apply(operator, values, dtype=numbers.compute), plan)
     if plan.valid_fraction:
-        share = _valid_share(plan, ~lost, options).astype(numbers.target)
+        share = _valid_share(operator, ~lost).astype(numbers.target)
         out = np.concatenate([out, share[None]])
     return out
 
@@ -216,16 +206,11 @@ def _finish(sums: np.ndarray, plan: Plan) -> np.ndarray:
     return out
 
 
-def _valid_share(plan: Plan, valid: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+def _valid_share(operator: Operator, valid: np.ndarray) -> np.ndarray:
     """Return the least share of ``sum |w|`` on valid pixels, over all outputs."""
-    c = plan.convolution
-    weights = np.abs(c.weights)
-    found = convolve(valid.astype(np.float64), weights, **options)
-    kernels = weights.reshape(c.count, -1)
-    totals = np.array([np.cumsum(k[k > 0])[-1] if k.any() else np.nan for k in kernels])
-    repeat = 1 if c.mixes_bands else found.shape[0] // c.count
+    found = apply(operator.weighing(), valid.astype(np.float64))
     with np.errstate(invalid="ignore"):
-        shares = found / np.tile(totals, repeat)[:, None, None]
+        shares = found / operator.weights_of_fields(len(found))[:, None, None]
     return np.fmin.reduce([np.ones(found.shape[1:]), *shares])
 
 

@@ -103,7 +103,7 @@ def file_jobs(
     job: tileconv.Job, plan: tileconv.Plan, source: Path
 ) -> dict[str, Callable[[], object]]:
     """Return what takes turns, having seen that all do the same work."""
-    size, stride = plan.convolution.kernel_shape[0], plan.convolution.stride[0]
+    size, stride = plan.operator.kernel_shape[0], plan.operator.stride[0]
     rows, columns = (
         touched_blocks(n, block, size, stride)
         for n, block in zip(plan.layout.shape, plan.layout.block, strict=True)
@@ -122,7 +122,7 @@ def file_jobs(
         jobs["all"] = partial(decode_once, source, *every)
     if "OpenCV" in INSTALLED and plan.layout.bands == 1:
         cv2.setNumThreads(THREADS)
-        kernel = plan.convolution.weights.astype(np.float32)
+        kernel = plan.operator.weights.astype(np.float32)
         jobs["by hand"] = lambda: convolve_by_hand(source, again, options, kernel, stride)
         jobs["by hand"]()
         if not np.allclose(read_output(again)[1][0], output[0], rtol=1e-5):

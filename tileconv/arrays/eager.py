@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -10,10 +9,10 @@ import numpy as np
 
 from tileconv import buffers
 from tileconv.arrays.threads import run_all
-from tileconv.convolution import SMALL_KERNEL_BYTES, Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import OutOfMemoryError
 from tileconv.geometry import Axis, Geometry
+from tileconv.operators.base import Operator
 from tileconv.planning.reads import Reads, read_axis
 from tileconv.text import size
 from tileconv.tile import Recipe, compute_tile
@@ -50,33 +49,33 @@ has done its first before the others are awake."""
 Range = tuple[int, int]
 
 
-def out_shape(shape: tuple[int, ...], convolution: Convolution) -> tuple[int, ...]:
+def out_shape(shape: tuple[int, ...], operator: Operator) -> tuple[int, ...]:
     """Return the shape that an array of ``shape`` (..., H, W) is convolved into.
 
     (kh, kw) keeps the leading axes; a bank turns (H, W) into (K, OH, OW) and
     (..., B, H, W) into (..., B * K, OH, OW); 4-D weights turn (..., B, H, W) into
     (..., M, OH, OW), and take (H, W) for one band.
     """
-    planes = convolution.geometry((shape[-2], shape[-1])).out_shape
-    if convolution.weights.ndim == 2:
+    planes = operator.geometry((shape[-2], shape[-1])).out_shape
+    if operator.new_dimension is None:
         return (*shape[:-2], *planes)
     bands = shape[-3] if len(shape) > 2 else 1
-    return (*shape[:-3], convolution.outputs(bands), *planes)
+    return (*shape[:-3], operator.outputs(bands), *planes)
 
 
 def convolve_numpy(
-    array: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int = 1
+    array: np.ndarray, operator: Operator, numbers: Numbers, threads: int = 1
 ) -> np.ndarray:
     """Convolve ``array`` (..., H, W) into `out_shape` of ``numbers.target``.
 
     Raises `OutOfMemoryError` if there is not the memory for it.
     """
     try:
-        return _convolve_numpy(array, convolution, numbers, threads)
+        return _convolve_numpy(array, operator, numbers, threads)
     except MemoryError as error:
         if isinstance(error, OutOfMemoryError):
             raise
-        shape = out_shape(array.shape, convolution)
+        shape = out_shape(array.shape, operator)
         raise OutOfMemoryError(
             f"out of memory: the result has shape {shape} of {numbers.target}, "
             f"{size(prod(shape) * numbers.target.itemsize)}, and tiles need some more; convolve "
@@ -85,9 +84,9 @@ def convolve_numpy(
 
 
 def _convolve_numpy(
-    array: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int
+    array: np.ndarray, operator: Operator, numbers: Numbers, threads: int
 ) -> np.ndarray:
-    recipe, shape, lead, threads, cuts = _lay_out(convolution, numbers, array.shape, threads)
+    recipe, shape, lead, threads, cuts = _lay_out(operator, numbers, array.shape, threads)
     out = buffers.result(shape, numbers.target)
     source, target = _readable(array), out.reshape(*lead, -1, *shape[-2:])
     stream = out.nbytes >= STREAM_BYTES
@@ -124,27 +123,27 @@ _recipes: dict[tuple[int, int, int], Recipe] = {}
 _layouts: dict[tuple[int, int, tuple[int, ...], int], _Layout] = {}
 
 
-def _lay_out(
-    convolution: Convolution, numbers: Numbers, shape: tuple[int, ...], threads: int
-) -> _Layout:
+def _lay_out(operator: Operator, numbers: Numbers, shape: tuple[int, ...], threads: int) -> _Layout:
     """Return the layout of a call: Python's share of it shows for small arrays.
 
     It holds the objects, so that none of the numbers it is found by is used again.
     """
-    key = id(convolution), id(numbers), shape, threads
+    key = id(operator), id(numbers), shape, threads
     found = _layouts.get(key)
     if found is None:
-        single = convolution.weights.ndim == 2
+        single = operator.new_dimension is None
         lead = shape[:-2] if single else shape[:-3]
-        recipe = _recipe(convolution, numbers, 1 if single or len(shape) == 2 else shape[-3])
-        whole = out_shape(shape, convolution)
+        recipe = _recipe(operator, numbers, 1 if single or len(shape) == 2 else shape[-3])
+        whole = out_shape(shape, operator)
         _check_size(whole, numbers.target)
-        threads = threads if prod(whole) * convolution.tap_count > SMALL else 1
+        threads = threads if prod(whole) * operator.tap_count > SMALL else 1
         cuts = _cut(recipe, shape[-2:], threads)
         threads = min(threads, prod(lead) * len(cuts))
         found = _Layout(recipe, whole, lead, threads, cuts)
-        small = convolution.weights.nbytes <= SMALL_KERNEL_BYTES
-        if small and sum(rows.size + columns.size for _, _, (rows, columns) in found.cuts) <= FEW:
+        if (
+            operator.is_small
+            and sum(rows.size + columns.size for _, _, (rows, columns) in found.cuts) <= FEW
+        ):
             _remember(_layouts, key, found)
     return found
 
@@ -160,16 +159,16 @@ def _check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
         )
 
 
-def _recipe(convolution: Convolution, numbers: Numbers, bands: int) -> Recipe:
+def _recipe(operator: Operator, numbers: Numbers, bands: int) -> Recipe:
     """Return the recipe, the same for the same objects: laying out kernels takes its time.
 
     It holds them, as a layout does.
     """
-    key = id(convolution), id(numbers), bands
+    key = id(operator), id(numbers), bands
     found = _recipes.get(key)
     if found is None:
-        found = Recipe.of(convolution, numbers, bands)
-        if convolution.weights.nbytes <= SMALL_KERNEL_BYTES:
+        found = Recipe.of(operator, numbers, bands)
+        if operator.is_small:
             _remember(_recipes, key, found)
     return found
 
@@ -182,15 +181,15 @@ def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
 
 def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
     """Cut the outputs into tiles, those with padding apart from those without."""
-    c, numbers = recipe.convolution, recipe.numbers
-    geometry = c.geometry((shape[0], shape[1]))
+    operator, numbers = recipe.convolution, recipe.numbers
+    geometry = operator.geometry((shape[0], shape[1]))
     rows, columns = geometry.out_shape
     looks = numbers.nodata is not None or (
-        numbers.source.kind == "f" and (c.missing != "propagate" or c.require_center)
+        numbers.source.kind == "f" and operator.missing_rules[-1].looks
     )
     held = looks and (recipe.copies or recipe.weighs)
     wide = TILE if held else columns
-    pieces = threads + 1 if rows * columns * c.tap_count < MANY else 4 * threads
+    pieces = threads + 1 if rows * columns * operator.tap_count < MANY else 4 * threads
     share = -(-rows // pieces) if threads > 1 else rows
     fewest = FEWEST_ROWS if geometry.y.halo > 0 else FEWEST_APART
     tall = min(max(share, fewest), MOST_ROWS)
@@ -233,7 +232,7 @@ def _halves(outputs: slice) -> tuple[slice, slice]:
 
 
 def convolve_complex(
-    array: np.ndarray, convolution: Convolution, numbers: Numbers, threads: int = 1
+    array: np.ndarray, operator: Operator, numbers: Numbers, threads: int = 1
 ) -> np.ndarray:
     """Convolve a complex array with real weights: its real and imaginary parts, each by itself.
 
@@ -243,20 +242,12 @@ def convolve_complex(
     parts = [array.real, array.imag]
     if lost.any():
         parts = [np.where(lost, np.nan, part) for part in parts]
-    halves = part_convolutions(convolution)
+    halves = operator.of_parts()
     real, imaginary = (
         convolve_numpy(part, half, numbers, threads)
         for part, half in zip(parts, halves, strict=True)
     )
     return combine_complex(real, imaginary)
-
-
-def part_convolutions(convolution: Convolution) -> tuple[Convolution, Convolution]:
-    """Return what to compute of the real and of the imaginary part.
-
-    Bias, fill and padding values are real.
-    """
-    return convolution, replace(convolution, bias=None, fill_value=0.0, padding_value=0.0)
 
 
 def combine_complex(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
@@ -267,13 +258,13 @@ def combine_complex(real: np.ndarray, imaginary: np.ndarray) -> np.ndarray:
 
 
 def compute_window(
-    convolution: Convolution, numbers: Numbers, reads: Reads, window: np.ndarray
+    operator: Operator, numbers: Numbers, reads: Reads, window: np.ndarray
 ) -> np.ndarray:
     """Compute what a window (..., rows.size, columns.size) of ``numbers.source`` gives."""
-    single = convolution.weights.ndim == 2
+    single = operator.new_dimension is None
     lead = window.shape[:-2] if single else window.shape[:-3]
     bands = 1 if single or window.ndim == 2 else window.shape[-3]
-    recipe = _recipe(convolution, numbers, bands)
+    recipe = _recipe(operator, numbers, bands)
     outputs = (reads[0].outputs, reads[1].outputs)
     middle = () if single else (recipe.outputs,)
     out = np.empty((*lead, *middle, *outputs), numbers.target)

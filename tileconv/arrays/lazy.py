@@ -38,11 +38,11 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import DataNode, Task, TaskRef
 
 from tileconv.arrays import placement
-from tileconv.arrays.eager import combine_complex, compute_window, part_convolutions
-from tileconv.convolution import Convolution
+from tileconv.arrays.eager import combine_complex, compute_window
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError
 from tileconv.missing import fill_masked, filled_dtype
+from tileconv.operators.base import Operator
 from tileconv.planning.chunks import AxisChunks, Piece
 from tileconv.planning.reads import Reads
 
@@ -98,7 +98,7 @@ class Declared(NamedTuple):
 class _Shared:
     """What the tasks of one graph have in common."""
 
-    convolution: Convolution
+    operator: Operator
     numbers: Numbers
     y: AxisChunks
     x: AxisChunks
@@ -116,24 +116,24 @@ class _Shared:
 
 
 def convolve_dask(
-    array: da.Array, convolution: Convolution, numbers: Numbers, chunks: OutChunks = None
+    array: da.Array, operator: Operator, numbers: Numbers, chunks: OutChunks = None
 ) -> da.Array:
     """Return the convolution of ``array`` (..., H, W) as a lazy array of ``numbers.target``.
 
     The same bits as `convolve_numpy` gives on the computed array, for any chunks.
     """
-    array = _rechunked(array, convolution)
-    geometry = convolution.geometry((array.shape[-2], array.shape[-1]))
+    array = _rechunked(array, operator)
+    geometry = operator.geometry((array.shape[-2], array.shape[-1]))
     shared = _Shared(
-        convolution,
+        operator,
         numbers,
         AxisChunks(geometry.y, array.chunks[-2], chunks and chunks[0]),
         AxisChunks(geometry.x, array.chunks[-1], chunks and chunks[1]),
         array.dtype,
     )
-    lead = _lead_chunks(array, convolution)
+    lead = _lead_chunks(array, operator)
     made = (*lead, shared.y.out_chunks, shared.x.out_chunks)
-    name = f"tileconv-{tokenize(array.name, convolution, numbers, chunks)}"
+    name = f"tileconv-{tokenize(array.name, operator, numbers, chunks)}"
     meta = np.empty((0,) * len(made), numbers.target)
     if not isinstance(array.dask, HighLevelGraph):
         return _convolve_expression(name, array, shared, made, meta)
@@ -168,14 +168,14 @@ def _convolve_expression(
 
 
 def convolve_dask_complex(
-    array: da.Array, convolution: Convolution, numbers: Numbers, chunks: OutChunks = None
+    array: da.Array, operator: Operator, numbers: Numbers, chunks: OutChunks = None
 ) -> da.Array:
     """Convolve the real and the imaginary part of a complex dask array, each by itself."""
     parts = [
         convolve_dask(
             _block_by_block(array, partial(_part, name), numbers.source), half, numbers, chunks
         )
-        for name, half in zip(("real", "imag"), part_convolutions(convolution), strict=True)
+        for name, half in zip(("real", "imag"), operator.of_parts(), strict=True)
     ]
     target = np.result_type(numbers.target, np.complex64)
     return da.map_blocks(
@@ -227,10 +227,10 @@ def _filled(block: Any, declared: Declared, nodata: float | None) -> np.ndarray:
     return fill_masked(block, nodata)
 
 
-def _rechunked(array: da.Array, convolution: Convolution) -> da.Array:
+def _rechunked(array: da.Array, operator: Operator) -> da.Array:
     """Return the array with all bands that a field spans in one chunk."""
     _check_chunks(array)
-    if convolution.mixes_bands and array.ndim > 2 and len(array.chunks[-3]) > 1:
+    if operator.mixes_bands and array.ndim > 2 and len(array.chunks[-3]) > 1:
         array = _block_by_block(array, _verified, array.dtype)
         return array.rechunk({array.ndim - 3: -1})
     return array
@@ -244,16 +244,16 @@ def _check_chunks(array: da.Array) -> None:
         )
 
 
-def _lead_chunks(array: da.Array, convolution: Convolution) -> tuple[tuple[int, ...], ...]:
+def _lead_chunks(array: da.Array, operator: Operator) -> tuple[tuple[int, ...], ...]:
     """Chunks of the output's leading axes."""
     lead = array.chunks[:-2]
-    if convolution.weights.ndim == 2:
+    if operator.new_dimension is None:
         return lead
     if not lead:
-        return ((convolution.outputs(1),),)
-    if convolution.mixes_bands:
-        return (*lead[:-1], (convolution.outputs(array.shape[-3]),))
-    return (*lead[:-1], tuple(size * convolution.count for size in lead[-1]))
+        return ((operator.outputs(1),),)
+    if operator.mixes_bands:
+        return (*lead[:-1], (operator.outputs(array.shape[-3]),))
+    return (*lead[:-1], tuple(operator.outputs(size) for size in lead[-1]))
 
 
 def _tasks(name: str, array: da.Array, shared: _Shared, lead_axes: int) -> dict[Any, Any]:
@@ -404,7 +404,7 @@ def _compute(
 ) -> np.ndarray:
     reads = shared.reads(*chunk)
     window = _window(shared, reads, lead, pieces, pixels)
-    return compute_window(shared.convolution, shared.numbers, reads, window)
+    return compute_window(shared.operator, shared.numbers, reads, window)
 
 
 def _window(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,16 +31,15 @@ def identity_of(job: Job, plan: Plan, header: Header, spec: OutputSpec) -> dict[
     """Return all that decides on the parts of a run, each by a name that people know."""
     said: dict[str, Any] = {"the version of tileconv": __version__}
     said["the version of GDAL"] = gdal_version()
-    convolution = plan.convolution
-    for field in fields(convolution):
-        said[WORDS.get(field.name, field.name)] = _digest(getattr(convolution, field.name))
+    for name, value in plan.operator.identity().items():
+        said[WORDS.get(name, name)] = _digest(value)
     for name in DECIDING:
         said[WORDS.get(name, name)] = _digest(getattr(job, name))
     said |= {f"output.{name}": getattr(spec, name) for name in STORED}
     for scene in header.scenes or (header,):
         said[f"the input {scene.path}"] = asdict(scene.identity)
     said["the list of inputs"] = [str(source) for source in job.sources]
-    said["config"] = config_hash(job, convolution)
+    said["config"] = config_hash(job, plan.operator)
     return said
 
 

@@ -154,7 +154,7 @@ def _finished(job: Job, header: Header) -> Report | None:
     ):
         return None
     plan = plan_header(job, header)
-    wanted = {"CONFIG_SHA256": config_hash(job, plan.convolution), "VERSION": __version__}
+    wanted = {"CONFIG_SHA256": config_hash(job, plan.operator), "VERSION": __version__}
     tags = job.format.tags(job.target)
     if {name: tags.get(name) for name in wanted} != wanted:
         if job.overwrite:

@@ -55,7 +55,7 @@ class PartWork:
     def recipe(self) -> Recipe:
         """How tiles are computed."""
         plan = self.plan
-        return Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
+        return Recipe.of(plan.operator, plan.numbers, plan.layout.read_bands)
 
     def part(self, number: int) -> Part:
         """Return a part by its number."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from tileconv import buffers
-from tileconv.convolution import Convolution, Taps
 from tileconv.dtypes import Numbers
 from tileconv.engine.choose import Algorithm
 from tileconv.engine.kernel_layout import Pair
@@ -26,6 +25,7 @@ from tileconv.engine.missing.normalize import (
 from tileconv.engine.missing.replace import MissingPixelRule
 from tileconv.engine.prepare import Loops, prepare
 from tileconv.missing import TIE
+from tileconv.operators.convolution import Convolution, Taps
 
 DOUBLE = np.dtype(np.float64)
 

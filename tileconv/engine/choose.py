@@ -19,14 +19,16 @@ Strides along y count in units of what they share with the dilation.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.blocking import host_vector_bytes
 from tileconv.engine.factor import factor, taken_apart
 from tileconv.engine.kernel_layout import Pair
 from tileconv.engine.sizes import columns_first_bytes, direct_bytes, two_pass_bytes
+from tileconv.operators.base import Operator
+from tileconv.operators.convolution import Convolution, Taps
 
 DEARER = 1.5
 """What a multiply-add of two passes costs, in those of one: the rows in between are stored."""
@@ -100,3 +102,31 @@ def choose(weights: np.ndarray, stride: Pair, dilation: Pair, dtype: np.dtype) -
     if any(factor(kernel, dtype) is None for kernel in kernels):
         return DIRECT
     return COLUMNS_FIRST if columns_first(stride, dilation) else SEPARABLE
+
+
+class Demand(NamedTuple):
+    """What computing outputs takes, as far as a plan asks."""
+
+    workspace_bytes: int
+    """Per thread, besides planes and out."""
+    planes: tuple[int, int]
+    """Input and output planes that are computed together."""
+
+
+def algorithm_of(operator: Operator, dtype: np.dtype) -> Algorithm:
+    """Return the algorithm for an operator computed in ``dtype``."""
+    if isinstance(operator, Convolution):
+        return choose(operator.weights, operator.stride, operator.dilation, dtype)
+    raise TypeError(f"no loops compute {type(operator).__name__}")
+
+
+def demand(
+    operator: Operator, dtype: np.dtype, bands: int, sampling: tuple[Pair, Pair], width: int
+) -> Demand:
+    """Return what outputs ``width`` wide take, from windows sampled at (stride, dilation)."""
+    if isinstance(operator, Convolution):
+        group = operator.plan_groups(bands, dtype)[0]
+        algorithm = algorithm_of(operator, dtype)
+        size = algorithm.workspace_bytes(*sampling, group.taps, len(group.bands), width)
+        return Demand(size, (len(group.bands), len(group.outputs)))
+    raise TypeError(f"no loops compute {type(operator).__name__}")

@@ -4,8 +4,8 @@ from math import gcd
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.kernel_layout import KernelLayout, Pair, layout_of
+from tileconv.operators.convolution import Taps
 
 
 def factor(kernel: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:

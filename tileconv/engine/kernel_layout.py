@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.blocking import END, MOST_WORDS, MR, NR, UNUSED
 from tileconv.engine.workspace import CACHE_LINE
+from tileconv.operators.convolution import Taps
 
 Pair = tuple[int, int]
 

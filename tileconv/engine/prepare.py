@@ -5,13 +5,13 @@ from typing import Protocol
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.choose import COLUMNS_FIRST, DIRECT, SEPARABLE, Algorithm
 from tileconv.engine.kernel_layout import Pair
 from tileconv.engine.loops.columns_first import ColumnsFirst
 from tileconv.engine.loops.direct import Direct
 from tileconv.engine.loops.two_pass import TwoPass
 from tileconv.engine.missing.detect import MissingDetector
+from tileconv.operators.convolution import Taps
 
 
 class Loops(Protocol):

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.blocking import LONG_NR, MR, NR, STAGED_TILES, UPDATE_NR, kernel_vectors
 from tileconv.engine.factor import passes
 from tileconv.engine.kernel_layout import LONG_REACH, KernelLayout, Pair, layout_of
 from tileconv.engine.workspace import CACHE_LINE, INDEX
+from tileconv.operators.convolution import Taps
 
 
 def direct_bytes(

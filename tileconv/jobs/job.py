@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from tileconv.arguments import short_repr
-from tileconv.convolution import Convolution
 from tileconv.dtypes import check_output
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.config import (
@@ -35,6 +34,8 @@ from tileconv.jobs.paths import (
     place,
 )
 from tileconv.jobs.yaml import Document, KeyPath, assign, parse, read_text
+from tileconv.operators.base import Operator
+from tileconv.operators.build import build
 from tileconv.raster.reading import Place
 from tileconv.raster.writing import (
     FORMATS,
@@ -54,7 +55,7 @@ from tileconv.raster.writing import (
 
 @dataclass(frozen=True)
 class Job:
-    """One raster to convolve into another: what `load_job` returns. Pairs are (y, x).
+    """One raster to compute from another: what `load_job` returns. Pairs are (y, x).
 
     >>> job = load_job(
     ...     {
@@ -63,7 +64,7 @@ class Job:
     ...         "output": {"path": "out/{stem}_mean.tif"},
     ...     }
     ... )
-    >>> job.target.name, job.convolution.stride
+    >>> job.target.name, job.operator.stride
     ('scene_mean.tif', (1, 1))
     """
 
@@ -72,12 +73,12 @@ class Job:
     source: Place
     """The raster, or the first scene of a mosaic."""
     target: Path
-    convolution: Convolution | None
+    operator: Operator | None
     """None until the raster is known, if the kernel's size is given on the ground."""
     named: NamedKernel | None = None
     """The kernel by name, if it has one."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of `Convolution.of` beside the kernel."""
+    """Keyword arguments of the operator beside the kernel."""
     bands: tuple[int, ...] | None = None
     mask: Literal["auto", "nodata", "dataset", "none"] = "auto"
     """What makes pixels missing, as `tileconv.raster.header.Wanted` has it."""
@@ -219,7 +220,7 @@ def load_job(
     >>> job = load_job(
     ...     {"input": {"path": "a.tif"}, "kernel": {"name": "box"}, "output": {"path": "b.tif"}}
     ... )
-    >>> job.convolution.kernel_shape
+    >>> job.operator.kernel_shape
     (3, 3)
     """
     assignments = _assignments(set)
@@ -259,9 +260,9 @@ def _build(
     options = _options(config)
     try:
         named, weights = _kernel(config, folder)
-        convolution = None if weights is None else Convolution.of(weights, **options)
+        operator = None if weights is None else build("kernel", weights, options)
         if weights is None:  # what does not depend on the weights can be checked all the same
-            Convolution.of([[1.0]], **options)
+            build("kernel", [[1.0]], options)
     except (TileconvError, TypeError) as error:
         named_there = (k for k in options if str(error).startswith(k))
         key = max(named_there, key=len, default="kernel")  # padding_mode, not padding
@@ -312,7 +313,7 @@ def _build(
         name=name,
         source=sources[0],
         target=targets[0],
-        convolution=convolution,
+        operator=operator,
         named=named,
         options=options,
         bands=None if config.input.bands is None else tuple(config.input.bands),
@@ -374,7 +375,7 @@ _ARGUMENTS = tuple(
 
 
 def _options(config: JobConfig) -> dict[str, Any]:
-    """Return the keyword arguments of `Convolution.of` beside the kernel."""
+    """Return the keyword arguments of the operator beside the kernel."""
     return {
         "stride": config.stride,
         "dilation": config.dilation,

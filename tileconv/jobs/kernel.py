@@ -16,8 +16,8 @@ import numpy as np
 
 from tileconv import kernels
 from tileconv.bounded import TooLargeError, read_bounded
-from tileconv.convolution import LARGEST_KERNEL
 from tileconv.errors import ConfigError
+from tileconv.operators.convolution import LARGEST_KERNEL
 
 _METRES = {"m": 1.0, "km": 1000.0, "ft": 0.3048}
 _LARGEST_FILE = LARGEST_KERNEL * 256
@@ -41,6 +41,11 @@ class NamedKernel:
     def in_map_units(self) -> bool:
         """Some argument is a length on the ground, like "90 m"."""
         return any(isinstance(value, str) for value in self.arguments.values())
+
+    def __str__(self) -> str:
+        """Return it as a call."""
+        said = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
+        return f"{self.name}({said})"
 
     def weights(self, pixel: tuple[float, float] | None = None) -> np.ndarray:
         """Return the weights; ``pixel`` is its (height, width) in metres, for map units."""

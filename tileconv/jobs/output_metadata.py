@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,27 +13,24 @@ from tileconv.raster.writing import Metadata, own_tags, propagate_tags, storable
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
-    from tileconv.convolution import Convolution
     from tileconv.jobs.job import Job
+    from tileconv.operators.base import Operator
     from tileconv.planning.plan import Plan
     from tileconv.raster.reading import Header
 
-SHORT_KERNEL = 81
-"""Most weights that a tag spells out."""
-
 DECIDING = ("bands", "mask", "scaled", "palette", "dtype", "nodata", "valid_fraction")
-"""Fields of a job that decide on the values of its output, beside its convolution."""
+"""Fields of a job that decide on the values of its output, beside its operator."""
 
 
 def output_metadata(job: Job, plan: Plan, header: Header) -> Metadata:
     """Return what the file that ``plan`` writes has to say."""
-    propagated, _ = _propagate(job, plan.convolution, header)
+    propagated, _ = _propagate(job, plan.operator, header)
     return own_tags(propagated, f"tileconv {__version__}", _own_tags(job, plan, header))
 
 
-def what_is_lost(job: Job, convolution: Convolution, header: Header) -> tuple[str, ...]:
+def what_is_lost(job: Job, operator: Operator, header: Header) -> tuple[str, ...]:
     """Return a note for each thing that the input's file says and the output's cannot."""
-    propagated, notes = _propagate(job, convolution, header)
+    propagated, notes = _propagate(job, operator, header)
     notes += job.format.losses(propagated)
     if header.crs is not None and job.format.storable_crs(header.crs) is None:
         notes = (
@@ -45,64 +41,51 @@ def what_is_lost(job: Job, convolution: Convolution, header: Header) -> tuple[st
     return notes
 
 
-def config_hash(job: Job, convolution: Convolution) -> str:
+def config_hash(job: Job, operator: Operator) -> str:
     """Return a hash of all that a job says about the values of its output.
 
     Paths, formats and what the run may use have no part in it, nor the words that
     were chosen: ``stride: 4`` and ``stride: [4, 4]`` are the same.
     """
-    said = {field.name: getattr(convolution, field.name) for field in fields(convolution)}
+    said = dict(operator.identity())
     said |= {name: getattr(job, name) for name in DECIDING}
     text = json.dumps(said, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _propagate(
-    job: Job, convolution: Convolution, header: Header
-) -> tuple[Metadata, tuple[str, ...]]:
-    made = convolution.origins(header.descriptions, header.bands)
+def _propagate(job: Job, operator: Operator, header: Header) -> tuple[Metadata, tuple[str, ...]]:
+    made = operator.origins(header.descriptions, header.bands)
     if job.valid_fraction:
         made = (*made, Origin("valid fraction"))
     return propagate_tags(
         header.metadata,
-        convolution.geometry(header.layout.shape),
+        operator.geometry(header.layout.shape),
         made,
         scaled=header.scaled,
-        skips=convolution.missing == "skip",
+        skips=operator.missing_rules[-1].policy == "skip",
         placed=header.transform is not None,
     )
 
 
 def _own_tags(job: Job, plan: Plan, header: Header) -> dict[str, str]:
     """Return tileconv's own tags; pairs are (y, x)."""
-    c = plan.convolution
+    operator, sampling = plan.operator, plan.operator.samplings[-1]
     y, x = plan.geometry.y, plan.geometry.x
     lost = header.crs if storable_crs(header.crs) is None else None
     return {
         "VERSION": __version__,
-        "CONFIG_SHA256": config_hash(job, c),
-        "KERNEL": _kernel(job, c),
-        "KERNEL_SHAPE": " ".join(map(str, c.weights.shape)),
+        "CONFIG_SHA256": config_hash(job, operator),
+        **operator.tags(),
+        **({} if job.named is None else {"KERNEL": str(job.named)}),
         "STRIDE": f"{y.stride} {x.stride}",
         "DILATION": f"{y.dilation} {x.dilation}",
         "PADDING": f"{y.before} {x.before} {y.after} {x.after}",
-        "PADDING_MODE": " ".join(dict.fromkeys(c.padding_mode)),
-        "MISSING": c.missing,
+        "PADDING_MODE": " ".join(dict.fromkeys(sampling.padding_mode)),
+        "MISSING": operator.missing_rules[-1].policy,
         "COVERAGE": f"{plan.coverage['total']:.9g}",
         "UNCOVERED": f"{y.uncovered} {x.uncovered}",
         "BANDS": " ".join(map(str, plan.bands)),
     } | ({} if lost is None else {"CRS": lost.to_wkt()})
-
-
-def _kernel(job: Job, convolution: Convolution) -> str:
-    """Return the kernel as people would say it: by its name, written out, or by its hash."""
-    if job.named is not None:
-        said = ", ".join(f"{key}={value}" for key, value in job.named.arguments.items())
-        return f"{job.named.name}({said})"
-    weights = convolution.weights
-    if weights.size <= SHORT_KERNEL:
-        return json.dumps(weights.tolist())
-    return f"sha256 {hashlib.sha256(weights.tobytes()).hexdigest()}"
 
 
 def _plain(value: Any) -> Any:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
 from tileconv.errors import ConfigError, TileconvError
 from tileconv.jobs.job import Job
 from tileconv.jobs.machine import cpu_count
 from tileconv.jobs.output_metadata import output_metadata, what_is_lost
+from tileconv.operators.base import Operator
+from tileconv.operators.build import build
 from tileconv.planning.cluster_plan import cut_into_parts
 from tileconv.planning.plan import Plan, make_plan
 from tileconv.raster.reading import Header, Wanted, check_file, read_header, read_mosaic
@@ -93,18 +94,18 @@ def _check_distinct(job: Job, header: Header | None) -> None:
 def plan_header(job: Job, header: Header) -> Plan:
     """Plan ``job`` for a raster whose header has been read."""
     try:
-        convolution = _convolution(job, header)
-        numbers = _numbers(job, convolution, header)
+        operator = _operator(job, header)
+        numbers = _numbers(job, operator, header)
         if job.compress and job.predictor == 3 and numbers.target.kind != "f":
             raise ConfigError(
                 "output.predictor: 3 is for floating point, and the output is "
                 f"{numbers.target}; use 2 or auto"
             )
-        convolution.outputs(header.layout.read_bands)  # the kernel is one for these bands
+        operator.outputs(header.layout.read_bands)  # the kernel is one for these bands
         if job.valid_fraction and numbers.target.kind != "f":
             raise ConfigError("output.valid_fraction: a share needs a float output.dtype")
         plan = make_plan(
-            convolution,
+            operator,
             numbers,
             header.layout,
             threads=1 if job.on_cluster else job.threads,  # of a task
@@ -124,8 +125,8 @@ def plan_header(job: Job, header: Header) -> Plan:
             details=_details(job, header),
             notes=(
                 *header.notes,
-                *what_is_lost(job, convolution, header),
-                *_collisions(job, convolution, numbers),
+                *what_is_lost(job, operator, header),
+                *_collisions(job, operator, numbers),
                 *_fewer_workers(job),
             ),
         )
@@ -137,22 +138,22 @@ def plan_header(job: Job, header: Header) -> Plan:
         raise type(error)(f"{job.name}: {job.source.name}: {error}") from None
 
 
-def _convolution(job: Job, header: Header) -> Convolution:
+def _operator(job: Job, header: Header) -> Operator:
     """Return what to compute, now that the size of a pixel is known."""
-    if job.convolution is not None:
-        return job.convolution
+    if job.operator is not None:
+        return job.operator
     if job.named is None:
         raise ConfigError("kernel: there is none")
-    return Convolution.of(job.named.weights(header.pixel_metres), **job.options)
+    return build("kernel", job.named.weights(header.pixel_metres), job.options)
 
 
-def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
+def _numbers(job: Job, operator: Operator, header: Header) -> Numbers:
     """Settle dtypes and nodata; an integer output must be able to say that a pixel is missing."""
     source, fill = header.layout.dtype, job.nodata
     target = job.dtype
     if target is not None and target.kind in "iu" and fill is None:
         fill = _fitting(header.nodata, target)
-        geometry = convolution.geometry(header.layout.shape)
+        geometry = operator.geometry(header.layout.shape)
         unseen = any(
             (axis.before or axis.after) and axis.mode == "missing"
             for axis in (geometry.y, geometry.x)
@@ -169,22 +170,18 @@ def _numbers(job: Job, convolution: Convolution, header: Header) -> Numbers:
                 f"output.nodata: give a value of {target} for missing outputs ({reason})"
             )
     try:
-        taps = convolution.tap_count
-        return Numbers.of(source, target, nodata=header.nodata, fill=fill, taps=taps)
+        return operator.dtypes(source, target, nodata=header.nodata, fill=fill)
     except TileconvError as error:
         raise ConfigError(str(error)) from None
 
 
-def _collisions(job: Job, convolution: Convolution, numbers: Numbers) -> Iterator[str]:
+def _collisions(job: Job, operator: Operator, numbers: Numbers) -> Iterator[str]:
     """Yield what can be told beforehand of valid outputs that equal nodata."""
     if numbers.fill is None:
         return
     fill = numbers.fill.item()
-    if fill == 0 and convolution.bias is None and convolution.sums_to_zero:
-        yield (
-            "nodata is 0, and so is the kernel's sum: where the input is flat, outputs are 0 and "
-            "will read as missing; choose another output.nodata"
-        )
+    if (told := operator.collision(fill)) is not None:
+        yield told
     if job.valid_fraction and 0 <= fill <= 1:
         yield f"a valid fraction of {fill:g} equals nodata, and will read as missing"
 

@@ -56,7 +56,7 @@ class Sampler:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._bands = _red_green_blue(plan.descriptions)
-        each = plan.convolution.weights.ndim == 2  # output bands are those of the input
+        each = plan.operator.new_dimension is None  # output bands are those of the input
         self._drawn = self._bands if each else [0]
         self._in = _Grid.of(len(self._bands), plan.layout.shape)
         self._out = _Grid.of(len(self._drawn), plan.geometry.out_shape)
@@ -114,8 +114,8 @@ class Quicklook(Sampler):
         pictures = [_enlarge(_stretch(values)) for values in self._pictures]
         height, width = self._plan.layout.shape
         out_height, out_width = self._plan.geometry.out_shape
-        kh, kw = self._plan.convolution.kernel_shape
-        sy, sx = self._plan.convolution.stride
+        sampling = self._plan.operator.samplings[-1]
+        (kh, kw), (sy, sx) = sampling.kernel, sampling.stride
         titles = (
             f"input   {width:,} x {height:,}",
             f"output   {out_width:,} x {out_height:,}   kernel {kw} x {kh}, stride {sx} x {sy}",

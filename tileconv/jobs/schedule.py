@@ -154,7 +154,7 @@ class _Work:
         self.plan = plan
         self._source, self._sink, self._picture = source, sink, picture
         self._progress = progress
-        self._recipe = Recipe.of(plan.convolution, plan.numbers, plan.layout.read_bands)
+        self._recipe = Recipe.of(plan.operator, plan.numbers, plan.layout.read_bands)
         self._tiles = iter(plan.tiles)
         self._read = self._done = 0
         self._cancelled = False

@@ -98,7 +98,7 @@ def work_seconds(plan: Plan) -> float:
     rows, columns = layout.block
     pixels = plan.blocks_needed * rows * columns * layout.decoded_pixel_bytes
     bands, height, width = plan.out_shape
-    adds = bands * height * width * plan.convolution.tap_count
+    adds = bands * height * width * plan.operator.tap_count
     return (
         pixels / DECODED_PER_SECOND
         + plan.output_bytes / ENCODED_PER_SECOND

@@ -18,7 +18,7 @@ def render(facts: Facts) -> str:
     if "crs" in facts["details"]:
         lines.append(("", facts["details"]["crs"]))
     lines += [
-        ("Kernel", _kernel(facts)),
+        (facts["label"], _operator(facts)),
         ("", _sampling(facts)),
         ("Output", shown(facts["target"])),
         ("", _output(facts)),
@@ -73,17 +73,8 @@ def _detail(facts: Facts, key: str) -> str:
     return f", {details[key]}" if key in details else ""
 
 
-def _kernel(facts: Facts) -> str:
-    kh, kw = facts["kernel_shape"]
-    count, mixed = facts["kernels"], facts["mixed_bands"]
-    text = f"{kh} x {kw}, {plural(facts['taps'], 'tap')}"
-    if facts["kernel_sum"] is not None:
-        text += f", sum {facts['kernel_sum']:g}"
-    elif mixed is not None:
-        text = f"{plural(count, 'output')}, each {mixed} bands x {text}"
-        text += f", {facts['groups']} groups" * (facts["groups"] > 1) + ", bias" * facts["bias"]
-    else:
-        text = f"{plural(count, 'kernel')} of {text}, each on every band"
+def _operator(facts: Facts) -> str:
+    text = str(facts["text"])
     if facts["dilation"] != [1, 1]:
         (dy, dx), (sy, sx) = facts["dilation"], facts["span"]
         text += f", dilation {dy} x {dx} (spans {sy} x {sx})"
@@ -161,7 +152,7 @@ def _computing(facts: Facts) -> str:
         f"{plural(facts['tiles'], 'tile')} of {min(tile_rows, rows):,} x "
         f"{min(tile_columns, columns):,} outputs, "
         f"{plural(facts['threads'], 'thread')}; {loops}, "
-        f"{_si(bands * rows * columns * taps)}multiply-adds"
+        f"{_si(bands * rows * columns * taps)}{facts['operations']}"
     )
 
 

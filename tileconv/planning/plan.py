@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tileconv.convolution import Convolution
 from tileconv.dtypes import Numbers
-from tileconv.engine.choose import Algorithm, choose
+from tileconv.engine.choose import Algorithm, algorithm_of, demand
 from tileconv.geometry import Geometry, Transform
+from tileconv.operators.base import Operator
 from tileconv.planning.blocks import count_uses
 from tileconv.planning.cost import MIB, Choice, Work, choose_tiles
 from tileconv.planning.layout import Layout
@@ -28,6 +28,7 @@ from tileconv.planning.tiles import AxisTiles, Tiles
 class Plan:
     """What a run will read, compute, hold and write. Pairs are (y, x).
 
+    >>> from tileconv.operators.convolution import Convolution
     >>> from tileconv.planning.layout import Layout
     >>> stored = Layout(shape=(2000, 3000), dtype=np.dtype("uint16"), block=(256, 256))
     >>> every = Convolution.of(np.ones((3, 3)), stride=512)
@@ -36,7 +37,7 @@ class Plan:
     ((1, 4, 6), 24, 96)
     """
 
-    convolution: Convolution
+    operator: Operator
     numbers: Numbers
     geometry: Geometry
     layout: Layout
@@ -86,8 +87,7 @@ class Plan:
     @cached_property
     def algorithm(self) -> Algorithm:
         """How a tile is computed."""
-        c = self.convolution
-        return choose(c.weights, c.stride, c.dilation, self.numbers.compute)
+        return algorithm_of(self.operator, self.numbers.compute)
 
     @cached_property
     def _blocks_of_scenes(self) -> tuple[int, int]:
@@ -154,10 +154,8 @@ class Plan:
             "dtype": self.numbers.target.name,
             "compute_dtype": self.numbers.compute.name,
             "nodata": _number(self.numbers.fill),
-            "kernel_shape": list(self.convolution.kernel_shape),
-            "taps": self.convolution.tap_count,
-            "kernels": self.convolution.count,
-            "missing": self.convolution.missing,
+            **self.operator.facts(),
+            "missing": self.operator.missing_rules[-1].policy,
             "stride": [y.stride, x.stride],
             "dilation": [y.dilation, x.dilation],
             "padding": [y.before, x.before, y.after, x.after],
@@ -193,7 +191,8 @@ class Plan:
 
     def facts(self) -> dict[str, Any]:
         """Return `to_dict` and what else the page tells."""
-        c, layout, numbers = self.convolution, self.layout, self.numbers
+        layout, numbers = self.layout, self.numbers
+        sampling, rule = self.operator.samplings[-1], self.operator.missing_rules[-1]
         y, x = self.geometry.y, self.geometry.x
         blocks = {scene.layout.block for scene in layout.scenes} or {layout.block}
         return {
@@ -204,18 +203,15 @@ class Plan:
             "interleaved": layout.interleaved and layout.bands > 1,
             "storage_blocks": sorted(blocks, reverse=True),
             "details": self.details,
-            "kernel_sum": float(c.weights.sum()) if c.weights.ndim == 2 else None,
-            "mixed_bands": c.weights.shape[1] if c.mixes_bands else None,
-            "groups": c.groups,
-            "bias": c.bias is not None,
+            **self.operator.description()._asdict(),
             "padding_modes": [y.mode, x.mode],
-            "padding_value": c.padding_value,
+            "padding_value": sampling.padding_value,
             "shift": [y.shift, x.shift],
             "gap": [y.gap, x.gap],
             "widened_from": str(numbers.source) if numbers.widened else None,
-            "fill_value": c.fill_value,
-            "min_valid_fraction": c.min_valid_fraction,
-            "require_center": c.require_center,
+            "fill_value": rule.fill_value,
+            "min_valid_fraction": rule.min_valid_fraction,
+            "require_center": rule.require_center,
         }
 
     def __str__(self) -> str:
@@ -245,7 +241,7 @@ def _number(value: np.generic | None) -> float | int | str | None:
 
 
 def make_plan(
-    convolution: Convolution,
+    operator: Operator,
     numbers: Numbers,
     layout: Layout,
     *,
@@ -258,7 +254,7 @@ def make_plan(
     copy_bytes: int = 0,
     **about: Any,
 ) -> Plan:
-    """Plan the convolution of a raster.
+    """Plan what ``operator`` computes of a raster.
 
     Parameters
     ----------
@@ -273,26 +269,24 @@ def make_plan(
     about
         The fields of `Plan` that describe files: transform, source, target, ...
     """
-    groups = convolution.plan_groups(layout.read_bands, numbers.compute)
-    geometry = convolution.geometry(layout.shape)
-    algorithm = choose(
-        convolution.weights, convolution.stride, convolution.dilation, numbers.compute
+    geometry = operator.geometry(layout.shape)
+    needs = demand(
+        operator,
+        numbers.compute,
+        layout.read_bands,
+        _sampling(geometry, layout),
+        geometry.out_shape[1],
     )
-    listed = convolution.missing != "propagate" or valid_fraction
+    listed = operator.missing_rules[-1].policy != "propagate" or valid_fraction
     work = Work(
         geometry=geometry,
         layout=layout,
         compute_itemsize=numbers.compute.itemsize,
         target_itemsize=numbers.target.itemsize,
-        scratch_bytes=algorithm.workspace_bytes(
-            *_sampling(geometry, layout),
-            groups[0].taps,
-            len(groups[0].bands),
-            geometry.out_shape[1],
-        ),
+        scratch_bytes=needs.workspace_bytes,
         wraps=geometry.y.mode == "wrap",
-        outputs=convolution.outputs(layout.read_bands) + valid_fraction,
-        group=(len(groups[0].bands), len(groups[0].outputs)),
+        outputs=operator.outputs(layout.read_bands) + valid_fraction,
+        group=needs.planes,
         policy=listed,
         writer_bytes=writer_bytes,
         copy_bytes=copy_bytes,
@@ -311,7 +305,7 @@ def make_plan(
         )
         about["notes"] = (*about.get("notes", ()), note)
     return Plan(
-        convolution=convolution,
+        operator=operator,
         numbers=numbers,
         geometry=geometry,
         layout=layout,

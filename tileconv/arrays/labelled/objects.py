@@ -28,13 +28,13 @@ from tileconv.arrays.labelled.missing import (
     holds,
     meant_dtype,
 )
-from tileconv.convolution import Convolution
 from tileconv.errors import ConvolutionError
 from tileconv.geometry import Axis, Geometry
+from tileconv.operators.base import Operator
 from tileconv.propagation import POINTS_OF_AREAS, propagate_tiff_tags
 
 Compute = Callable[[Any, float | None, float | None], Any]
-"""(numpy or dask array (..., H, W), nodata, what missing integers hold) -> its convolution."""
+"""(numpy or dask array (..., H, W), nodata, what missing integers hold) -> its operator."""
 KEPT_ENCODING = ("grid_mapping",)
 """The rest says how the input's file holds its numbers; no computation of xarray keeps it."""
 
@@ -43,7 +43,7 @@ KEPT_ENCODING = ("grid_mapping",)
 class Labelled:
     """What is the same for every variable of a call."""
 
-    convolution: Convolution
+    operator: Operator
     compute: Compute
     dtype: np.dtype | None = None
     """Of the output, if it was asked for."""
@@ -294,20 +294,20 @@ def _spatial(data: xr.Dataset, work: Labelled) -> dict[Hashable, Dims]:
 
 
 def _geometry(data: xr.DataArray | xr.Dataset, dims: Dims, work: Labelled) -> Geometry:
-    return work.convolution.geometry((data.sizes[dims[0]], data.sizes[dims[1]]))
+    return work.operator.geometry((data.sizes[dims[0]], data.sizes[dims[1]]))
 
 
 def _bands(array: xr.DataArray, dims: Dims, work: Labelled) -> Bands:
     lead = [dim for dim in array.dims if dim not in dims]
-    c = work.convolution
+    operator = work.operator
     count = array.sizes[lead[-1]] if lead else 1
-    c.outputs(count)
+    operator.outputs(count)
     return Bands(
         dim=lead[-1] if lead else None,
         count=count,
-        alike=c.new_dimension is None,
-        origins=c.origins,
-        skips=c.missing == "skip",
+        alike=operator.new_dimension is None,
+        origins=operator.origins,
+        skips=operator.missing_rules[-1].policy == "skip",
         listed="band" not in lead[:-1],
     )
 
@@ -331,7 +331,7 @@ def _convolved(
     if nodata is None and wanted is not None and wanted.kind in "iu":
         fill = missing.fill(wanted)
     data = work.compute(missing.mark(turned.data), missing.value, fill)
-    out_dims = _out_dims(lead, dims, work.convolution)
+    out_dims = _out_dims(lead, dims, work.operator)
     order = [dim for dim in array.dims if dim in out_dims]
     attrs, encoding = _attributes(array, data, bands, place, fill, notes)
     made = xr.Variable(out_dims, data, attrs, encoding)
@@ -390,9 +390,9 @@ def _as_meant(array: xr.DataArray) -> xr.DataArray:
     return meant
 
 
-def _out_dims(lead: list[Hashable], dims: Dims, convolution: Convolution) -> tuple[Hashable, ...]:
+def _out_dims(lead: list[Hashable], dims: Dims, operator: Operator) -> tuple[Hashable, ...]:
     """Return the output's dimensions in the order in which arrays have them."""
-    new = convolution.new_dimension
+    new = operator.new_dimension
     return (*lead, *dims) if lead or new is None else (new, *dims)
 
 
@@ -440,7 +440,7 @@ def _check_dimensions(
 def _check_new_dimension(names: Iterable[Hashable], bands: Sequence[Bands], work: Labelled) -> None:
     """Refuse a dimension that planes would get if its name is taken."""
     planes = [own for own in bands if own.dim is None and not own.alike]
-    new = work.convolution.new_dimension
+    new = work.operator.new_dimension
     same = new == "band" and any(own.dim == new for own in bands)  # sums: as many of both
     if planes and new in names and not same:
         raise ConvolutionError(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from tileconv.convolution import Taps
 from tileconv.engine.factor import passes
 from tileconv.engine.jit import address_of, loop
 from tileconv.engine.kernel_layout import KernelLayout, Pair
@@ -41,6 +40,7 @@ from tileconv.engine.vectors import (
     store_index,
 )
 from tileconv.engine.workspace import CACHE_LINE, INDEX, address, scratch
+from tileconv.operators.convolution import Taps
 
 BATCH = 2
 """Rows of pixels that are added up at a time, between loads and stores of the sums."""

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.blocking import MR
 from tileconv.engine.jit import loop
 from tileconv.engine.kernel_layout import KernelLayout, Pair, layout_of
@@ -39,6 +38,7 @@ from tileconv.engine.missing.detect import MissingDetector, choose_row_packer
 from tileconv.engine.sizes import is_gemm, is_kernel_gemm, is_row_stream, staging_size
 from tileconv.engine.vectors import VECTOR_BYTES, call_at
 from tileconv.engine.workspace import INDEX, address, scratch
+from tileconv.operators.convolution import Taps
 
 STREAM_TAPS = 12
 """Sums of so few taps are made faster than memory takes the lines of the output."""

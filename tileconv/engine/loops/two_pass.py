@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.blocking import MR
 from tileconv.engine.factor import passes
 from tileconv.engine.jit import loop
@@ -31,6 +30,7 @@ from tileconv.engine.missing.detect import MissingDetector, choose_row_packer
 from tileconv.engine.sizes import two_pass_columns, two_pass_padded, two_pass_sizes
 from tileconv.engine.vectors import VECTOR_BYTES, call_at
 from tileconv.engine.workspace import address, scratch
+from tileconv.operators.convolution import Taps
 
 STREAM_TAPS = 40
 """Taps of both passes up to which outputs are written by streaming stores."""

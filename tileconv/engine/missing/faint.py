@@ -6,9 +6,9 @@ largest valid one, in float64, tap by tap.
 
 import numpy as np
 
-from tileconv.convolution import Taps
 from tileconv.engine.jit import loop
 from tileconv.engine.kernel_layout import Pair
+from tileconv.operators.convolution import Taps
 
 
 def sum_faint_fields(

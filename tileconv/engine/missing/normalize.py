@@ -13,7 +13,6 @@ import numpy as np
 from numba import from_dtype, types
 
 from tileconv import buffers
-from tileconv.convolution import Taps
 from tileconv.engine.choose import choose
 from tileconv.engine.jit import address_of, call, loop
 from tileconv.engine.kernel_layout import Pair
@@ -21,6 +20,7 @@ from tileconv.engine.missing.faint import sum_faint_fields
 from tileconv.engine.prepare import Loops, prepare
 from tileconv.engine.vectors import pointer_address, pointer_like
 from tileconv.engine.workspace import address
+from tileconv.operators.convolution import Taps
 
 WEIGHT_BYTES = 1 << 20
 """Weights that are made at a time: a part of a second-level cache, with the sums they go with."""

@@ -1,13 +1,15 @@
-"""The one frozen value that says what to compute.
+"""Weighted sums: one kernel, a bank of them, or sums over bands.
 
 A job's YAML, the command line and the array call all build a `Convolution`;
 the plan prices it and a tile runs it. It is checked once, here.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,11 +23,14 @@ from tileconv.arguments import (
     check_whole,
     short_repr,
 )
+from tileconv.dtypes import Numbers
 from tileconv.errors import ConvolutionError, UnsupportedError
 from tileconv.geometry import Geometry, lay_out
 from tileconv.missing import MissingPolicy, check_policy
+from tileconv.operators.base import Description, MissingRule, Sampling
 from tileconv.padding import LARGEST, Padding, PaddingMode, check_modes, check_padding
 from tileconv.propagation import Origin
+from tileconv.text import plural
 
 LARGEST_KERNEL = 1 << 20
 """Most weights one output may have (1024 x 1024 of one band)."""
@@ -61,6 +66,8 @@ class Group:
     """One for each output."""
 
 
+SHORT_KERNEL = 81
+"""Most weights that a tag spells out."""
 SMALL_KERNEL_BYTES = 1 << 16
 """Weights of a convolution that is kept ready for the next call or tile, laid out: for larger ones
 that is nothing beside computing with them."""
@@ -260,6 +267,123 @@ class Convolution:
         return lay_out(
             shape, self.kernel_shape, self.stride, self.dilation, self.padding, self.padding_mode
         )
+
+    @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        """The one step's."""
+        own = Sampling(
+            self.kernel_shape,
+            self.stride,
+            self.dilation,
+            self.padding,
+            self.padding_mode,
+            self.padding_value,
+        )
+        return (own,)
+
+    @property
+    def missing_rules(self) -> tuple[MissingRule, ...]:
+        """The one step's."""
+        own = MissingRule(
+            self.missing, self.fill_value, self.min_valid_fraction, self.require_center
+        )
+        return (own,)
+
+    @property
+    def is_small(self) -> bool:
+        """Laying its kernels out takes long, compared with computing."""
+        return self.weights.nbytes <= SMALL_KERNEL_BYTES
+
+    def dtypes(
+        self,
+        source: np.dtype,
+        target: np.dtype | None = None,
+        *,
+        nodata: float | None = None,
+        fill: float | None = None,
+    ) -> Numbers:
+        """Return the dtypes of the sums: a float wide enough for them."""
+        taps = 1 if target is None or target.kind == "f" else self.tap_count
+        return _dtypes(source, target, nodata, fill, taps)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the sizes of the kernels, as JSON's values."""
+        return {
+            "kernel_shape": list(self.kernel_shape),
+            "taps": self.tap_count,
+            "kernels": self.count,
+        }
+
+    def description(self) -> Description:
+        """Return the kernels in words."""
+        kh, kw = self.kernel_shape
+        text = f"{kh} x {kw}, {plural(self.tap_count, 'tap')}"
+        if self.weights.ndim == 2:
+            text += f", sum {float(self.weights.sum()):g}"
+        elif self.mixes_bands:
+            outputs = plural(self.count, "output")
+            text = f"{outputs}, each {self.weights.shape[1]} bands x {text}"
+            text += f", {self.groups} groups" * (self.groups > 1)
+            text += ", bias" * (self.bias is not None)
+        else:
+            text = f"{plural(self.count, 'kernel')} of {text}, each on every band"
+        return Description("Kernel", text, "multiply-adds")
+
+    def tags(self) -> dict[str, str]:
+        """Return the kernel, written out or by its hash, and its shape."""
+        if self.weights.size <= SHORT_KERNEL:
+            kernel = json.dumps(self.weights.tolist())
+        else:
+            kernel = f"sha256 {hashlib.sha256(self.weights.tobytes()).hexdigest()}"
+        return {"KERNEL": kernel, "KERNEL_SHAPE": " ".join(map(str, self.weights.shape))}
+
+    def collision(self, fill: float) -> str | None:
+        """Say that sums of flat fields are 0, if 0 is nodata."""
+        if fill != 0 or self.bias is not None or not self.sums_to_zero:
+            return None
+        return (
+            "nodata is 0, and so is the kernel's sum: where the input is flat, outputs are 0 and "
+            "will read as missing; choose another output.nodata"
+        )
+
+    def without_padding(self) -> "Convolution":
+        """Return the same for pixels that hold their padding already."""
+        return replace(self, padding="valid", padding_mode=("constant", "constant"))
+
+    def of_parts(self) -> "tuple[Convolution, Convolution]":
+        """Return what to compute of the real and of the imaginary part of complex pixels.
+
+        Bias, fill and padding values are real.
+        """
+        return self, replace(self, bias=None, fill_value=0.0, padding_value=0.0)
+
+    def weighing(self) -> "Convolution":
+        """Return what sums the absolute weights of valid pixels, for planes of 1 and 0."""
+        return Convolution(
+            np.abs(self.weights), self.stride, self.dilation, self.padding, groups=self.groups
+        )
+
+    def weights_of_fields(self, outputs: int) -> np.ndarray:
+        """Return ``sum |w|`` of each output, added in the order of taps; NaN without taps."""
+        kernels = np.abs(self.weights).reshape(self.count, -1)
+        totals = [np.cumsum(k[k > 0])[-1] if k.any() else np.nan for k in kernels]
+        return np.tile(np.array(totals), outputs // self.count)
+
+
+@lru_cache(64)
+def _dtypes(
+    source: np.dtype,
+    target: np.dtype | None,
+    nodata: float | None,
+    fill: float | None,
+    taps: int,
+) -> Numbers:
+    """Return the same value for the same arguments: what is kept for a call is found by it."""
+    return Numbers.of(source, target, nodata=nodata, fill=fill, taps=taps)
 
 
 def _padding(given: object, value: float) -> tuple[tuple[PaddingMode, PaddingMode], float]:

@@ -1,0 +1,1 @@
+"""What to compute: each operator is one frozen value that answers `base.Operator`."""
