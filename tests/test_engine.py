@@ -310,7 +310,7 @@ def test_many_kernels_side_by_side_have_the_bits_they_have_alone(
         KernelGemm, "run", lambda *args, stream: (runs.append(stream), run(*args, stream=stream))
     )
     monkeypatch.setattr(eager, "STREAM_BYTES", past)
-    monkeypatch.setattr(sizes, "KERNEL_GEMM_BYTES", 0)  # on machines with short vectors, too
+    monkeypatch.setattr(sizes, "WIDE_VECTOR", 0)  # on machines with short vectors, too
     together = tileconv.convolve(image, kernels, stride=(4, 5), threads=1)
     assert {*runs} == {past == 0}
     for kernel, plane in zip(kernels, together, strict=True):

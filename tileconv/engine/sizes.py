@@ -204,18 +204,23 @@ LEAST_TAPS = 32
 """With fewer, transposing results takes longer than packing pixels."""
 MOST_SPARE = 2
 """Kernels for each empty lane, at least."""
-KERNEL_GEMM_BYTES = 64
-"""Bytes of a vector from which this pays. On AVX-512 it takes 0.68 to 0.9 of the time of panels, on
-AVX2 (an EPYC, one thread, 8 banks by turns) 0.84 to 2.2 times as long."""
+WIDE_VECTOR = 64
+"""Bytes of a vector from which this pays for any bank: on AVX-512 it takes 0.68 to 0.9 of the time
+of panels. On AVX2 (an EPYC, one core, 56 banks) it takes 0.5 to 1.0 of it where taps are many, and
+up to 1.6 times as long where kernels are: their results are transposed."""
+TAPS_PER_KERNEL = 2
+"""Fewest taps for each kernel where vectors are shorter."""
 
 
 def is_kernel_gemm(layout: KernelLayout) -> bool:
     """Say whether a bank whose fields share no pixel is faster with its kernels as lanes."""
     p = layout
     kernels, together = p.weights.shape[0], kernel_vectors(p.vector_bytes) * p.lanes
-    wide = p.vector_bytes >= KERNEL_GEMM_BYTES
     full = -kernels % together * MOST_SPARE <= kernels
-    return wide and full and not p.sparse and p.weights[0].size >= LEAST_TAPS
+    least = LEAST_TAPS
+    if p.vector_bytes < WIDE_VECTOR:
+        least = max(least, TAPS_PER_KERNEL * kernels)
+    return full and not p.sparse and p.weights[0].size >= least
 
 
 def kernel_gemm_columns(layout: KernelLayout) -> int:
