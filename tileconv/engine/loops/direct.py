@@ -113,14 +113,12 @@ class Direct:
                 rows_summer(out.dtype, p.tile),
                 rows_summer(out.dtype, p.tile if whole else partial_tile(p.tile)),
             ),
-            address(planes),
-            planes.shape,
-            planes.strides,
+            (address(planes), planes.shape, planes.strides),
             address(out),
             out.shape,
             (out.strides[0] // out.itemsize, out_row_stride, out.itemsize),
             p.weights.shape,
-            tables[1],
+            None if len(p.weights) == 1 else tables[1],
             p.sampling,
             (
                 p.ring,
@@ -128,13 +126,17 @@ class Direct:
                 columns,
                 p.reach,
                 p.tile,
-                ring_size,
-                counts[0],
                 STREAM if stream else OVERWRITE,
             ),
-            workspace,
-            (packed, address(workspace), *fixed, detector_at),
-            None if len(p.weights) == 1 else True,
+            (
+                workspace,
+                counts[0],
+                packed,
+                packed + np.uintp(ring_size * out.itemsize),
+                address(workspace),
+                *fixed,
+                detector_at,
+            ),
         )
         del owner, tables  # until here the loops used their memory
 
@@ -164,101 +166,61 @@ class Direct:
 
 @loop
 def correlate_with_ring(  # type: ignore[no-untyped-def]
-    functions,
-    source,
-    shape,
-    strides,
-    target,
-    out_shape,
-    out_strides,
-    weights_shape,
-    taps,
-    sampling,
-    layout,
-    workspace,
-    tables,
-    bank,
+    functions, image, target, out_shape, out_strides, weights_shape, taps, sampling, ring, tables
 ):
     """Compute all outputs, strip by strip, from a ring of packed rows. It knows no dtype.
 
     functions      addresses from `choose_row_packer` and, for MR rows and for fewer, `rows_summer`
-    source         address of the first pixel (uintp); shape (bands, H, W), strides in bytes
+    image          address of the first pixel (uintp); (bands, H, W); strides in bytes
     target         address of the first output; out_shape (kernels, OH, OW)
     out_strides    elements from one kernel and from one row to the next, bytes of an element
     weights_shape  (kernels, bands, height, T)
-    taps           (T,) intp, where along a packed row each tap of output column 0 lies
+    taps           (T,) intp, where along a packed row each tap of output column 0 lies; None: there
+                   is one kernel, and the compiler leaves out what is for banks
     sampling       see `KernelLayout.sampling`
-    layout         input rows in the ring, elements of a packed row, columns of a strip, reach,
-                   which register tile, elements of the ring, most elements of all steps; how sums
-                   of a single kernel are written, see `micro.tile_rows`
-    workspace      intp, overwritten: steps; addresses of input rows to prefetch (bands * MR *
-                   overlap); where all taps of a bank lie
-    tables         addresses: the ring and then `staging_size` floats; the workspace; phase offsets
-                   (see `pack.rows`); tap offsets; weights; the table of a detector, or 0
-    bank           None for one kernel, else True: the compiler leaves out the other's part
+    ring           input rows in the ring, elements of a packed row, columns of a strip, reach,
+                   which register tile; how sums of a single kernel are written, see
+                   `micro.tile_rows`
+    tables         intp, overwritten: steps, then from ``first_prefetch`` on addresses of input rows
+                   to prefetch (bands * MR * overlap), then where all taps of a bank lie;
+                   first_prefetch; addresses: the ring; `staging_size` floats; the workspace; phase
+                   offsets (see `pack.rows`); tap offsets; weights; the table of a detector, or 0
     """
     pack, sum_whole, sum_part = functions
-    stride_y, stride_x, classes, row_dilation, row_stride, overlap = sampling
-    ring, row_size, most_columns, reach, which, ring_size, first_prefetch, mode = layout
-    packed_at, steps_at, phase_offsets_at, tap_offsets_at, weights_at, detector_at = tables
-    bands, in_height, in_width = shape
-    kernels, out_height, out_width = out_shape
-    out_kernel_stride, out_row_stride, size = out_strides
+    _, stride_x, classes, _, _, overlap = sampling
+    ring_rows, row_size, most_columns, reach, which, mode = ring
+    workspace, first_prefetch, packed_at, buffer_at, steps_at = tables[:5]
+    phase_offsets_at, tap_offsets_at, weights_at, detector_at = tables[5:]
+    _, out_height, out_width = out_shape
+    _, out_row_stride, size = out_strides
     _, _, height, tap_count = weights_shape
-    buffer_at = packed_at + np.uintp(ring_size * size)
     prefetches_at = steps_at + np.uintp(first_prefetch * INDEX)
-    first_offset = first_prefetch + bands * MR * overlap
-    all_taps = bands * height * tap_count
-    together = MR if bank is None else 1
+    packing = pack, packed_at, phase_offsets_at, detector_at
+    together = MR if taps is None else 1
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
-        left = source + np.uintp(x * stride_x * strides[2])
-        width = in_width - x * stride_x
+        strip = x, columns + reach, row_size * size
         for c in range(classes):
             rows = (out_height - c + classes - 1) // classes
-            ready = 0  # lines of the class that are in the ring, or were
+            last = (rows - 1) * overlap + height
+            ready = 0  # packed rows of the class that are in the ring, or were
             for first in range(0, rows, together):
                 count = min(together, rows)
                 i = min(first, rows - count)  # the last rows of one kernel may be made again
-                ready = max(ready, i * overlap)
-                while ready < (i + count - 1) * overlap + height:
-                    row = (
-                        c * stride_y + input_row(ready, row_stride, height, overlap) * row_dilation
-                    )
-                    place = left + np.uintp(row * strides[1])
-                    at = (ready % ring) * bands * row_size
-                    for band in range(bands):
-                        call_at(
-                            pack,
-                            place + np.uintp(band * strides[0]),
-                            strides[2],
-                            width,
-                            stride_x,
-                            phase_offsets_at,
-                            columns + reach,
-                            packed_at + np.uintp((at + band * row_size) * size),
-                            np.uintp(0),
-                            0,
-                            (band * in_height + row) * in_width + x * stride_x,
-                            detector_at,
-                        )
-                    ready += 1
-                prefetch_count = 0
-                last = (rows - 1) * overlap + height
-                for later in range(ready, min(ready + together * overlap, last)):
-                    row = (
-                        c * stride_y + input_row(later, row_stride, height, overlap) * row_dilation
-                    )
-                    for band in range(bands):
-                        place = left + np.uintp(row * strides[1])
-                        workspace[first_prefetch + prefetch_count] = (
-                            np.intp(place) + band * strides[0]
-                        )
-                        prefetch_count += 1
+                needed = (i + count - 1) * overlap + height
+                span = max(ready, i * overlap), needed
+                _pack_rows(packing, image, sampling, strip, (c, height, ring_rows), span)
+                ready = max(ready, needed)
+                span = ready, min(ready + together * overlap, last)
+                prefetch_count = _list_rows(
+                    workspace, first_prefetch, image, sampling, x, (c, height), span
+                )
+                prefetches = prefetches_at, prefetch_count, stride_x * image[2][2]
                 out = target + np.uintp(((c + i * classes) * out_row_stride + x) * size)
-                if bank is None:
+                here = ring_rows, row_size
+                if taps is None:
                     used = write_row_steps(
-                        workspace, i * overlap, (ring, row_size), weights_shape, overlap, count
+                        workspace, i * overlap, here, weights_shape, overlap, count
                     )
                     call_at(
                         sum_whole if count == MR else sum_part,
@@ -275,42 +237,109 @@ def correlate_with_ring(  # type: ignore[no-untyped-def]
                         classes * out_row_stride,
                         count,
                         buffer_at,
-                        prefetches_at,
-                        prefetch_count,
-                        stride_x * strides[2],
+                        *prefetches,
                         mode,
                     )
                 else:
-                    here = (ring, row_size)
+                    first_offset = first_prefetch + image[1][0] * MR * overlap
                     write_tap_offsets(
                         workspace, first_offset, i * overlap, here, weights_shape, taps
                     )
-                    workspace[0] = 0
-                    for chunk in range(0, all_taps, CHUNK):
-                        offsets_here = steps_at + np.uintp((first_offset + chunk) * INDEX)
-                        for kernel in range(0, kernels, MR):
-                            count = min(MR, kernels - kernel)
-                            workspace[1] = count
-                            workspace[2] = kernel * all_taps + chunk
-                            call_at(
-                                sum_whole if count == MR else sum_part,
-                                packed_at,
-                                columns,
-                                steps_at,
-                                1,
-                                offsets_here,
-                                min(CHUNK, all_taps - chunk),
-                                weights_at,
-                                all_taps,
-                                which,
-                                out + np.uintp(kernel * out_kernel_stride * size),
-                                out_kernel_stride,
-                                count,
-                                buffer_at,
-                                prefetches_at,
-                                prefetch_count,
-                                stride_x * strides[2],
-                                ACCUMULATE if chunk else OVERWRITE,
-                            )
-                            prefetch_count = 0
+                    _sum_bank(
+                        (sum_whole, sum_part, which),
+                        (workspace, steps_at, first_offset),
+                        (packed_at, columns, weights_at, buffer_at),
+                        weights_shape,
+                        (out, out_strides[0], size),
+                        prefetches,
+                    )
     fence_streams()
+
+
+@loop
+def _pack_rows(packing, image, sampling, strip, window, span):  # type: ignore[no-untyped-def]
+    """Pack the rows of a class that lie in ``span``, (first, end), into the ring.
+
+    strip   output column, elements of each phase, bytes of a packed row
+    window  class, rows of the kernel, rows of the ring
+    """
+    pack, packed_at, phase_offsets_at, detector_at = packing
+    source, (bands, in_height, in_width), strides = image
+    stride_y, stride_x, _, row_dilation, row_stride, overlap = sampling
+    x, elements, row_bytes = strip
+    c, height, ring_rows = window
+    for number in range(span[0], span[1]):
+        row = c * stride_y + input_row(number, row_stride, height, overlap) * row_dilation
+        place = source + np.uintp(row * strides[1] + x * stride_x * strides[2])
+        at = number % ring_rows * bands
+        for band in range(bands):
+            call_at(
+                pack,
+                place + np.uintp(band * strides[0]),
+                strides[2],
+                in_width - x * stride_x,
+                stride_x,
+                phase_offsets_at,
+                elements,
+                packed_at + np.uintp((at + band) * row_bytes),
+                np.uintp(0),
+                0,
+                (band * in_height + row) * in_width + x * stride_x,
+                detector_at,
+            )
+
+
+@loop
+def _list_rows(workspace, first, image, sampling, x, window, span):  # type: ignore[no-untyped-def]
+    """Write the addresses of the rows of a class that lie in ``span``, and return how many."""
+    source, (bands, _, _), strides = image
+    stride_y, stride_x, _, row_dilation, row_stride, overlap = sampling
+    c, height = window
+    count = 0
+    for number in range(span[0], span[1]):
+        row = c * stride_y + input_row(number, row_stride, height, overlap) * row_dilation
+        place = source + np.uintp(row * strides[1] + x * stride_x * strides[2])
+        for band in range(bands):
+            workspace[first + count] = np.intp(place) + band * strides[0]
+            count += 1
+    return count
+
+
+@loop
+def _sum_bank(functions, steps, rows, weights_shape, out, prefetches):  # type: ignore[no-untyped-def]
+    """Add up a row of outputs of all kernels of a bank, chunk by chunk of their taps."""
+    sum_whole, sum_part, which = functions
+    workspace, steps_at, first_offset = steps
+    packed_at, columns, weights_at, buffer_at = rows
+    kernels, bands, height, tap_count = weights_shape
+    target, out_kernel_stride, size = out
+    prefetches_at, prefetch_count, prefetch_step = prefetches
+    all_taps = bands * height * tap_count
+    workspace[0] = 0
+    for chunk in range(0, all_taps, CHUNK):
+        offsets_here = steps_at + np.uintp((first_offset + chunk) * INDEX)
+        for kernel in range(0, kernels, MR):
+            count = min(MR, kernels - kernel)
+            workspace[1] = count
+            workspace[2] = kernel * all_taps + chunk
+            call_at(
+                sum_whole if count == MR else sum_part,
+                packed_at,
+                columns,
+                steps_at,
+                1,
+                offsets_here,
+                min(CHUNK, all_taps - chunk),
+                weights_at,
+                all_taps,
+                which,
+                target + np.uintp(kernel * out_kernel_stride * size),
+                out_kernel_stride,
+                count,
+                buffer_at,
+                prefetches_at,
+                prefetch_count,
+                prefetch_step,
+                ACCUMULATE if chunk else OVERWRITE,
+            )
+            prefetch_count = 0
