@@ -15,6 +15,7 @@ import numpy as np
 from tileconv import buffers
 from tileconv.dtypes import Numbers
 from tileconv.engine.choose import Algorithm, choose
+from tileconv.engine.focal import Focal, Outside
 from tileconv.engine.missing import normalize
 from tileconv.engine.missing.detect import MissingDetector, MissingPixelRule, bitmap_by_phase
 from tileconv.engine.missing.validity import SLACK, bitmap_row_bytes, set_columns, unpack_bitmap
@@ -24,6 +25,7 @@ from tileconv.errors import ConvolutionError
 from tileconv.missing import TIE
 from tileconv.operators.base import Operator
 from tileconv.operators.convolution import SMALL_KERNEL_BYTES, Convolution, Group
+from tileconv.operators.reduction import Reduction
 from tileconv.planning.reads import AxisRead
 
 
@@ -62,11 +64,9 @@ class Recipe:
     )
 
     @classmethod
-    def of(cls, operator: Operator, numbers: Numbers, bands: int) -> "Recipe":
+    def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
         """Return the recipe for ``bands`` input planes."""
-        if not isinstance(operator, Convolution):
-            raise TypeError(f"no loops compute {type(operator).__name__}")
-        c = operator
+        c = convolution
         return cls(
             convolution=c,
             numbers=numbers,
@@ -148,6 +148,11 @@ class Recipe:
         return self.rule
 
     @property
+    def bands(self) -> int:
+        """Input planes."""
+        return 1 + max(group.bands[-1] for group in self.groups)
+
+    @property
     def outputs(self) -> int:
         """Output planes."""
         return sum(len(group.outputs) for group in self.groups)
@@ -214,13 +219,44 @@ class Recipe:
         return found
 
 
+@dataclass(frozen=True)
+class FocalRecipe:
+    """The same for focal statistics, whose bands are computed one by one."""
+
+    focal: Focal
+    bands: int
+
+    @property
+    def outputs(self) -> int:
+        """Output planes."""
+        return self.bands
+
+    @property
+    def copies(self) -> bool:
+        """Every tile is copied."""
+        return True
+
+    @property
+    def keeps_bitmap(self) -> bool:
+        """Which pixels are valid is found strip by strip."""
+        return False
+
+
+def recipe_of(operator: Operator, numbers: Numbers, bands: int) -> Recipe | FocalRecipe:
+    """Return what all tiles have in common, for ``bands`` input planes."""
+    if isinstance(operator, Convolution):
+        return Recipe.of(operator, numbers, bands)
+    assert isinstance(operator, Reduction)
+    return FocalRecipe(Focal(operator, numbers), bands)
+
+
 def _sampling(reads: Reads) -> Sampling:
     rows, columns = reads
     return (rows.stride, columns.stride), (rows.dilation, columns.dilation)
 
 
 def compute_tile(
-    recipe: Recipe,
+    recipe: Recipe | FocalRecipe,
     reads: Reads,
     window: np.ndarray,
     masked: np.ndarray | None,
@@ -248,6 +284,8 @@ def compute_tile(
         ``out`` is a part of more than the caches hold, and nobody reads it soon: it may be written
         by streaming stores.
     """
+    if isinstance(recipe, FocalRecipe):
+        return _compute_focal(recipe.focal, reads, window, masked, out, share)
     rows, columns = reads
     as_it_is = masked is None and share is None and rows.outside is columns.outside is None
     if as_it_is and (recipe.plain or (recipe.detecting and recipe.detects_missing(reads))):
@@ -267,6 +305,33 @@ def compute_tile(
         )
     if share is not None:
         share[:] = valid
+    return counts
+
+
+def _compute_focal(
+    focal: Focal,
+    reads: Reads,
+    window: np.ndarray,
+    masked: np.ndarray | None,
+    out: np.ndarray,
+    share: np.ndarray | None,
+) -> Counts:
+    counts, modes = Counts(), focal.operator.padding_mode
+    y, x = (
+        Outside(read.outside, mode == "missing") for read, mode in zip(reads, modes, strict=True)
+    )
+    hidden = None if masked is None else np.broadcast_to(masked, window.shape)
+    values = np.empty(out.shape[1:], focal.numbers.compute)
+    holes = np.empty(values.shape, bool)
+    valid = None if share is None else np.empty(values.shape)
+    if share is not None:
+        share[:] = 1
+    for band, plane in enumerate(window):
+        mask = None if hidden is None else hidden[band]
+        focal.run(plane, mask, (y, x), _sampling(reads), values, holes, valid)
+        counts = counts.plus(finish_pixels(values, holes, focal.numbers, out[band]))
+        if share is not None and valid is not None:
+            np.minimum(share, valid, out=share, casting="same_kind")
     return counts
 
 
@@ -538,6 +603,34 @@ def _centres(
     return missing[y :: rows.stride, x :: columns.stride][: shape[0], : shape[1]]
 
 
+def finish_pixels(
+    values: np.ndarray, holes: np.ndarray, numbers: Numbers, out: np.ndarray
+) -> Counts:
+    """Write values of the compute dtype into ``out``; ``holes`` are missing."""
+    target, fill = numbers.target, numbers.fill
+    if values.dtype.kind == "f":
+        values[holes] = np.nan
+        return finish(values, numbers, out)
+    if target.kind in "iu":
+        bounds, own = np.iinfo(target), np.iinfo(values.dtype)
+        low, high = max(bounds.min, own.min), min(bounds.max, own.max)
+        values = np.clip(values, values.dtype.type(low), values.dtype.type(high))
+    out[:] = values
+    missing = int(np.count_nonzero(holes))
+    if fill is None:
+        if missing:
+            raise ConvolutionError(NO_NODATA.format(missing, target))
+        return Counts()
+    collisions = int(np.count_nonzero(out[~holes] == fill))
+    out[holes] = fill
+    return Counts(0 if np.isnan(fill) else missing, collisions)
+
+
+NO_NODATA = (
+    "{} outputs are missing, and {} without nodata cannot say so; give nodata, or a float dtype"
+)
+
+
 def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
     """Write ``sums`` (NaN: missing) into ``out`` in the output's dtype."""
     target, fill = numbers.target, numbers.fill
@@ -566,8 +659,5 @@ def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
     if fill is not None:
         return counts
     if counts.missing:
-        raise ConvolutionError(
-            f"{counts.missing} outputs are missing, and {target} without nodata cannot say so; "
-            "give nodata, or a float dtype"
-        )
+        raise ConvolutionError(NO_NODATA.format(counts.missing, target))
     return Counts()

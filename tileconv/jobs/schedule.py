@@ -44,7 +44,7 @@ from tileconv.planning.reads import read_axis
 from tileconv.raster.reading import MosaicSource, environment, open_source
 from tileconv.raster.writing import Sink
 from tileconv.text import size
-from tileconv.tile import Counts, Reads, Recipe, compute_tile
+from tileconv.tile import Counts, FocalRecipe, Reads, Recipe, compute_tile, recipe_of
 
 if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
@@ -153,7 +153,7 @@ class _Work:
         self.plan = plan
         self._source, self._sink, self._picture = source, sink, picture
         self._progress = progress
-        self._recipe = Recipe.of(plan.operator, plan.numbers, plan.layout.read_bands)
+        self._recipe = recipe_of(plan.operator, plan.numbers, plan.layout.read_bands)
         self._tiles = iter(plan.tiles)
         self._read = self._done = 0
         self._cancelled = False
@@ -212,7 +212,7 @@ class _Work:
 
 def convolve_tile(
     plan: Plan,
-    recipe: Recipe,
+    recipe: Recipe | FocalRecipe,
     source: RasterSource | MosaicSource,
     tile: Tile,
     *,
