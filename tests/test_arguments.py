@@ -81,6 +81,7 @@ def parameters(function):
 FUNCTIONS = {
     "tileconv.convolve": tileconv.convolve,
     "tileconv.convolve_raster": tileconv.convolve_raster,
+    "tileconv.focal": tileconv.focal,
     "tileconv.load_job": tileconv.load_job,
     "tileconv.plan": tileconv.plan,
     "tileconv.run": tileconv.run,
@@ -180,6 +181,7 @@ FITS = {
     "pads": lambda v: is_text(v) or is_pair(v) or is_list(v, is_whole, [4]),
     "length": lambda v: is_number(v) or is_list(v, is_number, [2]),
     "array": is_array,
+    "footprint": lambda v: is_pair(v) or is_array(v),
     "image": lambda v: is_array(v) or type(v).__module__.split(".")[0] in ("dask", "xarray"),
     "dtype": is_dtype,
     "names": lambda v: is_list(v, lambda _: True, [2]),
@@ -478,6 +480,12 @@ CALLS = {
     "accessor": lambda **given: xr.DataArray(IMAGE, dims=("y", "x")).tileconv.convolve(
         **{"kernel": BOX} | given
     ),
+    "tileconv.focal": lambda **given: tileconv.focal(
+        **{"array": IMAGE, "statistic": "median", "footprint": 3} | given
+    ),
+    "focal accessor": lambda **given: xr.DataArray(IMAGE, dims=("y", "x")).tileconv.focal(
+        **{"statistic": "max", "footprint": 3} | given
+    ),
     "lazy": lambda **given: tileconv.convolve(
         **{"array": da.from_array(IMAGE, chunks=5), "kernel": BOX} | given
     ),
@@ -507,6 +515,8 @@ def table_of(call):
     if call in tileconv.kernels.BY_NAME:
         names = parameters(tileconv.kernels.BY_NAME[call])
         return {name: TABLES["tileconv.kernels"][name] for name in names}
+    if call == "focal accessor":
+        return TABLES["tileconv.focal"]
     return TABLES.get(call, TABLES["tileconv.convolve"])
 
 
@@ -514,7 +524,7 @@ PLACES = [
     (call, name)
     for call in CALLS
     for name in table_of(call)
-    if (call, name) != ("accessor", "array")
+    if name != "array" or "accessor" not in call
 ]
 
 
@@ -546,7 +556,8 @@ def write_raster(path):
 
 def may_be_none(call, name):
     """Say whether None stands for what an argument is by default, as keys of jobs have it."""
-    own = inspect.signature(FUNCTIONS.get(call, tileconv.convolve)).parameters
+    known = {**FUNCTIONS, "focal accessor": tileconv.focal}
+    own = inspect.signature(known.get(call, tileconv.convolve)).parameters
     if name in own:
         return own[name].default is None
     sections = {"input": InputConfig, "output": OutputConfig, "compute": ComputeConfig}
@@ -629,11 +640,23 @@ def convolve_groups(groups=4, bias=None):
     return tileconv.convolve(np.ones((4, 9, 9)), kernel, groups=groups, bias=bias)
 
 
+FOCAL = {
+    **{name: ARRAYS[name] for name in ARRAYS if name in TABLES["tileconv.focal"]},
+    "statistic": ["max", np.str_("median")],
+    "footprint": [3, (2, 3), np.array([3, 1]), BOX, BOX.tolist(), BOX > 0, np.eye(3, dtype="u1")],
+    "missing": ["propagate", "skip", np.str_("fill")],
+    "only_missing": [False],
+    "method": ["linear"],
+    "ties": ["lowest"],
+    "ddof": [0],
+    "classes": [None],
+}
 WHERE = {"groups": convolve_groups, "bias": convolve_groups}
 WHERE |= {"dims": CALLS["accessor"], "chunks": CALLS["lazy"]}
 """The calls that have a use for some arguments of `convolve`."""
 VALID = {
     "tileconv.convolve": ARRAYS,
+    "tileconv.focal": FOCAL,
     "tileconv.convolve_raster": {
         **SAME,
         "source": ["in.tif", Path("in.tif"), ["in.tif"], (Path("in.tif"),)],
@@ -722,6 +745,8 @@ def test_what_the_tables_allow_is_accepted(call, name):
     function = CALLS[call]
     if call == "tileconv.convolve" and name in WHERE:
         function = WHERE[name]
+    if call == "tileconv.focal" and name == "dims":
+        function = CALLS["focal accessor"]
     for value in values:
         assert function(**{name: value}) is not None
         assert value is None or FITS[table_of(call)[name][0]](value)

@@ -8,6 +8,7 @@ from typing import get_args
 
 import tileconv
 from tileconv.jobs.config import OutputConfig
+from tileconv.operators.reduction import STATISTICS
 from tileconv.raster.formats import FORMATS
 
 PACKAGE = Path(tileconv.__file__).parent
@@ -31,6 +32,7 @@ FLOORS = {
     "planning": 7,  # the plan names the algorithm that the engine chooses
     "finish": 7,
     "pad": 8,
+    "focal_tile": 8,
     "tile": 9,
     "raster": 9,
     "arrays": 10,
@@ -215,3 +217,29 @@ def test_arrays_need_nothing_that_reads_files():
     roots = {name.partition(".")[0] for name in loaded.stdout.split()}
     assert "numba" in roots
     assert not roots & {"rasterio", "pydantic", "dask", "click", "rich"}
+
+
+def test_only_operators_and_engine_know_which_operator_they_compute():
+    """A new operator is one file there: plan, page, tags, hash and verify ask the protocol."""
+    for part, name, tree in modules():
+        if part in ("operators", "engine", "api", "__init__", "tile"):
+            continue
+        words = {
+            word
+            for node in ast.walk(tree)
+            for word in (
+                getattr(node, "id", None),
+                getattr(node, "attr", None),
+                node.name if isinstance(node, ast.alias) else None,
+            )
+        }
+        assert not words & {"Convolution", "Reduction"}, name
+        compared = {
+            leaf.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Compare | ast.MatchValue)
+            for leaf in ast.walk(node)
+            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+        }
+        if name != "jobs.machine":  # "max" is a control group's word, too
+            assert not compared & {*STATISTICS}, name

@@ -11,7 +11,7 @@ from tileconv.version import __version__
 
 if TYPE_CHECKING:
     from tileconv import kernels
-    from tileconv.api import convolve
+    from tileconv.api import convolve, focal
     from tileconv.errors import (
         ClusterError,
         ConfigError,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tileconv.runs import load_job, plan, run
 
 _HOMES = {
-    "tileconv.api": ("convolve",),
+    "tileconv.api": ("convolve", "focal"),
     "tileconv.errors": (
         "ClusterError",
         "ConfigError",
@@ -71,6 +71,7 @@ __all__ = [
     "__version__",
     "convolve",
     "convolve_raster",
+    "focal",
     "kernels",
     "load_job",
     "plan",

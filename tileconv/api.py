@@ -24,17 +24,18 @@ from tileconv.arguments import (
 from tileconv.arrays.eager import convolve_complex, convolve_numpy
 from tileconv.arrays.threads import thread_count
 from tileconv.dtypes import Numbers
-from tileconv.errors import ConvolutionError
+from tileconv.errors import ConvolutionError, UnsupportedError
 from tileconv.missing import fill_masked
 from tileconv.operators.base import Operator
 from tileconv.operators.convolution import SMALL_KERNEL_BYTES, Convolution
+from tileconv.operators.reduction import Reduction
 from tileconv.padding import LARGEST
 from tileconv.text import visible
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
-__all__ = ["convolve"]
+__all__ = ["apply", "convolve", "focal"]
 
 
 def convolve(
@@ -175,6 +176,104 @@ def convolve(
     return apply(operator, array, nodata, dtype, threads, dims, chunks)
 
 
+def focal(
+    array: ArrayLike,
+    statistic: str,
+    footprint: ArrayLike,
+    *,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = "valid",
+    padding_mode: str | Sequence[str] = "missing",
+    padding_value: float = 0.0,
+    nodata: float | None = None,
+    missing: str = "propagate",
+    fill_value: float = 0,
+    min_valid_fraction: float = 0.0,
+    require_center: bool = False,
+    only_missing: bool = False,
+    method: str = "linear",
+    ties: str = "lowest",
+    ddof: int = 0,
+    classes: Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+    threads: int | None = None,
+    dims: Sequence[Hashable] | None = None,
+) -> Any:
+    """Compute a statistic of the pixels under a footprint, sampled with a stride.
+
+    Parameters
+    ----------
+    array
+        (..., H, W), bool, integer or floating point, as for `convolve`. Each plane is reduced by
+        itself.
+    statistic
+        "max" or "median"; the median of an even number of pixels is the mean of the two in the
+        middle.
+    footprint
+        n, (h, w), or an array of 0 and one positive value.
+    stride, dilation, padding, padding_value, nodata, require_center, threads, dims
+        As for `convolve`.
+    padding_mode
+        As for `convolve`, but "missing" by default: under skip the statistic is that of the pixels
+        inside the raster.
+    missing
+        What a field with missing pixels gives: "propagate" (missing), "skip" (the statistic of the
+        valid ones; missing if there are none), "fill" (missing pixels hold ``fill_value``).
+    fill_value
+        A value of the output's dtype if that is the input's.
+    min_valid_fraction
+        Least share of the footprint's pixels that must be valid; below it the output is missing.
+    only_missing, method, ties, ddof, classes
+        For statistics to come; no value but the default is supported yet.
+    dtype
+        Of the output. Default the input's for max, and for the median of an odd number of pixels
+        under propagate and fill. Other medians are float32 for inputs of up to 16 bits and float32,
+        float64 for the others.
+
+    Returns
+    -------
+    numpy.ndarray, dask.array.Array, xarray.DataArray, xarray.Dataset or xarray.DataTree
+        What came in, as from `convolve`. Missing outputs are NaN, or ``nodata`` in integers.
+
+    Raises
+    ------
+    ConvolutionError
+        An argument has no meaning or does not fit; the message says which and why.
+    UnsupportedError
+        It is valid, but this version does not do it.
+
+    Examples
+    --------
+    >>> import numpy as np, tileconv
+    >>> image = np.arange(1, 17, dtype="uint8").reshape(4, 4)
+    >>> tileconv.focal(image, "max", 2, stride=2)
+    array([[ 6,  8],
+           [14, 16]], dtype=uint8)
+    >>> tileconv.focal(image, "median", 3, padding="same", missing="skip")[0]
+    array([3.5, 4. , 5. , 5.5], dtype=float32)
+    """
+    operator = Reduction.of(
+        statistic,
+        footprint,
+        stride=stride,
+        dilation=dilation,
+        padding=padding,
+        padding_mode=padding_mode,
+        padding_value=padding_value,
+        missing=missing,
+        fill_value=fill_value,
+        min_valid_fraction=min_valid_fraction,
+        require_center=require_center,
+        only_missing=only_missing,
+        method=method,
+        ties=ties,
+        ddof=ddof,
+        classes=classes,
+    )
+    return apply(operator, array, nodata, dtype, threads, dims)
+
+
 def apply(
     operator: Operator,
     array: Any,
@@ -301,12 +400,22 @@ def _convolve_plain(
         if chunks is not None:
             raise ConvolutionError("chunks is for dask arrays: the output of others has none")
         if isinstance(plain, np.ma.MaskedArray):
+            if numbers.compute.kind != "f":  # no pixel of which can be NaN
+                mask = np.ma.getmaskarray(plain)
+                return convolve_numpy(
+                    np.asarray(plain), operator, numbers, thread_count(threads), mask
+                )
             plain = fill_masked(plain, nodata)
             numbers = _numbers(operator, plain.dtype, wanted, None, fill)
         return _convolve_numpy(plain, operator, numbers, threads)
     from tileconv.arrays import lazy  # noqa: PLC0415 - whoever has a dask array has dask
 
     if lazy.is_masked(plain):
+        if numbers.compute.kind != "f":
+            raise UnsupportedError(
+                "masked dask arrays of integers are not supported here yet; fill them and give "
+                "nodata"
+            )
         plain = lazy.fill_masked_dask(plain, nodata)
         numbers = _numbers(operator, plain.dtype, wanted, None, fill)
     thread_count(threads)  # no use here, but wrong ones are refused
@@ -333,7 +442,7 @@ def _numbers(
     ``fill`` is what missing outputs hold if they are integers.
     """
     if source.kind != "c":
-        if wanted is None or wanted.kind not in "iu":
+        if fill is not None and operator.dtypes(source, wanted).target.kind not in "iu":
             fill = None
         return operator.dtypes(source, wanted, nodata=nodata, fill=fill)
     if nodata is not None:

@@ -147,6 +147,14 @@ def check_float(value: Any, name: str) -> float:
         raise ConvolutionError(f"{name} is beyond the range of float64") from None
 
 
+def check_fraction(value: Any, name: str) -> float:
+    """Return a number from 0 to 1 as a float."""
+    fraction = check_float(value, name)
+    if not 0 <= fraction <= 1:
+        raise ConvolutionError(f"{name} must lie in 0..1, got {fraction}")
+    return fraction
+
+
 def check_finite(value: Any, name: str) -> float:
     """Return a finite real number as a float."""
     number = check_float(value, name)

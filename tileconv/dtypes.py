@@ -121,7 +121,7 @@ class Numbers:
     source: np.dtype
     """Input dtype, native byte order."""
     compute: np.dtype
-    """float32 or float64."""
+    """Of outputs before they are rounded to the target."""
     target: np.dtype
     """Output dtype."""
     nodata: np.generic | None = None
@@ -132,7 +132,8 @@ class Numbers:
     @property
     def widened(self) -> bool:
         """Float32 would do for the input, but not for sums of it that are to be whole numbers."""
-        return self.target.kind in "iu" and self.compute != compute_dtype(self.source)
+        wide = self.compute == np.float64 and compute_dtype(self.source) != np.float64
+        return self.target.kind in "iu" and wide
 
     @property
     def keeps_nan(self) -> bool:

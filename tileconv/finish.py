@@ -22,6 +22,11 @@ class Counts(NamedTuple):
         return Counts(*map(sum, zip(self, *others, strict=True)))
 
 
+NO_NODATA = (
+    "{} outputs are missing, and {} without nodata cannot say so; give nodata, or a float dtype"
+)
+
+
 def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
     """Write ``sums`` (NaN: missing) into ``out`` in the output's dtype."""
     target, fill = numbers.target, numbers.fill
@@ -50,8 +55,28 @@ def finish(sums: np.ndarray, numbers: Numbers, out: np.ndarray) -> Counts:
     if fill is not None:
         return counts
     if counts.missing:
-        raise ConvolutionError(
-            f"{counts.missing} outputs are missing, and {target} without nodata cannot say so; "
-            "give nodata, or a float dtype"
-        )
+        raise ConvolutionError(NO_NODATA.format(counts.missing, target))
     return Counts()
+
+
+def finish_pixels(
+    values: np.ndarray, holes: np.ndarray, numbers: Numbers, out: np.ndarray
+) -> Counts:
+    """Write values of the compute dtype into ``out``; ``holes`` are missing."""
+    target, fill = numbers.target, numbers.fill
+    if values.dtype.kind == "f":
+        values[holes] = np.nan
+        return finish(values, numbers, out)
+    if target.kind in "iu":
+        bounds, own = np.iinfo(target), np.iinfo(values.dtype)
+        low, high = max(bounds.min, own.min), min(bounds.max, own.max)
+        values = np.clip(values, values.dtype.type(low), values.dtype.type(high))
+    out[:] = values
+    missing = int(np.count_nonzero(holes))
+    if fill is None:
+        if missing:
+            raise ConvolutionError(NO_NODATA.format(missing, target))
+        return Counts()
+    collisions = int(np.count_nonzero(out[~holes] == fill))
+    out[holes] = fill
+    return Counts(0 if np.isnan(fill) else missing, collisions)

@@ -56,6 +56,20 @@ def check_modes(modes: object) -> tuple[PaddingMode, PaddingMode]:
     return mode, mode
 
 
+def check_modes_and_value(
+    modes: object, value: float
+) -> tuple[tuple[PaddingMode, PaddingMode], float]:
+    """Return (modes along y and x, the value of constant padding): NaN is always missing.
+
+    >>> check_modes_and_value(["edge", "constant"], float("nan"))
+    (('edge', 'missing'), 0.0)
+    """
+    y, x = check_modes(modes)
+    if not np.isnan(value):
+        return (y, x), value
+    return ("missing" if y == "constant" else y, "missing" if x == "constant" else x), 0.0
+
+
 def _check_mode(mode: object) -> PaddingMode:
     """Return ``mode`` if it is a padding mode; another library's word is named in ours."""
     word = as_word(mode)

@@ -12,9 +12,12 @@ import numpy as np
 from tileconv.dtypes import Numbers
 from tileconv.engine.backend import Prepared, Valid
 from tileconv.engine.choose import Algorithm, choose
+from tileconv.engine.focal import Focal
 from tileconv.finish import Counts, finish
+from tileconv.focal_tile import FocalRecipe
 from tileconv.operators.base import Operator
 from tileconv.operators.convolution import Convolution, Group
+from tileconv.operators.reduction import Reduction
 from tileconv.pad import pad
 from tileconv.planning.reads import Reads
 
@@ -35,11 +38,9 @@ class Recipe:
     _prepared: dict[tuple[int, Sampling], Prepared] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, operator: Operator, numbers: Numbers, bands: int) -> "Recipe":
+    def of(cls, convolution: Convolution, numbers: Numbers, bands: int) -> "Recipe":
         """Return the recipe for ``bands`` input planes."""
-        if not isinstance(operator, Convolution):
-            raise TypeError(f"no loops compute {type(operator).__name__}")
-        c = operator
+        c = convolution
         return cls(
             convolution=c,
             numbers=numbers,
@@ -80,6 +81,11 @@ class Recipe:
         return any(self._prepare(g, (c.stride, c.dilation)).weighs for g in self.groups)
 
     @property
+    def bands(self) -> int:
+        """Input planes."""
+        return 1 + max(group.bands[-1] for group in self.groups)
+
+    @property
     def outputs(self) -> int:
         """Output planes."""
         return sum(len(group.outputs) for group in self.groups)
@@ -103,13 +109,76 @@ class Recipe:
             self._prepared[key] = found
         return found
 
+    def compute(
+        self,
+        reads: Reads,
+        window: np.ndarray,
+        masked: np.ndarray | None,
+        out: np.ndarray,
+        share: np.ndarray | None = None,
+        *,
+        stream: bool = False,
+    ) -> Counts:
+        """Compute all planes of one tile into ``out``; see `compute_tile`."""
+        numbers, counts = self.numbers, Counts()
+        least = None if share is None else np.ones(share.shape)
+        padded = reads[0].outside is not None or reads[1].outside is not None
+        plain = self.plain and masked is None and share is None and not padded
+        for group in self.groups:
+            prepared = self.prepared(group, reads)
+            planes = window[group.bands[0] : group.bands[-1] + 1]
+            sums = out[group.outputs[0] : group.outputs[-1] + 1]
+            if plain:
+                prepared.loops.run(planes, sums, stream=stream)
+                continue
+            if numbers.source == np.float16:  # no loops know it, and float32 holds all of it
+                planes = planes.astype(numbers.compute)
+            valid = UNKNOWN if masked is None else _valid(masked, group.bands, planes.shape)
+            if padded:
+                listed = least is not None or prepared.listed
+                planes, valid = pad(prepared, reads, planes, valid.plane, listed=listed)
+            if self.direct:
+                prepared.run(planes, valid, sums, least, stream=stream)
+                continue
+            values = sums
+            if numbers.target != numbers.compute:
+                values = np.empty(sums.shape, numbers.compute)
+            prepared.run(planes, valid, values, least)  # read again soon: they stay in the caches
+            for i, plane in zip(group.outputs, values, strict=True):
+                if self.bias is not None:
+                    np.add(plane, self.bias[i], out=plane)
+                counts = counts.plus(finish(plane, numbers, out[i]))
+        if share is not None:
+            share[:] = least
+        return counts
+
 
 UNKNOWN = Valid()
 """Nothing but their values makes pixels missing."""
 
 
+def _valid(masked: np.ndarray, bands: tuple[int, ...], shape: tuple[int, ...]) -> Valid:
+    """Return what a mask leaves valid of planes (bands, H, W)."""
+    shared = masked.ndim == 2 or len(masked) == 1
+    chosen = masked if shared else masked[bands[0] : bands[-1] + 1]
+    if not chosen.any():
+        return UNKNOWN
+    return Valid(np.ascontiguousarray(np.broadcast_to(~chosen, shape)))
+
+
+AnyRecipe = Recipe | FocalRecipe
+
+
+def recipe_of(operator: Operator, numbers: Numbers, bands: int) -> AnyRecipe:
+    """Return what all tiles have in common, for ``bands`` input planes."""
+    if isinstance(operator, Convolution):
+        return Recipe.of(operator, numbers, bands)
+    assert isinstance(operator, Reduction)
+    return FocalRecipe(Focal(operator, numbers), bands)
+
+
 def compute_tile(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     reads: Reads,
     window: np.ndarray,
     masked: np.ndarray | None,
@@ -137,43 +206,4 @@ def compute_tile(
         ``out`` is a part of more than the caches hold, and nobody reads it soon: it may be written
         by streaming stores.
     """
-    numbers, counts = recipe.numbers, Counts()
-    least = None if share is None else np.ones(share.shape)
-    padded = reads[0].outside is not None or reads[1].outside is not None
-    plain = recipe.plain and masked is None and share is None and not padded
-    for group in recipe.groups:
-        prepared = recipe.prepared(group, reads)
-        planes = window[group.bands[0] : group.bands[-1] + 1]
-        sums = out[group.outputs[0] : group.outputs[-1] + 1]
-        if plain:
-            prepared.loops.run(planes, sums, stream=stream)
-            continue
-        if numbers.source == np.float16:  # no loops know it, and float32 holds all of it
-            planes = planes.astype(numbers.compute)
-        valid = UNKNOWN if masked is None else _valid(masked, group.bands, planes.shape)
-        if padded:
-            listed = least is not None or prepared.listed
-            planes, valid = pad(prepared, reads, planes, valid.plane, listed=listed)
-        if recipe.direct:
-            prepared.run(planes, valid, sums, least, stream=stream)
-            continue
-        values = sums
-        if numbers.target != numbers.compute:
-            values = np.empty(sums.shape, numbers.compute)
-        prepared.run(planes, valid, values, least)  # read again soon: they stay in the caches
-        for i, plane in zip(group.outputs, values, strict=True):
-            if recipe.bias is not None:
-                np.add(plane, recipe.bias[i], out=plane)
-            counts = counts.plus(finish(plane, numbers, out[i]))
-    if share is not None:
-        share[:] = least
-    return counts
-
-
-def _valid(masked: np.ndarray, bands: tuple[int, ...], shape: tuple[int, ...]) -> Valid:
-    """Return what a mask leaves valid of planes (bands, H, W)."""
-    shared = masked.ndim == 2 or len(masked) == 1
-    chosen = masked if shared else masked[bands[0] : bands[-1] + 1]
-    if not chosen.any():
-        return UNKNOWN
-    return Valid(np.ascontiguousarray(np.broadcast_to(~chosen, shape)))
+    return recipe.compute(reads, window, masked, out, share, stream=stream)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tileconv.api import apply
 from tileconv.arguments import check_whole, short_repr
+from tileconv.arrays.eager import convolve_numpy
 from tileconv.errors import ConfigError
 from tileconv.jobs.given import config_errors
 from tileconv.jobs.job import Job
@@ -167,9 +168,13 @@ def single_pass(
         lost |= (at_y < 0)[:, None]
     if plan.geometry.x.mode == "missing":
         lost |= at_x < 0
-    values[lost] = np.nan
     operator = plan.operator.without_padding()
-    out = _finish(apply(operator, values, dtype=numbers.compute), plan)
+    if numbers.compute.kind == "f":
+        values[lost] = np.nan
+        out = _finish(apply(operator, values, dtype=numbers.compute), plan)
+    else:  # the loops' own results, no sums to be rounded
+        whole = replace(numbers, source=numbers.compute, nodata=None)
+        out = convolve_numpy(values, operator, whole, mask=lost)
     if plan.valid_fraction:
         share = _valid_share(operator, ~lost).astype(numbers.target)
         out = np.concatenate([out, share[None]])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from tileconv.api import convolve
+from tileconv.api import convolve, focal
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -30,6 +30,17 @@ class _Accessor:
         array([0.5, 2.5, 4.5])
         """
         return convolve(self._data, kernel, **options)
+
+    def focal(self, statistic: str, footprint: ArrayLike, **options: Any) -> Any:
+        """Compute a statistic over the spatial dimensions; see `tileconv.focal` for the options.
+
+        >>> import numpy as np, xarray as xr, tileconv.xarray
+        >>> da = xr.DataArray(np.arange(16).reshape(4, 4), dims=("y", "x"))
+        >>> da.tileconv.focal("max", 2, stride=2).values
+        array([[ 5,  7],
+               [13, 15]])
+        """
+        return focal(self._data, statistic, footprint, **options)
 
 
 xr.register_dataarray_accessor("tileconv")(_Accessor)

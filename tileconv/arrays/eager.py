@@ -15,7 +15,7 @@ from tileconv.geometry import Axis, Geometry
 from tileconv.operators.base import Operator
 from tileconv.planning.reads import Reads, read_axis
 from tileconv.text import size
-from tileconv.tile import Recipe, compute_tile
+from tileconv.tile import AnyRecipe, compute_tile, recipe_of
 
 TILE = 4096
 """Most outputs in a row of a tile that copies its window, or keeps its validity plane."""
@@ -64,14 +64,19 @@ def out_shape(shape: tuple[int, ...], operator: Operator) -> tuple[int, ...]:
 
 
 def convolve_numpy(
-    array: np.ndarray, operator: Operator, numbers: Numbers, threads: int = 1
+    array: np.ndarray,
+    operator: Operator,
+    numbers: Numbers,
+    threads: int = 1,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
     """Convolve ``array`` (..., H, W) into `out_shape` of ``numbers.target``.
 
+    ``mask``, of its shape, is True where a pixel is missing whatever it holds.
     Raises `OutOfMemoryError` if there is not the memory for it.
     """
     try:
-        return _convolve_numpy(array, operator, numbers, threads)
+        return _convolve_numpy(array, operator, numbers, threads, mask)
     except MemoryError as error:
         if isinstance(error, OutOfMemoryError):
             raise
@@ -84,7 +89,11 @@ def convolve_numpy(
 
 
 def _convolve_numpy(
-    array: np.ndarray, operator: Operator, numbers: Numbers, threads: int
+    array: np.ndarray,
+    operator: Operator,
+    numbers: Numbers,
+    threads: int,
+    mask: np.ndarray | None,
 ) -> np.ndarray:
     recipe, shape, lead, threads, cuts = _lay_out(operator, numbers, array.shape, threads)
     out = buffers.result(shape, numbers.target)
@@ -96,7 +105,8 @@ def _convolve_numpy(
         planes = source[index]
         planes = planes if planes.ndim == 3 else planes[None]
         window = take_window(planes, reads, numbers.source)
-        compute_tile(recipe, reads, window, None, target[index][:, y, x], stream=stream)
+        hidden = None if mask is None else take_window(mask[index], reads, mask.dtype)
+        compute_tile(recipe, reads, window, hidden, target[index][:, y, x], stream=stream)
 
     indices = itertools.product(*map(range, lead))  # np.ndindex takes as long as a small tile
     run_all(compute, itertools.product(indices, cuts), threads)
@@ -110,7 +120,7 @@ Cut = tuple[slice, slice, Reads]
 class _Layout(NamedTuple):
     """What a call on an array of some shape comes to."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     out_shape: tuple[int, ...]
     lead: tuple[int, ...]
     """Axes of the array whose parts are convolved each by itself."""
@@ -119,7 +129,7 @@ class _Layout(NamedTuple):
     cuts: list[Cut]
 
 
-_recipes: dict[tuple[int, int, int], Recipe] = {}
+_recipes: dict[tuple[int, int, int], AnyRecipe] = {}
 _layouts: dict[tuple[int, int, tuple[int, ...], int], _Layout] = {}
 
 
@@ -137,7 +147,7 @@ def _lay_out(operator: Operator, numbers: Numbers, shape: tuple[int, ...], threa
         whole = out_shape(shape, operator)
         _check_size(whole, numbers.target)
         threads = threads if prod(whole) * operator.tap_count > SMALL else 1
-        cuts = _cut(recipe, shape[-2:], threads)
+        cuts = _cut(operator, numbers, recipe, shape[-2:], threads)
         threads = min(threads, prod(lead) * len(cuts))
         found = _Layout(recipe, whole, lead, threads, cuts)
         if (
@@ -159,7 +169,7 @@ def _check_size(shape: tuple[int, ...], dtype: np.dtype) -> None:
         )
 
 
-def _recipe(operator: Operator, numbers: Numbers, bands: int) -> Recipe:
+def _recipe(operator: Operator, numbers: Numbers, bands: int) -> AnyRecipe:
     """Return the recipe, the same for the same objects: laying out kernels takes its time.
 
     It holds them, as a layout does.
@@ -167,7 +177,7 @@ def _recipe(operator: Operator, numbers: Numbers, bands: int) -> Recipe:
     key = id(operator), id(numbers), bands
     found = _recipes.get(key)
     if found is None:
-        found = Recipe.of(operator, numbers, bands)
+        found = recipe_of(operator, numbers, bands)
         if operator.is_small:
             _remember(_recipes, key, found)
     return found
@@ -179,9 +189,14 @@ def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
     memory[key] = value
 
 
-def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
+def _cut(
+    operator: Operator,
+    numbers: Numbers,
+    recipe: AnyRecipe,
+    shape: tuple[int, ...],
+    threads: int,
+) -> list[Cut]:
     """Cut the outputs into tiles, those with padding apart from those without."""
-    operator, numbers = recipe.convolution, recipe.numbers
     geometry = operator.geometry((shape[0], shape[1]))
     rows, columns = geometry.out_shape
     looks = numbers.nodata is not None or (
@@ -200,7 +215,7 @@ def _cut(recipe: Recipe, shape: tuple[int, ...], threads: int) -> list[Cut]:
         [(slice(*part), read_axis(axis, *part)) for part in _ranges(axis, most)]
         for axis, most in ((geometry.y, tall), (geometry.x, wide))
     )
-    most = MOST_COPIED // (1 + max(group.bands[-1] for group in recipe.groups))
+    most = MOST_COPIED // recipe.bands
     return [
         piece
         for y, read_y in down

@@ -23,7 +23,7 @@ from tileconv.jobs.schedule import convolve_tile
 from tileconv.raster.reading import Identity, environment, open_source
 from tileconv.raster.writing import FORMATS
 from tileconv.text import size
-from tileconv.tile import Recipe
+from tileconv.tile import AnyRecipe, recipe_of
 from tileconv.version import __version__
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class PartWork:
     """Tasks leave samples for a quicklook."""
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> AnyRecipe:
         """How tiles are computed."""
         plan = self.plan
-        return Recipe.of(plan.operator, plan.numbers, plan.layout.read_bands)
+        return recipe_of(plan.operator, plan.numbers, plan.layout.read_bands)
 
     def part(self, number: int) -> Part:
         """Return a part by its number."""

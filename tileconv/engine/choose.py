@@ -66,6 +66,19 @@ SEPARABLE = Algorithm("separable", two_pass_bytes)
 COLUMNS_FIRST = Algorithm("columns-first separable", columns_first_bytes, in_place=True)
 
 
+STRIP_PIXELS = 1 << 19
+"""Pixels, or outputs, that statistics are computed of at a time."""
+STRIP_BYTES = 32
+"""Most bytes that each takes: a pixel and its copy, which are missing, how many are not."""
+
+
+def _no_tables(*_: object) -> int:
+    return 0
+
+
+RANK = Algorithm("rank", _no_tables, two_passes=False)
+
+
 def columns_first(stride: Pair, dilation: Pair) -> bool:
     """Say whether the pass down the columns comes first: no two output rows share all their rows.
 
@@ -117,7 +130,7 @@ def algorithm_of(operator: Operator, dtype: np.dtype) -> Algorithm:
     """Return the algorithm for an operator computed in ``dtype``."""
     if isinstance(operator, Convolution):
         return choose(operator.weights, operator.stride, operator.dilation, dtype)
-    raise TypeError(f"no loops compute {type(operator).__name__}")
+    return RANK
 
 
 def demand(
@@ -129,4 +142,4 @@ def demand(
         algorithm = algorithm_of(operator, dtype)
         size = algorithm.workspace_bytes(*sampling, group.taps, len(group.bands), width)
         return Demand(size, (len(group.bands), len(group.outputs)))
-    raise TypeError(f"no loops compute {type(operator).__name__}")
+    return Demand(STRIP_PIXELS * STRIP_BYTES, (1, 1))

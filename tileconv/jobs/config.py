@@ -138,6 +138,19 @@ class KernelConfig(_Section):
     normalize: bool = False
 
 
+class FootprintConfig(_Section):
+    """The pixels that a statistic is of."""
+
+    size: Count | Pair
+
+
+class FocalConfig(_Section):
+    """A statistic of the pixels under a footprint."""
+
+    statistic: str | list[str]
+    footprint: FootprintConfig
+
+
 class OutputConfig(_Section):
     """What is written."""
 
@@ -243,7 +256,9 @@ class JobConfig(_Section):
     """Each raster in gives one out. Every key of the YAML file is a field here."""
 
     input: InputConfig
-    kernel: KernelConfig
+    kernel: KernelConfig = Field(default=None)  # type: ignore[assignment]
+    """None where ``focal`` is there, of which exactly one is: see `check_job`."""
+    focal: FocalConfig = Field(default=None)  # type: ignore[assignment]
     stride: Count | Pair = 1
     dilation: Count | Pair = 1
     padding: (
@@ -252,7 +267,7 @@ class JobConfig(_Section):
         | Annotated[list[Amount], Field(min_length=2, max_length=4)]
     ) = "valid"
     padding_mode: str | Annotated[list[str], Field(min_length=2, max_length=2)] = "constant"
-    """One word, or two as [y, x]."""
+    """One word, or two as [y, x]; the default of ``focal`` is missing."""
     padding_value: Annotated[int | float, BeforeValidator(_parse_nan)] = 0
     groups: Count = 1
     bias: list[int | float] | None = None
@@ -266,6 +281,8 @@ class JobConfig(_Section):
 
 PLANNED: Mapping[str, Sequence[str]] = {
     "output": ("creation_options",),
+    "focal": ("method", "ties", "ddof", "classes", "only_missing"),
+    "focal.footprint": ("name", "file", "radius", "outer", "inner"),
 }
 """Keys that the interface foresees and this version does not have."""
 
@@ -298,6 +315,8 @@ _CHOICES: Mapping[KeyPath, str] = {
         "kernel",
         "weights",
     ): "rows of numbers, like [[1, 0, -1], [2, 0, -2], [1, 0, -1]], or a bank of such",
+    ("focal", "statistic"): "a word, like max",
+    ("focal", "footprint", "size"): "a whole number from 1, or two as [y, x]",
     ("kernel", "size"): "a whole number from 1, two as [y, x], or a length like 90 m",
     **{
         ("kernel", key): "a number of pixels, two as [y, x], or a length like 90 m"
@@ -311,6 +330,12 @@ _CHOICES: Mapping[KeyPath, str] = {
     ("input", "bands"): "a list of band numbers from 1",
     ("input", "path"): "a path, a list of paths, or a glob like scenes/*.tif",
 }
+
+
+class _WithKernel(JobConfig):
+    """A job that has neither section of `OPERATORS`: it is told to have a kernel."""
+
+    kernel: KernelConfig
 
 
 def option_places() -> dict[str, str]:
@@ -330,12 +355,14 @@ def option_places() -> dict[str, str]:
         for name in model.model_fields
         if name not in ("path", "bands", "overwrite")
     }
-    top = {name: "" for name in JobConfig.model_fields if name not in ("input", "kernel", "output")}
-    del top["compute"]
+    sections = {"input", *OPERATORS, "output", "compute"}
+    top = {name: "" for name in JobConfig.model_fields if name not in sections}
     return places | {"flip": "kernel", "normalize": "kernel"} | top
 
 
 NEEDED = "this key is needed"
+OPERATORS = ("kernel", "focal")
+"""Sections of which a job has exactly one: what is computed."""
 
 
 def check_job(document: Document, name: str) -> JobConfig:
@@ -345,17 +372,24 @@ def check_job(document: Document, name: str) -> JobConfig:
         raise ConfigError(
             f"{name}: a job is a mapping with input, kernel and output; see `tileconv init`"
         )
+    given = [name for name in OPERATORS if value.get(name) is not None]
+    if len(given) > 1:
+        line = document.line((given[1],))
+        where = f"line {line}: " if line else ""
+        told = f"{where}{given[1]}: give exactly one of {' and '.join(OPERATORS)}"
+        raise ConfigError(f"{name} is not a valid job:", told)
+    model = JobConfig if given else _WithKernel
     try:
-        return JobConfig.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         problems: dict[KeyPath, tuple[int, str]] = {}
         for detail in error.errors():
             path = _key_path(detail["loc"])
             problems.setdefault(path, (document.line(path) or 0, _explain(path, detail, value)))
-        told = {path: text for path, (_, text) in problems.items()}
-        for path, text in told.items():
+        texts = {path: text for path, (_, text) in problems.items()}
+        for path, text in texts.items():
             meant = _meant(path)
-            if meant and text == _misspelt(meant) and told.get((*path[:-1], meant)) == NEEDED:
+            if meant and text == _misspelt(meant) and texts.get((*path[:-1], meant)) == NEEDED:
                 problems.pop((*path[:-1], meant), None)  # it is there, under another name
         lines = [
             f"{f'line {line}: ' if line else ''}{'.'.join(map(str, path))}: {text}"
@@ -402,9 +436,13 @@ def _explain(path: KeyPath, detail: Any, value: Any) -> str:
 def _known_keys() -> dict[str, str]:
     """Return every key of a job, with its section before it, and the section."""
     everywhere = dict.fromkeys(JobConfig.model_fields, "")
-    for name, known in JobConfig.model_fields.items():
-        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
-            everywhere |= {f"{name}.{inner}": name for inner in known.annotation.model_fields}
+    sections: list[tuple[str, type[BaseModel]]] = [("", JobConfig)]
+    for section, model in sections:  # which grows
+        for name, known in model.model_fields.items():
+            path = f"{section}.{name}" if section else name
+            everywhere[path] = section
+            if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
+                sections.append((path, known.annotation))
     return everywhere
 
 

@@ -257,15 +257,24 @@ def _build(
             text = text.removeprefix(f"{path[-1]} ")
         return ConfigError(f"{name} is not a valid job:", f"{where}{key}: {text}")
 
-    options = _options(config)
+    options, named = _options(config), None
+    operator: Operator | None
     try:
-        named, weights = _kernel(config, folder)
-        operator = None if weights is None else build("kernel", weights, options)
-        if weights is None:  # what does not depend on the weights can be checked all the same
-            build("kernel", [[1.0]], options)
+        if config.kernel is None:
+            _check_no_options_of_kernels(config)
+            focal = config.focal
+            operator = build("focal", focal.statistic, focal.footprint.size, **options)
+        else:
+            options |= _options_of_kernels(config)
+            named, weights = _kernel(config, folder)
+            operator = None if weights is None else build("kernel", weights, **options)
+            if weights is None:  # what does not depend on the weights can be checked all the same
+                build("kernel", [[1.0]], **options)
     except (TileconvError, TypeError) as error:
-        named_there = (k for k in options if str(error).startswith(k))
-        key = max(named_there, key=len, default="kernel")  # padding_mode, not padding
+        keys = (*options, *OPTIONS_OF_KERNELS)
+        named_there = (k for k in keys if str(error).startswith(k))
+        section = "focal" if config.kernel is None else "kernel"
+        key = max(named_there, key=len, default=section)  # padding_mode, not padding
         raise located((key,), error) from None
     dtype = None
     if config.output.dtype is not None:
@@ -375,22 +384,40 @@ _ARGUMENTS = tuple(
 
 
 def _options(config: JobConfig) -> dict[str, Any]:
-    """Return the keyword arguments of the operator beside the kernel."""
-    return {
+    """Return the keyword arguments that all operators have."""
+    options: dict[str, Any] = {
         "stride": config.stride,
         "dilation": config.dilation,
         "padding": config.padding,
-        "padding_mode": config.padding_mode,
         "padding_value": config.padding_value,
-        "groups": config.groups,
-        "bias": config.bias,
-        "flip": config.kernel.flip,
-        "normalize": config.kernel.normalize,
         "missing": config.missing,
         "fill_value": config.fill_value,
         "min_valid_fraction": config.min_valid_fraction,
         "require_center": config.require_center,
     }
+    if "padding_mode" in config.model_fields_set:  # else the operator's own default
+        options["padding_mode"] = config.padding_mode
+    return options
+
+
+def _options_of_kernels(config: JobConfig) -> dict[str, Any]:
+    """Return the keyword arguments that kernels alone have."""
+    return {
+        "groups": config.groups,
+        "bias": config.bias,
+        "flip": config.kernel.flip,
+        "normalize": config.kernel.normalize,
+    }
+
+
+OPTIONS_OF_KERNELS = ("groups", "bias")
+"""Keys at the top of a job that go with ``kernel`` alone."""
+
+
+def _check_no_options_of_kernels(config: JobConfig) -> None:
+    for key in OPTIONS_OF_KERNELS:
+        if key in config.model_fields_set:
+            raise ConfigError(f"{key} goes with kernel, and this job has focal")
 
 
 def _kernel(config: JobConfig, folder: Path) -> tuple[NamedKernel | None, Any]:
@@ -412,7 +439,7 @@ def _kernel(config: JobConfig, folder: Path) -> tuple[NamedKernel | None, Any]:
 
 def _named_files(config: JobConfig, folder: Path) -> Iterator[OwnFile]:
     """Yield the files that a job names beside its inputs and outputs."""
-    if config.kernel.file is not None:
+    if config.kernel is not None and config.kernel.file is not None:
         yield kernel_path(folder, config.kernel.file), "the kernel file"
     for key, path in security_files(config.compute.security or {}):
         yield Path(path), f"the file of compute.security.{key}"

@@ -62,7 +62,7 @@ def _propagate(job: Job, operator: Operator, header: Header) -> tuple[Metadata, 
         operator.geometry(header.layout.shape),
         made,
         scaled=header.scaled,
-        skips=operator.missing_rules[-1].policy == "skip",
+        skips=operator.missing_rules[-1].counts_as_zero,
         placed=header.transform is not None,
     )
 

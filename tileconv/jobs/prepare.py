@@ -144,14 +144,14 @@ def _operator(job: Job, header: Header) -> Operator:
         return job.operator
     if job.named is None:
         raise ConfigError("kernel: there is none")
-    return build("kernel", job.named.weights(header.pixel_metres), job.options)
+    return build("kernel", job.named.weights(header.pixel_metres), **job.options)
 
 
 def _numbers(job: Job, operator: Operator, header: Header) -> Numbers:
     """Settle dtypes and nodata; an integer output must be able to say that a pixel is missing."""
     source, fill = header.layout.dtype, job.nodata
-    target = job.dtype
-    if target is not None and target.kind in "iu" and fill is None:
+    target = _target(job, operator, source)
+    if target.kind in "iu" and fill is None:
         fill = _fitting(header.nodata, target)
         geometry = operator.geometry(header.layout.shape)
         unseen = any(
@@ -170,9 +170,20 @@ def _numbers(job: Job, operator: Operator, header: Header) -> Numbers:
                 f"output.nodata: give a value of {target} for missing outputs ({reason})"
             )
     try:
-        return operator.dtypes(source, target, nodata=header.nodata, fill=fill)
+        return operator.dtypes(source, job.dtype, nodata=header.nodata, fill=fill)
     except TileconvError as error:
         raise ConfigError(str(error)) from None
+
+
+def _target(job: Job, operator: Operator, source: np.dtype) -> np.dtype:
+    """Return the dtype of the output."""
+    try:
+        target = operator.dtypes(source, job.dtype).target
+    except TileconvError as error:
+        raise ConfigError(str(error)) from None
+    if target == np.float16:
+        raise ConfigError("output.dtype: GeoTIFF cannot store float16; use float32")
+    return target
 
 
 def _collisions(job: Job, operator: Operator, numbers: Numbers) -> Iterator[str]:

@@ -45,7 +45,7 @@ from tileconv.planning.reads import Reads, read_axis
 from tileconv.raster.reading import MosaicSource, environment, open_source
 from tileconv.raster.writing import Sink
 from tileconv.text import size
-from tileconv.tile import Recipe, compute_tile
+from tileconv.tile import AnyRecipe, compute_tile, recipe_of
 
 if TYPE_CHECKING:
     from tileconv.planning.plan import Plan
@@ -154,7 +154,7 @@ class _Work:
         self.plan = plan
         self._source, self._sink, self._picture = source, sink, picture
         self._progress = progress
-        self._recipe = Recipe.of(plan.operator, plan.numbers, plan.layout.read_bands)
+        self._recipe = recipe_of(plan.operator, plan.numbers, plan.layout.read_bands)
         self._tiles = iter(plan.tiles)
         self._read = self._done = 0
         self._cancelled = False
@@ -213,7 +213,7 @@ class _Work:
 
 def convolve_tile(
     plan: Plan,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     source: RasterSource | MosaicSource,
     tile: Tile,
     *,

@@ -39,6 +39,8 @@ class MissingRule:
     """Least share of valid weight; below it the output is missing."""
     require_center: bool
     """A missing pixel under the centre makes the output missing."""
+    counts_as_zero: bool = False
+    """Missing pixels count as the stored value 0."""
 
     @property
     def looks(self) -> bool:

@@ -19,6 +19,7 @@ from tileconv.arguments import (
     check_finite,
     check_flag,
     check_float,
+    check_fraction,
     check_pair,
     check_whole,
     short_repr,
@@ -28,7 +29,7 @@ from tileconv.errors import ConvolutionError, UnsupportedError
 from tileconv.geometry import Geometry, lay_out
 from tileconv.missing import MissingPolicy, check_policy
 from tileconv.operators.base import Description, MissingRule, Sampling
-from tileconv.padding import LARGEST, Padding, PaddingMode, check_modes, check_padding
+from tileconv.padding import LARGEST, Padding, PaddingMode, check_modes_and_value, check_padding
 from tileconv.propagation import Origin
 from tileconv.text import plural
 
@@ -135,10 +136,10 @@ class Convolution:
             weights = weights[..., ::-1, ::-1]
         weights = np.ascontiguousarray(weights)
         weights.setflags(write=False)
-        fraction = check_float(min_valid_fraction, "min_valid_fraction")
-        if not 0 <= fraction <= 1:
-            raise ConvolutionError(f"min_valid_fraction must lie in 0..1, got {fraction}")
-        modes, value = _padding(padding_mode, check_float(padding_value, "padding_value"))
+        fraction = check_fraction(min_valid_fraction, "min_valid_fraction")
+        modes, value = check_modes_and_value(
+            padding_mode, check_float(padding_value, "padding_value")
+        )
         return cls(
             weights=weights,
             stride=check_pair(stride, "stride", 1, LARGEST),
@@ -285,7 +286,11 @@ class Convolution:
     def missing_rules(self) -> tuple[MissingRule, ...]:
         """The one step's."""
         own = MissingRule(
-            self.missing, self.fill_value, self.min_valid_fraction, self.require_center
+            self.missing,
+            self.fill_value,
+            self.min_valid_fraction,
+            self.require_center,
+            counts_as_zero=self.missing == "skip",
         )
         return (own,)
 
@@ -384,14 +389,6 @@ def _dtypes(
 ) -> Numbers:
     """Return the same value for the same arguments: what is kept for a call is found by it."""
     return Numbers.of(source, target, nodata=nodata, fill=fill, taps=taps)
-
-
-def _padding(given: object, value: float) -> tuple[tuple[PaddingMode, PaddingMode], float]:
-    """Return (modes along y and x, the value of constant padding): NaN is always missing."""
-    y, x = check_modes(given)
-    if not np.isnan(value):
-        return (y, x), value
-    return ("missing" if y == "constant" else y, "missing" if x == "constant" else x), 0.0
 
 
 def _taps_of(kernels: np.ndarray, dtype: np.dtype) -> tuple[Taps, ...]:

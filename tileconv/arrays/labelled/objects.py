@@ -307,7 +307,7 @@ def _bands(array: xr.DataArray, dims: Dims, work: Labelled) -> Bands:
         count=count,
         alike=operator.new_dimension is None,
         origins=operator.origins,
-        skips=operator.missing_rules[-1].policy == "skip",
+        skips=operator.missing_rules[-1].counts_as_zero,
         listed="band" not in lead[:-1],
     )
 
@@ -326,10 +326,10 @@ def _convolved(
     lead = [dim for dim in array.dims if dim not in dims]
     missing = find_missing(array, nodata, lead, notes.notes)
     turned = array.variable.transpose(*lead, *dims)
-    wanted = work.dtype
     fill = nodata
-    if nodata is None and wanted is not None and wanted.kind in "iu":
-        fill = missing.fill(wanted)
+    if nodata is None and turned.dtype.kind != "c":
+        target = work.operator.dtypes(turned.dtype, work.dtype).target
+        fill = missing.fill(target) if target.kind in "iu" else None
     data = work.compute(missing.mark(turned.data), missing.value, fill)
     out_dims = _out_dims(lead, dims, work.operator)
     order = [dim for dim in array.dims if dim in out_dims]
