@@ -18,6 +18,7 @@ import uuid
 import warnings
 from collections import UserDict, deque
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import dask
@@ -80,6 +81,7 @@ def parameters(function):
 
 FUNCTIONS = {
     "tileconv.convolve": tileconv.convolve,
+    "tileconv.focal": tileconv.focal,
     "tileconv.convolve_raster": tileconv.convolve_raster,
     "tileconv.load_job": tileconv.load_job,
     "tileconv.plan": tileconv.plan,
@@ -484,6 +486,9 @@ CALLS = {
     "bank": lambda **given: tileconv.convolve(
         **{"array": np.ones((4, 9, 9)), "kernel": np.ones((2, 4, 3, 3))} | given
     ),
+    "tileconv.focal": lambda **given: tileconv.focal(
+        **{"array": IMAGE, "statistic": "max", "footprint": 3} | given
+    ),
     "tileconv.convolve_raster": lambda **given: tileconv.convolve_raster(
         **{"source": "in.tif", "target": "out.tif", "kernel": "box", "overwrite": True} | given
     ),
@@ -634,6 +639,20 @@ WHERE |= {"dims": CALLS["accessor"], "chunks": CALLS["lazy"]}
 """The calls that have a use for some arguments of `convolve`."""
 VALID = {
     "tileconv.convolve": ARRAYS,
+    "tileconv.focal": {
+        **{name: values for name, values in SAME.items() if name != "flip"},
+        "array": ARRAYS["array"],
+        "statistic": ["max", np.str_("median")],
+        "footprint": [*PAIRS, BOX > 0, [[0, 1], [1, 1]], BOX.tolist()],
+        "missing": ["propagate", np.str_("skip"), "fill"],
+        "threads": WHOLES,
+        "dims": ARRAYS["dims"],
+        "only_missing": [False],
+        "method": ["linear"],
+        "ties": ["lowest"],
+        "ddof": [0],
+        "classes": [None],
+    },
     "tileconv.convolve_raster": {
         **SAME,
         "source": ["in.tif", Path("in.tif"), ["in.tif"], (Path("in.tif"),)],
@@ -722,6 +741,8 @@ def test_what_the_tables_allow_is_accepted(call, name):
     function = CALLS[call]
     if call == "tileconv.convolve" and name in WHERE:
         function = WHERE[name]
+    if call == "tileconv.focal" and name == "dims":
+        function = partial(xr.DataArray(IMAGE, dims=("y", "x")).tileconv.focal, "max", 3)
     for value in values:
         assert function(**{name: value}) is not None
         assert value is None or FITS[table_of(call)[name][0]](value)
