@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
+from tileconv.geometry import Axis
+
 MODES = ("constant", "edge", "reflect", "symmetric", "wrap", "missing")
 POLICIES = ("propagate", "propagate", "skip", "fill", "renormalize")
 DTYPES = (
@@ -185,3 +187,25 @@ def axes(draw):
     span = axis["dilation"] * (axis["kernel"] - 1) + 1
     axis["after"] += max(0, span - axis["size"] - axis["before"] - axis["after"])
     return axis
+
+
+@st.composite
+def chains(draw):
+    """One to five axes, each of the size of the outputs of the one before."""
+    chain = []
+    size = draw(st.integers(1, 150))
+    for _ in range(draw(st.integers(1, 5))):
+        axis = {
+            "size": size,
+            "kernel": draw(st.integers(1, 5)),
+            "stride": draw(st.integers(1, 7)),
+            "dilation": draw(st.integers(1, 3)),
+            "before": draw(st.integers(0, 9)),
+            "after": draw(st.integers(0, 9)),
+            "mode": draw(st.sampled_from(MODES)),
+        }
+        span = axis["dilation"] * (axis["kernel"] - 1) + 1
+        axis["after"] += max(0, span - size - axis["before"] - axis["after"])
+        chain.append(Axis(**axis))
+        size = chain[-1].out_size
+    return tuple(chain)

@@ -1,6 +1,6 @@
 """The consoles in the docs show what the commands really print.
 
-``TILECONV_WRITE_DOCS=1 pytest tests/test_docs.py`` writes them anew.
+``TILECONV_WRITE_DOCS=1 pytest tests/test_docs.py`` writes them again.
 """
 
 import ast
@@ -64,10 +64,12 @@ def settled(text):
 YAML_FILE = re.compile(r"```yaml\n# (\S+\.yaml)\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["command-line.md", "inputs.md"])
-def test_consoles_show_what_is_printed(tmp_path, name):
-    page = ROOT / "docs" / name
+@pytest.mark.parametrize("name", ["README.md", "docs/command-line.md", "docs/inputs.md"])
+def test_consoles_show_what_is_printed(tmp_path, scene, name):
+    page = ROOT / name
     text = page.read_text()
+    if name == "README.md":
+        (tmp_path / scene.name).write_bytes(scene.read_bytes())
     for job, keys in YAML_FILE.findall(text):
         (tmp_path / job).write_text(keys)
     new, end = [], 0

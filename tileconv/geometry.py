@@ -5,8 +5,10 @@ pixels nor files. Sampling is torch's and ONNX's: output ``o`` reads the inputs
 ``o * stride - before + dilation * j`` for ``j = 0 .. kernel - 1``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from math import gcd
 
 from tileconv.errors import ConvolutionError
 from tileconv.padding import LARGEST, Padding, PaddingMode, same_amounts
@@ -149,6 +151,47 @@ class Axis:
         1.5
         """
         return (position - self.shift) / self.stride
+
+
+def compose(axes: Sequence[Axis]) -> Axis:
+    """Return the one axis that samples as a chain of axes does, first step first.
+
+    It has the chain's outputs, transform, fields and interior. Its taps are the
+    coarsest regular grid that holds all taps of the chain. Near an edge it says
+    how far fields reach, not what they read: each step pads its own input, so
+    `mode` is that of the first step alone.
+
+    >>> smooth = Axis(size=100, kernel=5, before=2, after=2)
+    >>> compose([smooth, Axis(size=100, kernel=3, stride=4, before=1)])
+    Axis(size=100, kernel=7, stride=4, dilation=1, before=3, after=2, name='axis', mode='constant')
+    >>> compose([Axis(size=100, kernel=1, stride=6), Axis(size=17, kernel=3, dilation=2)]).dilation
+    12
+    """
+    return reduce(_compose_two, axes)
+
+
+def _compose_two(first: Axis, second: Axis) -> Axis:
+    if second.size != first.out_size:
+        raise ConvolutionError(
+            f"{second.name}: a step has {second.size} inputs, "
+            f"but the step before it gives {first.out_size} outputs"
+        )
+    reach = first.span - 1 + (second.span - 1) * first.stride
+    # a step of one tap has no distance between taps, so its dilation does not count
+    dilation = gcd(
+        first.dilation if first.kernel > 1 else 0,
+        second.dilation * first.stride if second.kernel > 1 else 0,
+    )
+    return Axis(
+        size=first.size,
+        kernel=reach // dilation + 1 if reach else 1,
+        stride=first.stride * second.stride,
+        dilation=dilation or 1,
+        before=first.before + second.before * first.stride,
+        after=first.after + second.after * first.stride,
+        name=first.name,
+        mode=first.mode,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Values of every odd kind, by name: each is made anew for a case, since some are used up."""
+"""Values of every odd kind, by name: each is made again for every case, since some are used up."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ def _attempt(make: Make, number: int, folder: Path, bounds: Bounds) -> Outcome:
 
 
 def _empty(folder: Path) -> None:
-    """Leave a folder with nothing in it; to remove and make it anew takes longer."""
+    """Leave a folder with nothing in it; to remove it and make it again takes longer."""
     folder.mkdir(parents=True, exist_ok=True)
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
@@ -353,7 +353,7 @@ def _names(place: Path) -> set[str]:
 
 
 def _forget_peak() -> None:
-    """Start anew what the system keeps as the peak of this process's memory."""
+    """Reset what the system keeps as the peak of this process's memory."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -1,4 +1,4 @@
-"""Rasters of many kinds, made anew from fixed seeds; `rasters` mutates them."""
+"""Rasters of many kinds, made again from fixed seeds; `rasters` mutates them."""
 
 import tempfile
 import warnings

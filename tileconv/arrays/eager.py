@@ -36,7 +36,7 @@ FEW = 1 << 17
 """Rows and columns of all tiles of an array, up to which these are kept for the next one of its
 shape: 1 MiB at the most."""
 STREAM_BYTES = 1 << 22
-"""Results of this size and more are written past the caches, which would not hold them."""
+"""Results of this size and more go by streaming stores: caches would not hold them."""
 REMEMBERED = 64
 """Recipes and layouts that are kept."""
 SMALL = 1 << 18
@@ -318,7 +318,7 @@ def _ranges(axis: Axis, most: int) -> Iterator[Range]:
 def _readable(array: np.ndarray) -> np.ndarray:
     """Return a plain view of ``array`` that the loops, which never write to it, take as writable.
 
-    Numba compiles anew for a read-only array; and a subclass (memmap, matrix) is not its business.
+    Numba compiles again for a read-only array; and a subclass (memmap, matrix) is not its business.
     """
     array = np.asarray(array)
     if array.dtype.kind == "b":

@@ -53,11 +53,11 @@ class Assembler:
         self._check()
         self._waiting.put((number, entry))
 
-    def settle(self) -> list[int]:
+    def drain(self) -> list[int]:
         """Wait until all parts are added; return those whose files are not what was written."""
-        settled = threading.Event()
-        self._waiting.put(settled)
-        settled.wait()
+        drained = threading.Event()
+        self._waiting.put(drained)
+        drained.wait()
         self._check()
         damaged, self._damaged = self._damaged, []
         return damaged

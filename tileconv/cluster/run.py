@@ -139,8 +139,8 @@ def _look_at_leftovers(job: Job, manifest: Manifest, *, resume: bool) -> None:
         written = sum(entry["bytes_written"] for entry in manifest.parts.values())
         raise OutputExistsError(
             f"{job.target}: an interrupted run left {plural(len(manifest.parts), 'finished part')} "
-            f"({size(written)}) in {manifest.folder.name}; go on with --resume, or start anew with "
-            "--overwrite"
+            f"({size(written)}) in {manifest.folder.name}; go on with --resume, or start again "
+            "with --overwrite"
         )
     if not resume:
         manifest.header, manifest.parts = {}, {}
@@ -161,7 +161,7 @@ def _finished(job: Job, header: Header) -> Report | None:
             return None
         raise OutputExistsError(
             f"{job.target}: exists already, and is not what this job gives with tileconv "
-            f"{__version__}; choose another path, or start anew with --overwrite"
+            f"{__version__}; choose another path, or start again with --overwrite"
         )
     newer = [
         file
@@ -172,14 +172,14 @@ def _finished(job: Job, header: Header) -> Report | None:
     if newer and not job.overwrite:
         raise OutputExistsError(
             f"{job.target}: exists already, and {newer[0]} has changed since; "
-            "start anew with --overwrite"
+            "start again with --overwrite"
         )
     if newer:
         return None
     if job.layout == "parts" and (lost := missing_parts(job.target)):
         raise OutputExistsError(
             f"{job.target}: exists already, but {plural(lost, 'part')} of it are not there; "
-            "start anew with --overwrite"
+            "start again with --overwrite"
         )
     left.discard()  # of a run that was stopped after it had renamed its output
     warnings = ["the output was finished already: nothing was done"]
@@ -287,7 +287,7 @@ class _Run:
             if different := changes(manifest.header["identity"], self.identity):
                 raise OutputExistsError(
                     f"{self.job.target}: cannot go on with the interrupted run: "
-                    f"{', '.join(different)} changed since; start anew with --overwrite"
+                    f"{', '.join(different)} changed since; start again with --overwrite"
                 )
             if self.spec.layout == "parts":
                 restore(self.job.target, manifest.header["token"], manifest.folder / "parts")
@@ -372,7 +372,7 @@ class _Run:
                 self._tiles_done = sum(entry["tiles"] for entry in entries.values())
                 self._retried = sum(entry["attempt"] - 1 for entry in entries.values())
                 self._compute_missing(output, f"tileconv-{self.run_key}-{attempt}")
-                damaged = output.settle()
+                damaged = output.drain()
                 if not damaged:
                     return
                 for number in damaged:
@@ -470,7 +470,7 @@ class _Run:
 
     def _check_unchanged(self, scene: Header) -> None:
         if Identity.of(*scene.files) != scene.identity:
-            raise ClusterError(f"{scene.path}: changed while it was being read; start anew")
+            raise ClusterError(f"{scene.path}: changed while it was being read; start again")
 
     def _draw(self) -> quicklook.Quicklook:
         """Put together what the tasks have left for the quicklook."""

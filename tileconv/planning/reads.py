@@ -11,10 +11,15 @@ packed   only the pixels under taps, field after field, sampled with
 
 Both give every output the same pixels in the same order, hence the same bits.
 A dense window without padding is a range: no number is held for each of its pixels.
+
+The input of a step in a chain is the output of the step before it. `read_chain`
+goes from the last step to the first, so that a step computes what the next reads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,7 +114,7 @@ class AxisRead:
     def blocks(self, block: int) -> np.ndarray:
         """Return the storage blocks of ``block`` pixels that the window touches, ascending."""
         if isinstance(self.pixels, range):
-            first, last = self.pixels[0] // block, self.pixels[-1] // block
+            first, last = self.pixels.start // block, (self.pixels.stop - 1) // block
             return np.arange(first, last + 1, dtype=np.int64)
         inside = self.pixels[self.pixels >= 0] // block
         steps = np.diff(inside)
@@ -190,6 +195,77 @@ def read_axis(axis: Axis, first: int, end: int, block: int | None = None) -> Axi
         hole[_taps(axis, 0, outputs).ravel()] = False
         places[hole] = HOLE
     return AxisRead(places, stride, dilation, outputs)
+
+
+class StepRead(NamedTuple):
+    """What one step of a chain computes along one axis, and reads for it."""
+
+    outputs: range | np.ndarray
+    """The outputs to compute, ascending; empty where later steps read only padding."""
+    read: AxisRead
+    """The outputs' window on the step's own input: the raster, or the outputs of the step before.
+
+    Where ``outputs`` are not a range, their fields are packed in the same order.
+    """
+
+
+def read_chain(
+    axes: Sequence[Axis], first: int, end: int, block: int | None = None
+) -> tuple[StepRead, ...]:
+    """Say what each step computes and reads for the last step's outputs ``first .. end - 1``.
+
+    ``axes`` are the steps from first to last, each the size of the outputs of
+    the step before; ``block`` is the size of the raster's storage blocks. Every
+    step pads its own input, so only the raster's real pixels and outputs of
+    real fields are read, in every padding mode.
+
+    A step computes exactly the outputs that the next one reads. Where these are
+    so close to each other that one window for the range from the first to the
+    last of them is no larger than their packed fields, it computes that range.
+
+    >>> smooth = Axis(size=100, kernel=3, before=1, after=1, mode="edge")
+    >>> coarse = Axis(size=100, kernel=2, stride=20)
+    >>> steps = read_chain([smooth, coarse], 0, 2)
+    >>> steps[0].outputs.tolist(), steps[0].read.pixels.tolist()
+    ([0, 1, 20, 21], [0, 0, 1, 0, 1, 2, 19, 20, 21, 20, 21, 22])
+    >>> steps[1].outputs, steps[1].read.pixels.tolist()
+    (range(0, 2), [0, 1, 20, 21])
+    """
+    steps: list[StepRead] = []
+    outputs: range | np.ndarray = range(first, end)
+    for position in reversed(range(len(axes))):
+        # an output is stored alone: one that no tap reads need not be computed
+        step = _read_step(axes[position], outputs, 1 if position else block)
+        steps.append(step)
+        outputs = _pixels_read(step.read)
+    return tuple(reversed(steps))
+
+
+def _read_step(axis: Axis, outputs: range | np.ndarray, block: int | None) -> StepRead:
+    if not len(outputs):
+        return StepRead(range(0), AxisRead(range(0), axis.stride, axis.dilation, 0))
+    if not isinstance(outputs, range):
+        whole = range(int(outputs[0]), int(outputs[-1]) + 1)
+        if window_size(axis, len(whole), block) > outputs.size * axis.kernel:
+            return StepRead(outputs, _read_packed(axis, outputs))
+        outputs = whole
+    return StepRead(outputs, read_axis(axis, outputs.start, outputs.stop, block))
+
+
+def _read_packed(axis: Axis, outputs: np.ndarray) -> AxisRead:
+    fields = outputs * axis.stride - axis.before
+    places = (fields[:, None] + axis.dilation * np.arange(axis.kernel)).ravel()
+    return AxisRead(source_index(places, axis.size, axis.mode), axis.kernel, 1, outputs.size)
+
+
+def _pixels_read(read: AxisRead) -> range | np.ndarray:
+    """Return the source pixels of a window, each once and ascending."""
+    if isinstance(read.pixels, range):
+        return read.pixels
+    pixels = read.blocks(1)
+    if pixels.size and int(pixels[-1]) - int(pixels[0]) + 1 > pixels.size:
+        return pixels
+    return range(int(pixels[0]), int(pixels[-1]) + 1) if pixels.size else range(0)
 
 
 def _taps(axis: Axis, low: int, outputs: int) -> np.ndarray:

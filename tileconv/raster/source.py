@@ -301,15 +301,15 @@ class RasterSource:
 
     def _damaged(self, rectangle: Rectangle, error: BaseException) -> InputError:
         """Find the block, and the band, that cannot be decoded."""
-        anew: DatasetReader | None = None
+        reopened: DatasetReader | None = None
         with gdal.environment(), contextlib.ExitStack() as stack:
             if isinstance(error, gdal.DamageError):
                 with contextlib.suppress(RasterioError):
                     if (found := self._damaged_source(rectangle)) is not None:
                         return found
                     # the cache of the other has what was decoded badly, and not a word of it
-                    anew = stack.enter_context(gdal.open_dataset(self.header.spec))
-            found = self._damaged_in(rectangle, anew)
+                    reopened = stack.enter_context(gdal.open_dataset(self.header.spec))
+            found = self._damaged_in(rectangle, reopened)
         return found or self._told(rectangle, "some band", error)
 
     def _damaged_source(self, rectangle: Rectangle) -> InputError | None:
@@ -324,7 +324,7 @@ class RasterSource:
         return InputError(f"{header.path}: {block} cannot be decoded: {gdal.cause(error)}")
 
     def _damaged_in(
-        self, rectangle: Rectangle, anew: DatasetReader | None = None
+        self, rectangle: Rectangle, reopened: DatasetReader | None = None
     ) -> InputError | None:
         layout = self.header.layout
         for row, column in rectangle:
@@ -333,7 +333,7 @@ class RasterSource:
             for part, read in self.header.decoding.parts(interleaved=layout.interleaved):
                 try:
                     with gdal.strictly():
-                        read(self._dataset() if anew is None else anew, where)
+                        read(self._dataset() if reopened is None else reopened, where)
                 except gdal.GDAL_ERRORS as exact:
                     gdal.check_memory(exact)
                     return self._told(block, part, exact)

@@ -46,7 +46,7 @@ class _Entry:
     error: BaseException | None = None
 
     @property
-    def settled(self) -> bool:
+    def done(self) -> bool:
         return self.pixels is not None or self.error is not None
 
 
@@ -151,7 +151,7 @@ class BlockStore:
     def take(self, keys: list[Key]) -> list[Pixels]:
         """Return the rectangles that hold some blocks, each one once, when all are decoded."""
         entries = [self._entries[key] for key in keys]
-        self.decodings.work_until(lambda: all(entry.settled for entry in entries))
+        self.decodings.work_until(lambda: all(entry.done for entry in entries))
         rectangles: dict[int, Pixels] = {}
         with self._changed:
             for key, entry in zip(keys, entries, strict=True):

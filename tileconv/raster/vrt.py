@@ -122,7 +122,7 @@ class _Checked:
                 self._plain(child, top, _DATASET)
         if not self._files:
             raise self._refused("it names no source file")
-        self._adopt_blocks(top)
+        self._take_blocks(top)
         return ElementTree.tostring(top, encoding="unicode"), tuple(self._files.values())
 
     def _parse(self) -> ElementTree.Element:
@@ -215,7 +215,7 @@ class _Checked:
             raise self._refused(f"source {given!r} is not a TIFF file")
         return file
 
-    def _adopt_blocks(self, top: ElementTree.Element) -> None:
+    def _take_blocks(self, top: ElementTree.Element) -> None:
         """Let the VRT have its sources' blocks, if they all lie on one grid of them.
 
         GDAL takes no sides below 32 and keeps to 128 x 128 then.

@@ -217,7 +217,7 @@ def _number_of(value: Any) -> float | None:
 def drop_untrue(attrs: dict[Hashable, Any], dropped: list[str]) -> None:
     """Drop what says something of the input's numbers or file, in place.
 
-    Scale, offset and nodata are said anew by those who know them.
+    Scale, offset and nodata are given again by those who know them.
     """
     for key in [key for key in attrs if isinstance(key, str) and key not in (*SCALES, *CF)]:
         if says_numbers(key):
