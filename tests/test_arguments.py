@@ -18,7 +18,6 @@ import uuid
 import warnings
 from collections import UserDict, deque
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import dask
@@ -81,7 +80,6 @@ def parameters(function):
 
 FUNCTIONS = {
     "tileconv.convolve": tileconv.convolve,
-    "tileconv.focal": tileconv.focal,
     "tileconv.convolve_raster": tileconv.convolve_raster,
     "tileconv.focal": tileconv.focal,
     "tileconv.load_job": tileconv.load_job,
@@ -493,9 +491,6 @@ CALLS = {
     ),
     "bank": lambda **given: tileconv.convolve(
         **{"array": np.ones((4, 9, 9)), "kernel": np.ones((2, 4, 3, 3))} | given
-    ),
-    "tileconv.focal": lambda **given: tileconv.focal(
-        **{"array": IMAGE, "statistic": "max", "footprint": 3} | given
     ),
     "tileconv.convolve_raster": lambda **given: tileconv.convolve_raster(
         **{"source": "in.tif", "target": "out.tif", "kernel": "box", "overwrite": True} | given

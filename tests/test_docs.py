@@ -95,6 +95,16 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / Path(target)).exists(), f"{page.name}: {target}"
 
 
+def test_the_architecture_names_files_that_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`([a-z_]+(?:/[a-z_]+)*/?(?:\.py)?)`", page)
+    files = [name for name in named if "/" in name or name.endswith(".py")]
+    assert len(files) > 20
+    for name in files:
+        at = [ROOT / name, ROOT / "tileconv" / name, ROOT / "tileconv" / f"{name}.py"]
+        assert any(path.exists() for path in at), name
+
+
 def test_the_readmes_job_and_code_run(tmp_path, scene, monkeypatch):
     text = (ROOT / "README.md").read_text()
     job = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1]

@@ -18,13 +18,6 @@ WORDS = {  # what is searched for, and what the field says
     r"adopt\w*": "hand over",
     r"hops?|pitch": "row stride, byte strides",
 }
-EXCEPTIONS = {  # phrases with a reason; all are in parts that are being rewritten
-    "cannot be dealt out to": "a message about groups, which users know",
-    "each process compiles them anew": "a warning that users may filter by its text",
-    "turns around or begins anew": "closed form of padding, to be named with its module",
-    "Settle dtypes and nodata": "a job's numbers, to be named with its module",
-    "afresh": "an argument of the bitmap loops, which the engine's weights replace",
-}
 HISTORY = {"CHANGELOG.md", "experiments.md"}
 """Pages that keep the words of their days."""
 PAGES = sorted(
@@ -38,11 +31,8 @@ PAGES = sorted(
 def found_in(text):
     """Words of ours in a text, with the line and what to say instead."""
     for line in text.splitlines():
-        told = line
-        for phrase in EXCEPTIONS:
-            told = told.replace(phrase, "")
         # names in code are words too: settle_dtypes, MissingSieve
-        told = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", told)
+        told = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", line)
         for word, instead in WORDS.items():
             if re.search(rf"\b({word})\b", told, re.IGNORECASE):
                 yield f"{line.strip()} -> {instead}"

@@ -53,7 +53,7 @@ class _Cache(caching.FunctionCache):
         except Exception as error:
             with contextlib.suppress(OSError):
                 self.flush()  # forget a damaged index, so that the next process can write one
-            _warn_once(f"compiled loops are not cached ({error}); each process compiles them anew")
+            _warn_once(f"compiled loops are not cached ({error}); each process compiles them again")
 
 
 _warned = False

@@ -148,7 +148,7 @@ def _operator(job: Job, header: Header) -> Operator:
 
 
 def _numbers(job: Job, operator: Operator, header: Header) -> Numbers:
-    """Settle dtypes and nodata; an integer output must be able to say that a pixel is missing."""
+    """Decide on dtypes and nodata; an integer output must be able to say a pixel is missing."""
     source, fill = header.layout.dtype, job.nodata
     target = _target(job, operator, source)
     if target.kind in "iu" and fill is None:

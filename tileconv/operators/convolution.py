@@ -479,7 +479,7 @@ def _check_groups(groups: object, weights: np.ndarray) -> int:
         )
     if weights.ndim == 4 and weights.shape[0] % number:
         raise ConvolutionError(
-            f"{weights.shape[0]} outputs cannot be dealt out to {short_repr(number)} groups: "
+            f"{weights.shape[0]} outputs cannot be split into {short_repr(number)} groups: "
             "the first size of the weights must be a multiple of groups"
         )
     return number

@@ -60,7 +60,7 @@ def most_uses(axis: Axis, tiles: AxisTiles, block: int) -> Uses:
     total = touched + (tiles.count - 1) * most_shared(axis, block)
     if axis.mode not in OUTSIDE and (axis.before or axis.after):
         low, high = axis.reach(0, min(tiles.tile, tiles.total))
-        pieces = (high - low) // axis.size + 2  # between which padding turns around or begins anew
+        pieces = (high - low) // axis.size + 2  # between which padding turns around or begins again
         total = tiles.count * min(blocks, (high - low) // block + 2 * pieces)
     return Uses(touched, total)
 
