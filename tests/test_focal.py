@@ -349,3 +349,23 @@ def test_the_bits_do_not_depend_on_threads(case, data):
         for threads in (1, data.draw(st.integers(2, 4)))
     )
     assert one.tobytes() == many.tobytes()
+
+
+def test_a_scale_below_zero_turns_the_order_round(tmp_path):
+    profile = {"driver": "GTiff", "width": 32, "height": 32, "count": 1, "dtype": "int16"}
+    profile["transform"] = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    with rasterio.open(tmp_path / "in.tif", "w", **profile, crs="EPSG:32633") as raster:
+        raster.write(np.random.default_rng(7).integers(0, 99, (1, 32, 32)).astype("int16"))
+        raster.scales, raster.offsets = (-0.5,), (2.0,)
+    keys = {
+        "input": {"path": str(tmp_path / "in.tif")},
+        "focal": {"statistic": "max", "footprint": {"size": 3}},
+        "output": {"path": str(tmp_path / "out.tif")},
+    }
+    with pytest.raises(tileconv.ConfigError, match=r"band 1 is -0\.5, .* input\.scaled: true"):
+        tileconv.plan(tileconv.load_job(keys))
+    keys["input"]["scaled"] = True
+    tileconv.run(tileconv.load_job(keys))
+    with rasterio.open(tmp_path / "in.tif") as raster, rasterio.open(tmp_path / "out.tif") as out:
+        values = 2 - 0.5 * raster.read(1).astype("float32")
+        np.testing.assert_array_equal(out.read(1), tileconv.focal(values, "max", 3))

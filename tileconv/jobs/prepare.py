@@ -150,6 +150,13 @@ def _operator(job: Job, header: Header) -> Operator:
 def _numbers(job: Job, operator: Operator, header: Header) -> Numbers:
     """Decide on dtypes and nodata; an integer output must be able to say a pixel is missing."""
     source, fill = header.layout.dtype, job.nodata
+    scales = [] if job.scaled else [band.scale for band in header.metadata.bands]
+    if operator.is_ordered and min(scales, default=1) < 0:
+        band = header.bands[scales.index(min(scales))]
+        raise ConfigError(
+            f"input: the scale of band {band} is {min(scales):g}, so that the largest "
+            "stored number is the smallest value; give input.scaled: true"
+        )
     target = _target(job, operator, source)
     if target.kind in "iu" and fill is None:
         fill = _fitting(header.nodata, target)

@@ -82,6 +82,10 @@ class Operator(Protocol):
         """Fields span several bands."""
 
     @property
+    def is_ordered(self) -> bool:
+        """Another sign of all pixels gives another statistic, not just another sign."""
+
+    @property
     def is_small(self) -> bool:
         """Preparing it takes long, compared with computing: it is kept for the next call."""
 

@@ -295,6 +295,11 @@ class Convolution:
         return (own,)
 
     @property
+    def is_ordered(self) -> bool:
+        """Sums keep their meaning."""
+        return False
+
+    @property
     def is_small(self) -> bool:
         """Laying its kernels out takes long, compared with computing."""
         return self.weights.nbytes <= SMALL_KERNEL_BYTES

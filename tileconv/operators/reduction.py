@@ -139,6 +139,11 @@ class Reduction:
         return False
 
     @property
+    def is_ordered(self) -> bool:
+        """The largest pixel is not the smallest one; the median stays the median."""
+        return self.statistic == "max"
+
+    @property
     def is_small(self) -> bool:
         """There is nothing to prepare."""
         return False
