@@ -170,9 +170,9 @@ def test_the_next_row_is_prefetched_evenly():
 
 STORES = {  # which argument of a loop ends with how it stores sums
     direct: ("correlate_with_ring", 8),
-    two_pass: ("correlate_in_two_passes", 10),
+    two_pass: ("correlate_in_two_passes", 6),
     row_stream: ("correlate_row_by_row", 9),
-    columns_first: ("correlate_columns_first", 7),
+    columns_first: ("correlate_columns_first", 4),
 }
 
 

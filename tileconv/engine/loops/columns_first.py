@@ -151,11 +151,8 @@ class _Kernel:
                 row_packer(dtype, dtype, self.along.stride[1]),
                 row_updater(dtype),
             ),
-            address(plane),
-            plane.strides,
-            address(out),
-            out.shape,
-            (out.strides[0] // out.itemsize, out.itemsize),
+            (address(plane), plane.strides),
+            (address(out), out.shape, out.strides[0] // out.itemsize, out.itemsize),
             (self.stride, self.along.stride[1], int(self.along.tap_columns[-1]), self.along.reach),
             (columns, *sizes, STREAM_OUT if stream else COPY_OUT),
             (
@@ -173,24 +170,14 @@ class _Kernel:
 
 @loop
 def correlate_columns_first(  # type: ignore[no-untyped-def]
-    functions,
-    source,
-    strides,
-    target,
-    out_shape,
-    out_strides,
-    along,
-    layout,
-    down,
-    tables,
-    detection,
+    functions, image, output, along, layout, down, tables, detection
 ):
     """Compute all outputs of one kernel on one band, strip by strip and row by row.
 
     functions    addresses from `down_summer`, `row_packer` and `row_updater`
-    source       address of the first pixel (uintp); strides in bytes, (y, x)
-    target       address of the first output; out_shape (OH, OW)
-    out_strides  elements from one row to the next, bytes of an element
+    image        address of the first pixel (uintp); strides in bytes, (y, x)
+    output       address of the first output; (OH, OW); elements from one row to the next, bytes of
+                 an element
     along        stride along y and x, pixels from the left of a field to its last tap, reach
     layout       columns of a strip; elements of a row of sums of pixels, of the same packed, of a
                  row of sums of outputs, and of an address; COPY_OUT or STREAM_OUT
@@ -204,72 +191,37 @@ def correlate_columns_first(  # type: ignore[no-untyped-def]
                  rows are known and where they lie; how many rows these are; pixels of a row
     """
     sum_down, pack, add_row = functions
-    (
-        detect_row,
-        detector_at,
-        copies_at,
-        copy_bytes,
-        rows_of_taps_at,
-        workspace_at,
-        ring,
-        in_width,
-    ) = detection
+    source, strides = image
+    target, (out_height, out_width), out_row_stride, size = output
+    detector_at, workspace_at, ring = detection[1], detection[5], detection[6]
     stride_y, stride_x, last_tap, reach = along
     most_columns, pixels_size, lines_size, sums_size, _, store = layout
     rows_at, taps, fresh, weights_at, prefetches_at = down
     pixels_at, phase_offsets_at, starts_at, tap_offsets_at, row_weights_at = tables
-    out_height, out_width = out_shape
-    out_row_stride, size = out_strides
     packed_at = pixels_at + np.uintp(pixels_size * size)
     sums_at = packed_at + np.uintp(lines_size * size)
     row_at = sums_at + np.uintp(sums_size * size)
     store_index(row_at, sums_at)
     if stride_x == 1:
         packed_at = pixels_at
+    if detector_at != np.uintp(0):
+        rows_at = workspace_at
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
         width = (columns - 1) * stride_x + last_tap + 1
-        # of each row that is kept: which it is, and where it lies
-        known_at = workspace_at + np.uintp(taps * INDEX)
         if detector_at != np.uintp(0):
             for i in range(ring):
-                store_index(known_at + np.uintp(2 * i * INDEX), np.uintp(0))
+                store_index(workspace_at + np.uintp((taps + 2 * i) * INDEX), np.uintp(0))
         for y in range(out_height):
             top = source + np.uintp(y * stride_y * strides[0] + x * stride_x * strides[1])
             if detector_at != np.uintp(0):
-                for t in range(taps):
-                    number = load_index(rows_of_taps_at, t)
-                    row = y * stride_y + number
-                    place_at = known_at + np.uintp(2 * (row % ring) * INDEX)
-                    if load_index(place_at, 0) != row + 1:
-                        place = top + np.uintp(number * strides[0])
-                        copy = copies_at + np.uintp(row % ring * copy_bytes)
-                        store_index(detector_at + np.uintp(COPY_AT), copy)
-                        call_at(
-                            detect_row,
-                            place,
-                            strides[1],
-                            width,
-                            stride_x,
-                            np.uintp(0),
-                            width,
-                            np.uintp(0),
-                            np.uintp(0),
-                            0,
-                            row * in_width + x * stride_x,
-                            detector_at,
-                        )
-                        store_index(place_at, np.uintp(row + 1))
-                        found = load_index(detector_at + np.uintp(FOUND_AT), 0) != 0
-                        store_index(place_at + np.uintp(INDEX), copy if found else place)
-                    place = np.uintp(load_index(place_at, 1))
-                    store_index(workspace_at + np.uintp(t * INDEX), place - top)
+                _find_rows(detection, top, strides, taps, (y * stride_y, x * stride_x), width)
             call_at(
                 sum_down,
                 top,
                 strides[1],
                 width,
-                rows_at if detector_at == np.uintp(0) else workspace_at,
+                rows_at,
                 taps,
                 fresh,
                 weights_at,
@@ -310,6 +262,45 @@ def correlate_columns_first(  # type: ignore[no-untyped-def]
                 0,
             )
     fence_streams()
+
+
+@loop
+def _find_rows(detection, top, strides, taps, pixel, width):  # type: ignore[no-untyped-def]
+    """Write where the rows of a field lie: in the image or, without missing pixels, in a copy.
+
+    detection  see `correlate_columns_first`; of each row that is kept it knows which it is, and
+               where it lies
+    top        address of the field's first pixel; strides in bytes; pixel: its row and column
+    """
+    detect_row, detector_at, copies_at, copy_bytes = detection[:4]
+    rows_of_taps_at, workspace_at, ring, in_width = detection[4:]
+    for t in range(taps):
+        number = load_index(rows_of_taps_at, t)
+        row = pixel[0] + number
+        place_at = workspace_at + np.uintp((taps + 2 * (row % ring)) * INDEX)
+        if load_index(place_at, 0) != row + 1:
+            place = top + np.uintp(number * strides[0])
+            copy = copies_at + np.uintp(row % ring * copy_bytes)
+            store_index(detector_at + np.uintp(COPY_AT), copy)
+            call_at(
+                detect_row,
+                place,
+                strides[1],
+                width,
+                1,
+                np.uintp(0),
+                width,
+                np.uintp(0),
+                np.uintp(0),
+                0,
+                row * in_width + pixel[1],
+                detector_at,
+            )
+            store_index(place_at, np.uintp(row + 1))
+            found = load_index(detector_at + np.uintp(FOUND_AT), 0) != 0
+            store_index(place_at + np.uintp(INDEX), copy if found else place)
+        place = np.uintp(load_index(place_at, 1))
+        store_index(workspace_at + np.uintp(t * INDEX), place - top)
 
 
 @cache

@@ -22,6 +22,7 @@ from tileconv.engine.jit import loop
 from tileconv.engine.kernel_layout import KernelLayout, Pair, layout_of
 from tileconv.engine.loops.kernel_gemm import KernelGemm
 from tileconv.engine.loops.panel_gemm import CHUNK, PanelGemm
+from tileconv.engine.loops.ring import list_rows
 from tileconv.engine.loops.row_stream import RowStream
 from tileconv.engine.micro.stores import fence_streams
 from tileconv.engine.micro.tile_rows import (
@@ -212,7 +213,7 @@ def correlate_with_ring(  # type: ignore[no-untyped-def]
                 _pack_rows(packing, image, sampling, strip, (c, height, ring_rows), span)
                 ready = max(ready, needed)
                 span = ready, min(ready + together * overlap, last)
-                prefetch_count = _list_rows(
+                prefetch_count = list_rows(
                     workspace, first_prefetch, image, sampling, x, (c, height), span
                 )
                 prefetches = prefetches_at, prefetch_count, stride_x * image[2][2]
@@ -287,22 +288,6 @@ def _pack_rows(packing, image, sampling, strip, window, span):  # type: ignore[n
                 (band * in_height + row) * in_width + x * stride_x,
                 detector_at,
             )
-
-
-@loop
-def _list_rows(workspace, first, image, sampling, x, window, span):  # type: ignore[no-untyped-def]
-    """Write the addresses of the rows of a class that lie in ``span``, and return how many."""
-    source, (bands, _, _), strides = image
-    stride_y, stride_x, _, row_dilation, row_stride, overlap = sampling
-    c, height = window
-    count = 0
-    for number in range(span[0], span[1]):
-        row = c * stride_y + input_row(number, row_stride, height, overlap) * row_dilation
-        place = source + np.uintp(row * strides[1] + x * stride_x * strides[2])
-        for band in range(bands):
-            workspace[first + count] = np.intp(place) + band * strides[0]
-            count += 1
-    return count
 
 
 @loop

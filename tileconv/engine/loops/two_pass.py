@@ -16,6 +16,7 @@ from tileconv.engine.blocking import MR
 from tileconv.engine.factor import passes
 from tileconv.engine.jit import loop
 from tileconv.engine.kernel_layout import KernelLayout, Pair
+from tileconv.engine.loops.ring import list_rows
 from tileconv.engine.micro.stores import fence_streams
 from tileconv.engine.micro.tile_rows import (
     OVERWRITE,
@@ -76,7 +77,7 @@ class TwoPass:
             whole = target.shape[0] >= MR * down.classes
             taps = along.tap_columns.size + down.height
             stream = stream and taps <= STREAM_TAPS
-            prefetches = np.empty(MR * down.overlap, np.uintp)
+            prefetches = np.empty(MR * down.overlap, np.intp)
             pack, detector_at = choose_row_packer(planes.dtype, dtype, along.stride[1], detector)
             correlate_in_two_passes(
                 (
@@ -85,15 +86,23 @@ class TwoPass:
                     rows_summer(dtype, down.tile),
                     rows_summer(dtype, down.tile if whole else partial_tile(down.tile)),
                 ),
-                address(planes),
-                planes.shape,
-                planes.strides,
-                address(target),
-                target.shape,
-                (target.strides[0] // target.itemsize, target.itemsize),
+                (address(planes), planes.shape, planes.strides),
+                (
+                    address(target),
+                    target.shape,
+                    target.strides[0] // target.itemsize,
+                    target.itemsize,
+                ),
                 down.weights.shape,
-                (along.stride[1], along.reach, along.tap_columns.size),
-                down.sampling,
+                (
+                    along.stride[1],
+                    along.reach,
+                    along.tap_columns.size,
+                    packed,
+                    *fixed[:4],
+                    detector_at,
+                ),
+                (down.stride[0], along.stride[1], *down.sampling[2:]),
                 (
                     down.ring,
                     sizes[1] // down.ring,
@@ -101,10 +110,15 @@ class TwoPass:
                     down.tile,
                     STREAM if stream else OVERWRITE,
                 ),
-                steps,
-                prefetches,
-                (packed, *fixed[:4], detector_at),
-                (sums, address(steps), address(prefetches), buffer, *fixed[4:]),
+                (
+                    steps,
+                    prefetches,
+                    sums,
+                    address(steps),
+                    address(prefetches),
+                    buffer,
+                    *fixed[4:],
+                ),
             )
             del owner, tables  # until here the loops used their memory
 
@@ -125,98 +139,57 @@ class TwoPass:
 
 @loop
 def correlate_in_two_passes(  # type: ignore[no-untyped-def]
-    functions,
-    source,
-    shape,
-    strides,
-    target,
-    out_shape,
-    out_strides,
-    weights_shape,
-    along,
-    sampling,
-    layout,
-    steps,
-    prefetches,
-    along_tables,
-    tables,
+    functions, image, output, weights_shape, along, sampling, layout, tables
 ):
     """Compute all outputs of one kernel on one band, strip by strip.
 
     functions       addresses from `choose_row_packer`, `row_summer` and, for MR rows and for fewer,
                     `rows_summer`
+    output          address of the first output; (OH, OW); elements from one row to the next, bytes
+                    of an element
     weights_shape   (1, 1, height, 1), of the pass down the columns
-    along           stride, reach and number of taps along x
-    sampling        as of a kernel of one column
+    along           stride, reach and number of taps along x; addresses: a packed input row; phase
+                    offsets, tap offsets and weights of the pass along the rows; its one step; the
+                    table of a detector, or 0
+    sampling        as of a kernel of one column, with the stride along x
     layout          rows of sums in the ring, elements of each, columns of a strip, which register
                     tile, how outputs are written (see `micro.tile_rows`)
-    along_tables    addresses: a packed input row; phase offsets, tap offsets and weights of the
-                    pass along the rows; its one step; the table of a detector, or 0
-    tables          addresses: the ring of sums; steps; prefetches; `staging_size` floats; where
-                    along a row of sums the one tap lies; weights of the pass down the columns
+    tables          intp, overwritten: steps; addresses of input rows to prefetch. Addresses: the
+                    ring of sums; steps; prefetches; `staging_size` floats; where along a row of
+                    sums the one tap lies; weights of the pass down the columns
 
     What is not named here is as for `loops.direct.correlate_with_ring`.
     """
     pack, sum_row, sum_whole, sum_part = functions
-    packed_at, phase_offsets_at, tap_offsets_at, row_weights_at, one_step_at, detector_at = (
-        along_tables
-    )
-    sums_at, steps_at, prefetches_at, buffer_at, here_at, weights_at = tables
-    stride_x, reach, row_taps = along
-    stride_y, _, classes, row_dilation, row_stride, overlap = sampling
+    target, (out_height, out_width), out_row_stride, size = output
+    stride_x, reach = along[0], along[1]
+    _, _, classes, _, _, overlap = sampling
     ring, row_size, most_columns, which, mode = layout
-    _, _, in_width = shape
-    out_height, out_width = out_shape
-    out_row_stride, size = out_strides
-    _, _, height, _ = weights_shape
+    steps, prefetches, sums_at, steps_at, prefetches_at, buffer_at, here_at, weights_at = tables
+    height = weights_shape[2]
     for x in range(0, out_width, most_columns):
         columns = min(most_columns, out_width - x)
-        left = source + np.uintp(x * stride_x * strides[2])
-        width = in_width - x * stride_x
         for c in range(classes):
             rows = (out_height - c + classes - 1) // classes
+            last = (rows - 1) * overlap + height
             ready = 0  # lines of the class that are in the ring, or were
             for first in range(0, rows, MR):
                 count = min(MR, rows)
                 i = min(first, rows - count)  # the last rows may be made again
-                ready = max(ready, i * overlap)
-                while ready < (i + count - 1) * overlap + height:
-                    row = (
-                        c * stride_y + input_row(ready, row_stride, height, overlap) * row_dilation
-                    )
-                    call_at(
-                        pack,
-                        left + np.uintp(row * strides[1]),
-                        strides[2],
-                        width,
-                        stride_x,
-                        phase_offsets_at,
-                        columns + reach,
-                        packed_at,
-                        np.uintp(0),
-                        0,
-                        row * in_width + x * stride_x,
-                        detector_at,
-                    )
-                    call_at(
-                        sum_row,
-                        packed_at,
-                        columns,
-                        one_step_at,
-                        tap_offsets_at,
-                        row_taps,
-                        row_weights_at,
-                        sums_at + np.uintp(ready % ring * row_size * size),
-                    )
-                    ready += 1
-                prefetch_count = 0
-                last = (rows - 1) * overlap + height
-                for later in range(ready, min(ready + MR * overlap, last)):
-                    row = (
-                        c * stride_y + input_row(later, row_stride, height, overlap) * row_dilation
-                    )
-                    prefetches[prefetch_count] = left + np.uintp(row * strides[1])
-                    prefetch_count += 1
+                needed = (i + count - 1) * overlap + height
+                _sum_along(
+                    (pack, sum_row),
+                    image,
+                    along,
+                    sampling,
+                    (x, columns, columns + reach),
+                    (c, height),
+                    (sums_at, ring, row_size * size),
+                    (max(ready, i * overlap), needed),
+                )
+                ready = max(ready, needed)
+                span = ready, min(ready + MR * overlap, last)
+                prefetch_count = list_rows(prefetches, 0, image, sampling, x, (c, height), span)
                 out = target + np.uintp(((c + i * classes) * out_row_stride + x) * size)
                 used = write_row_steps(
                     steps, i * overlap, (ring, row_size), weights_shape, overlap, count
@@ -238,7 +211,51 @@ def correlate_in_two_passes(  # type: ignore[no-untyped-def]
                     buffer_at,
                     prefetches_at,
                     prefetch_count,
-                    stride_x * strides[2],
+                    stride_x * image[2][2],
                     mode,
                 )
     fence_streams()
+
+
+@loop
+def _sum_along(functions, image, along, sampling, strip, window, ring, span):  # type: ignore[no-untyped-def]
+    """Pack the rows of a class that lie in ``span``, (first, end), and sum them up along x.
+
+    strip   output column, columns, elements of each phase of a packed row
+    window  class, rows of the kernel
+    ring    address of the ring of sums, its rows, bytes of each
+    """
+    pack, sum_row = functions
+    source, (_, _, in_width), strides = image
+    stride_x, _, taps, packed_at, phase_offsets_at, tap_offsets_at, weights_at = along[:7]
+    one_step_at, detector_at = along[7:]
+    stride_y, _, _, row_dilation, row_stride, overlap = sampling
+    x, columns, elements = strip
+    sums_at, ring_rows, row_bytes = ring
+    for number in range(span[0], span[1]):
+        row = window[0] * stride_y
+        row += input_row(number, row_stride, window[1], overlap) * row_dilation
+        call_at(
+            pack,
+            source + np.uintp(row * strides[1] + x * stride_x * strides[2]),
+            strides[2],
+            in_width - x * stride_x,
+            stride_x,
+            phase_offsets_at,
+            elements,
+            packed_at,
+            np.uintp(0),
+            0,
+            row * in_width + x * stride_x,
+            detector_at,
+        )
+        call_at(
+            sum_row,
+            packed_at,
+            columns,
+            one_step_at,
+            tap_offsets_at,
+            taps,
+            weights_at,
+            sums_at + np.uintp(number % ring_rows * row_bytes),
+        )
