@@ -245,79 +245,34 @@ def _assignments(given: Any) -> list[str]:
     return list(given)
 
 
-def _build(
-    config: JobConfig, document: Document, name: str, folder: Path, files: Sequence[OwnFile]
-) -> Job | Batch:
-    def located(path: KeyPath, error: Exception) -> ConfigError:
-        line = document.line(path)
+@dataclass(frozen=True)
+class _Wrong:
+    """Says where in a job something is wrong."""
+
+    name: str
+    document: Document
+
+    def at(self, path: KeyPath, error: Exception | str) -> ConfigError:
+        """Return the error for a key, with its line."""
+        line = self.document.line(path)
         where = f"line {line}: " if line else ""
         key = ".".join(map(str, path))
         text = str(error).removeprefix(f"{path[-1]}: ")
         if text.startswith(f"{path[-1]} must"):  # the key stands before it already
             text = text.removeprefix(f"{path[-1]} ")
-        return ConfigError(f"{name} is not a valid job:", f"{where}{key}: {text}")
+        return ConfigError(f"{self.name} is not a valid job:", f"{where}{key}: {text}")
 
-    options, named = _options(config), None
-    operator: Operator | None
-    try:
-        if config.kernel is None:
-            _check_no_options_of_kernels(config)
-            focal = config.focal
-            operator = build("focal", focal.statistic, focal.footprint.size, **options)
-        else:
-            options |= _options_of_kernels(config)
-            named, weights = _kernel(config, folder)
-            operator = None if weights is None else build("kernel", weights, **options)
-            if weights is None:  # what does not depend on the weights can be checked all the same
-                build("kernel", [[1.0]], **options)
-    except (TileconvError, TypeError) as error:
-        keys = (*options, *OPTIONS_OF_KERNELS)
-        named_there = (k for k in keys if str(error).startswith(k))
-        section = "focal" if config.kernel is None else "kernel"
-        key = max(named_there, key=len, default=section)  # padding_mode, not padding
-        raise located((key,), error) from None
-    dtype = None
-    if config.output.dtype is not None:
-        try:
-            dtype = check_output(config.output.dtype)
-        except TileconvError as error:
-            raise located(("output", "dtype"), error) from None
-        if dtype == np.float16:
-            raise located(
-                ("output", "dtype"), ConfigError("GeoTIFF cannot store float16; use float32")
-            )
-    try:
-        sources = find_inputs(folder, config.input.path, remote=config.input.remote)
-    except ConfigError as error:
-        raise located(("input", "path"), error) from None
-    try:
-        targets = [
-            Path(os.path.realpath(folder / fill_in(config.output.path, source)))
-            for source in sources
-        ]
-        if config.input.mosaic:
-            check_no_fields(config.output.path)
-        else:
-            check_distinct_names(sources, targets)
-    except ConfigError as error:
-        raise located(("output", "path"), error) from None
-    root = None if config.input.root is None else place(folder, config.input.root)
-    if root is not None and not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises
-        absent = ConfigError(f"there is no such folder: {config.input.root!r}")
-        raise located(("input", "root"), absent)
-    if wrong := _wrong_level(config.output.compress, config.output.level):
-        raise located(("output", "level"), ConfigError(wrong))
-    chosen = _format(config.output)
-    if unfit := _unfit_for_format(config.output, chosen):
-        raise located(("output", unfit[0]), ConfigError(unfit[1]))
-    if config.input.bands is not None and len({*config.input.bands}) != len(config.input.bands):
-        raise located(("input", "bands"), ConfigError("a band is given twice"))
-    compute = config.compute
-    if compute.cluster is not None and compute.scheduler != "threads":
-        told = "give either compute.scheduler or compute.cluster"
-        raise located(("compute", "cluster"), ConfigError(told))
-    if compute.cluster and compute.cluster.scale and compute.cluster.adapt:
-        raise located(("compute", "cluster"), ConfigError("give either scale or adapt"))
+
+def _build(
+    config: JobConfig, document: Document, name: str, folder: Path, files: Sequence[OwnFile]
+) -> Job | Batch:
+    wrong = _Wrong(name, document)
+    options, named, operator = _operator(config, folder, wrong)
+    dtype = _output_dtype(config, wrong)
+    sources, targets = _places(config, folder, wrong)
+    root = _root(config, folder, wrong)
+    _check_keys(config, wrong)
+    compute, output = config.compute, config.output
     job = Job(
         name=name,
         source=sources[0],
@@ -331,19 +286,19 @@ def _build(
         palette=config.input.palette,
         root=root,
         dtype=dtype,
-        nodata=config.output.nodata,
-        driver=chosen.name,
-        overviews=config.output.overviews,
-        compress=None if config.output.compress == "none" else config.output.compress,
-        predictor=None if config.output.predictor == "auto" else config.output.predictor,
-        level=config.output.level,
-        valid_fraction=config.output.valid_fraction,
-        block=config.output.blocksize,
-        layout=config.output.layout,
-        checksum=config.output.checksum,
-        quicklook=config.output.quicklook,
-        report=config.output.report,
-        overwrite=config.output.overwrite,
+        nodata=output.nodata,
+        driver=_format(output).name,
+        overviews=output.overviews,
+        compress=None if output.compress == "none" else output.compress,
+        predictor=None if output.predictor == "auto" else output.predictor,
+        level=output.level,
+        valid_fraction=output.valid_fraction,
+        block=output.blocksize,
+        layout=output.layout,
+        checksum=output.checksum,
+        quicklook=output.quicklook,
+        report=output.report,
+        overwrite=output.overwrite,
         scheduler=compute.scheduler,
         threads=_threads(compute.scheduler, compute.workers),
         workers=None if compute.workers == "auto" else compute.workers,
@@ -355,6 +310,18 @@ def _build(
         security=compute.security,
         files=(*files, *_named_files(config, folder)),
     )
+    return _for_each(job, config, folder, wrong, sources, targets)
+
+
+def _for_each(
+    job: Job,
+    config: JobConfig,
+    folder: Path,
+    wrong: _Wrong,
+    sources: Sequence[Place],
+    targets: Sequence[Path],
+) -> Job | Batch:
+    """Return the job of a mosaic or of one input, or that of each input."""
     if config.input.mosaic:
         jobs = [replace(job, scenes=tuple(sources))]
     else:
@@ -363,9 +330,92 @@ def _build(
     try:
         check_lengths({path: what for job in jobs for path, what in _made(job)})
     except ConfigError as error:
-        raise located(("output", "path"), error) from None
+        raise wrong.at(("output", "path"), error) from None
     one = isinstance(config.input.path, str) and not is_glob(folder, config.input.path)
-    return jobs[0] if one or config.input.mosaic else Batch(name, tuple(jobs))
+    return jobs[0] if one or config.input.mosaic else Batch(job.name, tuple(jobs))
+
+
+def _operator(
+    config: JobConfig, folder: Path, wrong: _Wrong
+) -> tuple[dict[str, Any], NamedKernel | None, Operator | None]:
+    """Return (its options, the kernel if it has a name, the operator if it is known by now)."""
+    options = _options(config)
+    try:
+        if config.kernel is None:
+            _check_no_options_of_kernels(config)
+            focal = config.focal
+            return options, None, build("focal", focal.statistic, focal.footprint.size, **options)
+        options |= _options_of_kernels(config)
+        named, weights = _kernel(config, folder)
+        if weights is not None:
+            return options, named, build("kernel", weights, **options)
+        build("kernel", [[1.0]], **options)  # what does not depend on the weights is checked
+    except (TileconvError, TypeError) as error:
+        keys = (*options, *OPTIONS_OF_KERNELS)
+        named_there = (k for k in keys if str(error).startswith(k))
+        section = "focal" if config.kernel is None else "kernel"
+        key = max(named_there, key=len, default=section)  # padding_mode, not padding
+        raise wrong.at((key,), error) from None
+    return options, named, None
+
+
+def _output_dtype(config: JobConfig, wrong: _Wrong) -> np.dtype | None:
+    if config.output.dtype is None:
+        return None
+    try:
+        dtype = check_output(config.output.dtype)
+    except TileconvError as error:
+        raise wrong.at(("output", "dtype"), error) from None
+    if dtype == np.float16:
+        raise wrong.at(("output", "dtype"), "GeoTIFF cannot store float16; use float32")
+    return dtype
+
+
+def _places(
+    config: JobConfig, folder: Path, wrong: _Wrong
+) -> tuple[Sequence[Place], Sequence[Path]]:
+    """Return the inputs, and the output of each."""
+    try:
+        sources = find_inputs(folder, config.input.path, remote=config.input.remote)
+    except ConfigError as error:
+        raise wrong.at(("input", "path"), error) from None
+    try:
+        targets = [
+            Path(os.path.realpath(folder / fill_in(config.output.path, source)))
+            for source in sources
+        ]
+        if config.input.mosaic:
+            check_no_fields(config.output.path)
+        else:
+            check_distinct_names(sources, targets)
+    except ConfigError as error:
+        raise wrong.at(("output", "path"), error) from None
+    return sources, targets
+
+
+def _root(config: JobConfig, folder: Path, wrong: _Wrong) -> Path | None:
+    if config.input.root is None:
+        return None
+    root = place(folder, config.input.root)
+    if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises
+        raise wrong.at(("input", "root"), f"there is no such folder: {config.input.root!r}")
+    return root
+
+
+def _check_keys(config: JobConfig, wrong: _Wrong) -> None:
+    """Refuse values that do not go together."""
+    if told := _wrong_level(config.output.compress, config.output.level):
+        raise wrong.at(("output", "level"), told)
+    if unfit := _unfit_for_format(config.output, _format(config.output)):
+        raise wrong.at(("output", unfit[0]), unfit[1])
+    bands = config.input.bands
+    if bands is not None and len({*bands}) != len(bands):
+        raise wrong.at(("input", "bands"), "a band is given twice")
+    compute = config.compute
+    if compute.cluster is not None and compute.scheduler != "threads":
+        raise wrong.at(("compute", "cluster"), "give either compute.scheduler or compute.cluster")
+    if compute.cluster and compute.cluster.scale and compute.cluster.adapt:
+        raise wrong.at(("compute", "cluster"), "give either scale or adapt")
 
 
 def _made(job: Job) -> Iterator[tuple[Path, str]]:
