@@ -27,7 +27,7 @@ def source(make_raster, rng):
 
 def test_every_key_of_yaml_is_an_argument():
     arguments = {*RasterOptions.__annotations__}
-    keys = {*JobConfig.model_fields} - {"input", "kernel", "output", "compute"}
+    keys = {*JobConfig.model_fields} - {"input", "kernel", "focal", "output", "compute"}
     for section in (InputConfig, OutputConfig, ComputeConfig):
         keys |= {*section.model_fields} - {"path", "bands", "overwrite"}
     assert arguments == keys | {"flip", "normalize"} == set(option_places())

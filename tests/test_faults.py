@@ -896,7 +896,8 @@ def test_no_place_for_a_cache_is_no_obstacle(filled_cache, tmp_path):
     package = tmp_path / "code" / "tileconv"
     ignored = shutil.ignore_patterns("__pycache__", "*.tif")
     shutil.copytree(Path(tileconv.__file__).parent, package, ignore=ignored)
-    (package / "engine" / "__pycache__").write_bytes(b"no folder")
+    for folder in (package / "engine", *(package / "engine").glob("*/")):
+        (folder / "__pycache__").write_bytes(b"no folder")
     (tmp_path / "plain").write_bytes(b"no folder")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA", "XDG"))}
     environment |= {

@@ -77,6 +77,17 @@ output:
   report: true
   overwrite: true
 """,
+    "focal": """\
+input: {path: scene.tif}
+focal:
+  statistic: median
+  footprint: {size: [3, 5]}
+stride: 2
+missing: skip
+padding: same
+padding_mode: missing
+output: {path: ../out/focal.tif}
+""",
     "fractions": """\
 input: {path: scene.tif, mask: auto}
 kernel: {file: kernel.npy, flip: false}
