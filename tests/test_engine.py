@@ -621,6 +621,14 @@ def test_faint_weights_give_a_mean_of_what_is_valid(number, stride):
         assert mean.max() <= np.nanmax(array) * (1 + 1e-5)
 
 
+def test_weights_beyond_what_a_float_holds_are_normalized_all_the_same():
+    array = np.full((9, 9), 1e-20, np.float32)
+    array[4, 4] = np.nan
+    kernel = np.full((3, 3), 1e38)
+    found = tileconv.convolve(array, kernel, missing="renormalize")
+    np.testing.assert_allclose(found, 9e18, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint64", "float32", "float64"])
 @pytest.mark.parametrize("width", [1, 15, 16, 17, 31, 100])
 def test_missing_pixels_are_replaced(dtype, width):

@@ -163,8 +163,10 @@ class Normalizer:
         self._rule, self._kernels, self._sampling = rule, kernels, sampling
         weights = ValidWeights(kernels, sampling, bands, compute, counts=rule.counts)
         self._faint = FAINT[compute.itemsize] if rule.scale else 0.0
-        # a share that decides is exact, and no weight that is valid may become 0
-        if (rule.least > 0 and not rule.counts) or weights.least < FAINT[compute.itemsize]:
+        # a share that decides is exact, no weight that is valid becomes 0, and no sum infinite
+        decides = rule.least > 0 and not rule.counts
+        faint = weights.least < FAINT[compute.itemsize]
+        if decides or faint or not np.isfinite(weights.totals).all():
             weights = ValidWeights(kernels, sampling, bands, np.dtype(np.float64))
         self.weights = weights
         if weights.least >= self._faint:
