@@ -627,6 +627,8 @@ def test_weights_beyond_what_a_float_holds_are_normalized_all_the_same():
     kernel = np.full((3, 3), 1e38)
     found = tileconv.convolve(array, kernel, missing="renormalize")
     np.testing.assert_allclose(found, 9e18, rtol=1e-6)
+    with pytest.raises(tileconv.ConvolutionError, match="float64 does not hold"):
+        tileconv.convolve(array, np.full((3, 3), 1e308), missing="renormalize", dtype="float64")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint64", "float32", "float64"])

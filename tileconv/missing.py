@@ -63,9 +63,14 @@ def check_policy(policy: object, weights: np.ndarray) -> MissingPolicy:
                 "missing: renormalize divides by the sum of the valid weights, which means nothing "
                 "for a kernel with negative weights; use propagate, skip or fill"
             )
-        sums = weights.reshape(-1, weights[0].size if weights.ndim > 2 else weights.size).sum(
-            axis=1
-        )
+        kernels = weights.reshape(-1, weights[0].size if weights.ndim > 2 else weights.size)
+        with np.errstate(over="ignore"):
+            sums = kernels.sum(axis=1)
+        if not np.isfinite(sums).all():
+            raise ConvolutionError(
+                "missing: renormalize keeps the kernel's sum, and float64 does not hold this one; "
+                "use smaller weights"
+            )
         if (sums == 0).any():
             raise ConvolutionError(
                 "missing: renormalize keeps the kernel's sum, and this one sums to 0; "
